@@ -1,0 +1,80 @@
+// Package authhook decides who a client is and what it may do: it verifies
+// tokens, knows the rights that follow from their claims and from a directory of
+// groups and blocks, and plugs both into Mochi as a hook.
+package authhook
+
+import (
+	"context"
+	"time"
+)
+
+// Role is the part that a token's holder plays.
+type Role string
+
+// The roles of PROTOCOL.md.
+const (
+	RoleUser     Role = "user"
+	RoleDevice   Role = "device"
+	RoleService  Role = "service"
+	RoleArchiver Role = "archiver"
+	RoleAdmin    Role = "admin"
+)
+
+// Identity is what a verified token says about its holder. It is not changed
+// after it was made.
+type Identity struct {
+	Subject string    // sub: the id
+	Role    Role      // role, RoleUser if absent
+	Groups  []string  // groups: member of these without any database
+	Pub     []string  // acl.pub: topic filters besides the chat topics
+	Sub     []string  // acl.sub
+	Expires time.Time // exp
+	TokenID string    // jti, or ""
+	Session string    // sid: the signed-in session (device) that the API issued it for, or ""
+}
+
+// Directory knows groups, blocks and disabled accounts. Every method is called
+// on the publish path and answers from memory; what it cannot know without
+// waiting it looks up within the context's deadline. Errors are *chat.Error.
+type Directory interface {
+	// Groups returns the ids of the groups that the subject is a member of.
+	Groups(ctx context.Context, subject string) ([]string, error)
+	// MayWrite returns nil if from may write to the user to.
+	MayWrite(ctx context.Context, from, to string) error
+	// MaySpeak returns nil if subject is a member of the group and may speak.
+	// member says that its token makes it one whatever the database says of
+	// its membership; bans and mutes hold all the same.
+	MaySpeak(ctx context.Context, subject, group string, member bool) error
+	// MaySee returns nil if viewer may see whether the user id is online.
+	MaySee(ctx context.Context, viewer, id string) error
+	// MayConnect returns nil if the token's holder may be connected: the
+	// account exists or is not known, is not disabled, the token not revoked.
+	MayConnect(ctx context.Context, id *Identity) error
+	// JoinBySubscribing makes the subject a member of an open room and
+	// reports whether it is one now.
+	JoinBySubscribing(ctx context.Context, subject, group string) (bool, error)
+	// Watch calls fn for every change after the call, one at a time, until
+	// stop is called. A change that may have been missed is reported as
+	// ChangeAll.
+	Watch(fn func(Change)) (stop func())
+}
+
+// ChangeKind says what changed in a Directory.
+type ChangeKind uint8
+
+// The kinds of change.
+const (
+	ChangeAll      ChangeKind = iota // anything may have changed: ask anew about everybody connected
+	ChangeJoined                     // Subject is now a member of Group
+	ChangeLeft                       // Subject is no longer a member of Group
+	ChangeRights                     // what Subject may do has changed (mutes, blocks): forget what was remembered; empty Subject: everybody's
+	ChangeDisabled                   // Subject's connections must end (those of Session only, if it is not empty)
+)
+
+// Change is one change in a Directory.
+type Change struct {
+	Kind    ChangeKind
+	Subject string
+	Group   string
+	Session string
+}

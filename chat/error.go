@@ -1,0 +1,32 @@
+package chat
+
+// Code names a refusal in the words of the protocol. It is what clients read in
+// user/<me>/error, in MQTT 5 reason strings and in HTTP problem documents.
+type Code string
+
+// The codes of PROTOCOL.md and those that have been added since.
+const (
+	CodeBadMessage  Code = "bad_message"  // the payload breaks a rule of the message format
+	CodeTooLarge    Code = "too_large"    // the payload or the rendered message is over the limit
+	CodeBadTopic    Code = "bad_topic"    // no such topic, or a wildcard in a publish
+	CodeNotAllowed  Code = "not_allowed"  // the sender may not publish there
+	CodeNotMember   Code = "not_member"   // the sender is not in the group
+	CodeMuted       Code = "muted"        // the sender may not speak in the group now
+	CodeConflict    Code = "conflict"     // the mid was used before with another content
+	CodeRateLimited Code = "rate_limited" // the sender is over its rate
+	CodeLogFull     Code = "log_full"     // the disk is full: nothing new is accepted for now
+	CodeUnavailable Code = "unavailable"  // the server cannot decide or store right now; try again
+)
+
+// Error is a refusal that a client may see: a code of the protocol and a
+// sentence for people. It never holds anything internal.
+type Error struct {
+	Code   Code
+	Reason string
+}
+
+// Error returns the code and the sentence.
+func (e *Error) Error() string { return string(e.Code) + ": " + e.Reason }
+
+// Refuse returns an Error with the code and the sentence.
+func Refuse(code Code, reason string) *Error { return &Error{Code: code, Reason: reason} }
