@@ -18,6 +18,17 @@ const (
 	CodeUnavailable Code = "unavailable"  // the server cannot decide or store right now; try again
 )
 
+// The codes that only the HTTP API uses.
+const (
+	CodeInvalid         Code = "invalid"          // a field breaks its rule
+	CodeUnauthenticated Code = "unauthenticated"  // no token, or one that is not accepted; a password or code that does not fit
+	CodeStaleSignIn     Code = "stale_sign_in"    // this takes a sign-in of the last minutes: sign in again
+	CodeNotFound        Code = "not_found"        // no such thing, or not for the caller to know
+	CodeLimit           Code = "limit"            // as many as there may be
+	CodeKeyReused       Code = "key_reused"       // the Idempotency-Key was used for another request
+	CodeUpstream        Code = "upstream_refused" // a service that was asked (WeChat, OpenID Connect) refused or failed
+)
+
 // Error is a refusal that a client may see: a code of the protocol and a
 // sentence for people. It never holds anything internal.
 type Error struct {
@@ -30,3 +41,20 @@ func (e *Error) Error() string { return string(e.Code) + ": " + e.Reason }
 
 // Refuse returns an Error with the code and the sentence.
 func Refuse(code Code, reason string) *Error { return &Error{Code: code, Reason: reason} }
+
+// Payload returns what the broker publishes to user/<me>/error when it refuses a
+// publish: {"code":…,"topic":…,"mid":…,"reason":…}. topic is the topic of the
+// publish and may be any bytes; what is no UTF-8 in it becomes U+FFFD. mid is ""
+// if the message had none or could not be read.
+func (e *Error) Payload(topic, mid string) []byte {
+	b := make([]byte, 0, 64+len(e.Code)+len(topic)+len(mid)+len(e.Reason))
+	b = append(b, `{"code":`...)
+	b = appendQuoted(b, []byte(e.Code))
+	b = append(b, `,"topic":`...)
+	b = appendQuoted(b, []byte(topic))
+	b = append(b, `,"mid":`...)
+	b = appendQuoted(b, []byte(mid))
+	b = append(b, `,"reason":`...)
+	b = appendQuoted(b, []byte(e.Reason))
+	return append(b, '}')
+}

@@ -1,0 +1,72 @@
+package chat_test
+
+import (
+	"strings"
+	"testing"
+
+	"mynah/chat"
+)
+
+// The payloads are 128 bytes long, as in the whole-system benchmark.
+var benchPayloads = []struct{ name, payload string }{
+	{"Text", strings.Repeat("Good morning, dear everybody. ", 5)[:128]},
+	{"TextChinese", strings.Repeat("大家早上好", 9)[:126]},
+	{"JSON", `{"type":"text","body":"` + strings.Repeat("Good morning. ", 6)[:60] + `","mid":"5f1c2a90-7b1d-4c55-9c0e-0f2a9d8b7c61"}`},
+	{"JSONSpaced", `{"type": "text", "body": "` + strings.Repeat("Good morning. ", 6)[:57] + `", "mid": "5f1c2a90-7b1d-4c55-9c0e-0f2a9d8b7c61"}`},
+	{"JSONBody", `{"body":"` + strings.Repeat("Good morning. ", 9)[:117] + `"}`},
+	{"Data", `{"temperature":21.5,"humidity":40.25,"battery":{"volts":3.71,"percent":81},"ok":true,"station":"roof-7","samples":[1,2,3,4,5,6]}`},
+	{"Binary", strings.Repeat("\xff\x00\x10\x80", 32)},
+}
+
+func BenchmarkParse(b *testing.B) {
+	for _, p := range benchPayloads {
+		b.Run(p.name, func(b *testing.B) {
+			payload := []byte(p.payload)
+			b.ReportAllocs()
+			b.SetBytes(int64(len(payload)))
+			for b.Loop() {
+				if _, err := (chat.Limits{}).Parse(payload, false); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func benchMessage(b *testing.B) chat.Message {
+	b.Helper()
+	d, err := chat.Limits{}.Parse([]byte(benchPayloads[2].payload), false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return chat.Message{Seq: 1764000000000042, From: "alice", To: "group/lobby", TS: 1764000000123, Type: d.Type, Mid: d.Mid, Tail: d.Tail}
+}
+
+func BenchmarkRender(b *testing.B) {
+	m := benchMessage(b)
+	b.Run("Append", func(b *testing.B) {
+		buf := make([]byte, 0, 1024)
+		b.ReportAllocs()
+		for b.Loop() {
+			buf = m.AppendEnvelope(buf[:0], 1764000000000017)
+		}
+	})
+	b.Run("Exact", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_ = m.AppendEnvelope(make([]byte, 0, m.EnvelopeLen(1764000000000017)), 1764000000000017)
+		}
+	})
+}
+
+func BenchmarkParseEnvelope(b *testing.B) {
+	m := benchMessage(b)
+	envelope := m.AppendEnvelope(nil, 1764000000000017)
+	b.ReportAllocs()
+	b.SetBytes(int64(len(envelope)))
+	for b.Loop() {
+		if _, err := chat.ParseEnvelope(envelope); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
