@@ -1,0 +1,51 @@
+package schema
+
+// MessageColumns are the columns of table messages in the order in which the
+// archiver writes them.
+func MessageColumns() []string {
+	return []string{"seq", "topic", "conversation", "sender", "sent_at", "type", "mid", "message"}
+}
+
+// Queries of the archive. $n and what each column means are said with each.
+const (
+	// InsertDeadLetter keeps a message that could not be stored: seq (or
+	// NULL), topic, payload, reason, sqlstate (or NULL). If it is there
+	// already it counts one more attempt.
+	InsertDeadLetter = `
+INSERT INTO dead_letters (seq, topic, payload, reason, sqlstate)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (topic, sha256(payload)) DO UPDATE
+SET attempts = dead_letters.attempts + 1, last_attempt_at = now(),
+    reason = excluded.reason, sqlstate = excluded.sqlstate`
+
+	// SelectDeadLetters reads dead letters in the order in which they came:
+	// those after id $1, at most $2. It gives id, topic, payload. The rows
+	// stay locked until the transaction ends; those that somebody else has
+	// locked are left out.
+	SelectDeadLetters = `
+SELECT id, topic, payload FROM dead_letters
+WHERE id > $1 ORDER BY id LIMIT $2
+FOR UPDATE SKIP LOCKED`
+
+	// DeleteDeadLetter forgets dead letter $1.
+	DeleteDeadLetter = `DELETE FROM dead_letters WHERE id = $1`
+
+	// FailDeadLetter counts one more attempt on dead letter $1 with reason $2
+	// and sqlstate $3 (or NULL).
+	FailDeadLetter = `
+UPDATE dead_letters SET attempts = attempts + 1, last_attempt_at = now(), reason = $2, sqlstate = $3
+WHERE id = $1`
+
+	// SelectHistory reads a conversation backwards: conversation $1, messages
+	// with a seq below $2 (the smallest seq of the page before, or 2^53 to
+	// begin), at most $3. It gives seq and message.
+	//
+	// It is written as a comparison of rows on purpose. With conversation = $1
+	// the planner may walk the primary key backwards instead, hoping to meet
+	// enough of the conversation soon: for one that has long been silent that
+	// reads the whole table.
+	SelectHistory = `
+SELECT seq, message FROM messages
+WHERE (conversation, seq) < ($1, $2) AND conversation >= $1
+ORDER BY conversation DESC, seq DESC LIMIT $3`
+)

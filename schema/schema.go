@@ -1,0 +1,226 @@
+// Package schema is the database: its migrations and every query that the
+// archive asks.
+//
+// Migrate brings a database to the version of this binary. It is safe to repeat,
+// and safe when several processes do it at once: they queue on an advisory lock
+// and the later ones find nothing left to do. A database that a newer version has
+// migrated is refused and left as it is. There are no down migrations: what has
+// shipped is changed by the next migration only.
+//
+// Numbers are reserved by subject, so that work on one does not wait for work on
+// another; a database gets whatever it lacks, in the order of the numbers:
+//
+//	00001 …  the archive
+//	00010 …  accounts
+//	00020 …  contacts, groups, conversations
+//	00100 …  whatever comes after the first release
+package schema
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+)
+
+var (
+	// ErrNewer is returned when the database has been migrated by a newer
+	// version of mynah than this one.
+	ErrNewer = errors.New("the database was migrated by a newer version of mynah: start that version, or restore a backup made before the upgrade")
+	// ErrOutdated is returned by Check when the database lacks migrations.
+	ErrOutdated = errors.New("the database is not at this version's schema: run mynah migrate")
+)
+
+// versionTable is where goose keeps what has been applied. It has our name, so
+// that it does not meet a goose of the user's own in the same database.
+const versionTable = "mynah_migrations"
+
+// lockID is the advisory lock that migrations queue on ("mynah" in ASCII).
+const lockID = 0x6d796e6168
+
+// undefinedTable is PostgreSQL's code for a table that does not exist.
+const undefinedTable = "42P01"
+
+//go:embed migrations/*.sql
+var embedded embed.FS
+
+// Migrations returns the embedded migrations as files NNNNN_name.sql.
+func Migrations() fs.FS {
+	sub, err := fs.Sub(embedded, "migrations")
+	if err != nil {
+		panic(err) // the folder is part of the binary
+	}
+	return sub
+}
+
+// Version returns the number of the newest migration of this binary.
+func Version() int64 {
+	versions := versions()
+	return versions[len(versions)-1]
+}
+
+// Migrate applies what the database lacks. It waits while another process
+// migrates the same database, until ctx ends. ErrNewer is returned if the
+// database has a migration that this binary does not know; nothing is changed
+// then. databaseURL is a PostgreSQL URL or key-value string.
+func Migrate(ctx context.Context, databaseURL string) error {
+	config, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		return fmt.Errorf("migrate: read the database address: %w", err)
+	}
+	db := stdlib.OpenDB(*config)
+	defer func() { _ = db.Close() }() // nothing is pending: every migration was committed or rolled back
+	if err := db.PingContext(ctx); err != nil {
+		return fmt.Errorf("migrate: connect to the database: %w", err)
+	}
+	return migrate(ctx, db, Migrations())
+}
+
+func migrate(ctx context.Context, db *sql.DB, files fs.FS) error {
+	locker := &advisoryLocker{}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, files,
+		goose.WithTableName(versionTable),
+		goose.WithSessionLocker(locker),
+		goose.WithAllowOutofOrder(true), // numbers are reserved by subject, see above
+		goose.WithDisableGlobalRegistry(true),
+		goose.WithLogger(goose.NopLogger()))
+	if err != nil {
+		return fmt.Errorf("migrate: read the embedded migrations: %w", err)
+	}
+	for _, source := range provider.ListSources() {
+		locker.known = append(locker.known, source.Version)
+	}
+	// The locker looks again under the lock, but goose takes it only if
+	// something of ours is missing.
+	if err := locker.refuseNewer(ctx, db); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	return nil
+}
+
+// Check returns nil if the database has exactly this binary's migrations,
+// ErrOutdated if it lacks some and ErrNewer if it has more.
+func Check(ctx context.Context, db Querier) error {
+	var applied []int64
+	rows, err := db.Query(ctx, selectApplied)
+	if err == nil {
+		applied, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+	}
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == undefinedTable {
+		return ErrOutdated
+	}
+	if err != nil {
+		return fmt.Errorf("check the database's version: %w", err)
+	}
+	known := versions()
+	if err := notNewer(applied, known); err != nil {
+		return err
+	}
+	if len(applied) < len(known) {
+		return ErrOutdated
+	}
+	return nil
+}
+
+// Querier is what Check needs: a *pgx.Conn, a *pgxpool.Pool or a pgx.Tx.
+type Querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+const selectApplied = `SELECT version_id FROM ` + versionTable + ` WHERE version_id > 0 AND is_applied ORDER BY version_id`
+
+// versions returns the numbers of the embedded migrations, ascending.
+func versions() []int64 {
+	entries, err := fs.ReadDir(Migrations(), ".")
+	if err != nil {
+		panic(err) // the folder is part of the binary
+	}
+	var all []int64
+	for _, entry := range entries {
+		version, err := goose.NumericComponent(entry.Name())
+		if err != nil {
+			panic(err) // a file of ours without a number
+		}
+		all = append(all, version)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func notNewer(applied, known []int64) error {
+	for _, version := range applied {
+		if !slices.Contains(known, version) {
+			return fmt.Errorf("%w (it has migration %d, this version knows none after %d)",
+				ErrNewer, version, known[len(known)-1])
+		}
+	}
+	return nil
+}
+
+// advisoryLocker is goose's session lock by a plain pg_advisory_lock, which waits
+// without polling. PostgreSQL releases it when the connection ends. Under the
+// lock, and before goose touches anything, it refuses a newer database.
+type advisoryLocker struct {
+	known []int64
+}
+
+func (l *advisoryLocker) SessionLock(ctx context.Context, conn *sql.Conn) error {
+	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock($1)`, int64(lockID)); err != nil {
+		return fmt.Errorf("wait for the migration lock: %w", err)
+	}
+	if err := l.refuseNewer(ctx, conn); err != nil {
+		return errors.Join(err, l.SessionUnlock(context.WithoutCancel(ctx), conn))
+	}
+	return nil
+}
+
+func (l *advisoryLocker) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
+	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_unlock($1)`, int64(lockID)); err != nil {
+		return fmt.Errorf("release the migration lock: %w", err)
+	}
+	return nil
+}
+
+// sqlQuerier is a *sql.DB or a *sql.Conn.
+type sqlQuerier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+func (l *advisoryLocker) refuseNewer(ctx context.Context, conn sqlQuerier) error {
+	var exists bool
+	if err := conn.QueryRowContext(ctx, `SELECT to_regclass($1) IS NOT NULL`, versionTable).Scan(&exists); err != nil {
+		return fmt.Errorf("look for table %s: %w", versionTable, err)
+	}
+	if !exists {
+		return nil
+	}
+	rows, err := conn.QueryContext(ctx, selectApplied)
+	if err != nil {
+		return fmt.Errorf("read table %s: %w", versionTable, err)
+	}
+	defer func() { _ = rows.Close() }()
+	var applied []int64
+	for rows.Next() {
+		var version int64
+		if err := rows.Scan(&version); err != nil {
+			return fmt.Errorf("read table %s: %w", versionTable, err)
+		}
+		applied = append(applied, version)
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read table %s: %w", versionTable, err)
+	}
+	return notNewer(applied, l.known)
+}

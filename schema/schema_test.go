@@ -1,0 +1,156 @@
+package schema_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"mynah/internal/pgtest"
+	"mynah/schema"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func connect(t *testing.T, address string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// Guards against two processes that start at once and migrate the same database:
+// without the lock one of them fails on a table that exists already.
+func TestMigrateAtOnce(t *testing.T) {
+	t.Parallel()
+	address := pgtest.NewEmpty(t)
+	if err := schema.Check(t.Context(), connect(t, address)); !errors.Is(err, schema.ErrOutdated) {
+		t.Errorf("check of an empty database: %v, want ErrOutdated", err)
+	}
+	var all errgroup.Group
+	for range 4 {
+		all.Go(func() error { return schema.Migrate(t.Context(), address) })
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Migrate(t.Context(), address); err != nil {
+		t.Errorf("migrate again: %v", err)
+	}
+	if err := schema.Check(t.Context(), connect(t, address)); err != nil {
+		t.Errorf("check of a migrated database: %v", err)
+	}
+}
+
+// Guards against an old binary that works on, or changes, a newer database.
+func TestNewerDatabaseIsRefused(t *testing.T) {
+	t.Parallel()
+	address := pgtest.New(t)
+	conn := connect(t, address)
+	if _, err := conn.Exec(t.Context(), `INSERT INTO mynah_migrations (version_id, is_applied) VALUES ($1, true)`, schema.Version()+1); err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Check(t.Context(), conn); !errors.Is(err, schema.ErrNewer) {
+		t.Errorf("check: %v, want ErrNewer", err)
+	}
+	if err := schema.Migrate(t.Context(), address); !errors.Is(err, schema.ErrNewer) {
+		t.Errorf("migrate: %v, want ErrNewer", err)
+	}
+	// The refusal must not keep the lock.
+	if _, err := conn.Exec(t.Context(), `DELETE FROM mynah_migrations WHERE version_id > $1`, schema.Version()); err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Migrate(t.Context(), address); err != nil {
+		t.Errorf("migrate after the refusal: %v", err)
+	}
+}
+
+// Guards against reserved numbers that block each other: a migration with a
+// number below one that is applied already must still be applied.
+func TestLowerNumberIsApplied(t *testing.T) {
+	t.Parallel()
+	address := pgtest.New(t)
+	conn := connect(t, address)
+	for _, statement := range []string{`DELETE FROM mynah_migrations WHERE version_id = 1`, `DROP TABLE messages, dead_letters`} {
+		if _, err := conn.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := schema.Migrate(t.Context(), address); err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Check(t.Context(), conn); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMigrateUnreachable(t *testing.T) {
+	t.Parallel()
+	err := schema.Migrate(t.Context(), "postgres://mynah:hush@127.0.0.1:1/mynah?connect_timeout=2")
+	if err == nil || strings.Contains(err.Error(), "hush") {
+		t.Errorf("got %v, want an error without the password", err)
+	}
+}
+
+// Guards against a history that reads the whole conversation, or sorts it.
+func TestHistoryUsesTheIndex(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.New(t))
+	_, err := conn.Exec(t.Context(), `
+INSERT INTO messages
+SELECT n, 'group/' || n % 50, 'group/' || n % 50, 'alice', now(), 'text', NULL, jsonb_build_object('seq', n)
+FROM generate_series(1, 20000) AS n`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), `ANALYZE messages`); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := conn.Query(t.Context(), `EXPLAIN `+schema.SelectHistory, "group/7", int64(15000), 50)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := strings.Join(lines, "\n")
+	if !strings.Contains(plan, "Index Scan Backward using messages_conversation_seq") || strings.Contains(plan, "Sort") {
+		t.Errorf("plan of the history:\n%s", plan)
+	}
+	var last int64 = 1 << 53
+	total := 0
+	for {
+		rows, err := conn.Query(t.Context(), schema.SelectHistory, "group/7", last, 150)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		var seq int64
+		var message []byte
+		if _, err := pgx.ForEachRow(rows, []any{&seq, &message}, func() error {
+			if seq >= last {
+				return fmt.Errorf("seq %d comes after %d", seq, last)
+			}
+			last = seq
+			n++
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if total += n; n == 0 {
+			break
+		}
+	}
+	if total != 400 {
+		t.Errorf("read %d messages, want 400", total)
+	}
+}
