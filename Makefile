@@ -1,0 +1,73 @@
+# `make` alone prints what there is. Everything here works in a fresh clone on
+# Debian with Go; what else is needed is installed by `make setup`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+TOOL    := go tool -modfile=tools/go.mod
+PKGS     = $(shell go list ./...)
+# The binary that e2e starts is built without the race detector, so running it
+# under -race would show nothing that `make test` does not.
+RACE_PKGS = $(shell go list ./... | grep -v '/e2e')
+FUZZ    ?= 5s
+TORTURE ?= 5m
+
+.PHONY: help
+help: ## Print this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## Install what is missing for running and testing (apt, npm)
+	@tools/setup test
+
+.PHONY: build
+build: ## Build bin/mynah
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/mynah ./cmd/mynah
+
+.PHONY: run
+run: build ## Start everything for trying it out: build, install PostgreSQL if there is none, serve --dev
+	@tools/setup run
+	@exec bin/mynah serve --dev $(ARGS)
+
+.PHONY: test
+test: setup ## Run all tests; nothing has to be started by hand and nothing is skipped
+	go test -p 2 -timeout 9m $(PKGS)
+
+.PHONY: check
+check: tidy fmt lint vet race fuzz ## All that must hold before a commit lands, besides make test
+
+.PHONY: tidy
+tidy:
+	go mod tidy -diff
+
+.PHONY: fmt
+fmt:
+	@files=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); \
+	if [[ -n $$files ]]; then echo "not formatted (run gofumpt -w):"; echo "$$files"; exit 1; fi
+
+.PHONY: lint
+lint:
+	$(TOOL) golangci-lint run ./...
+
+.PHONY: vet
+vet:
+	go vet ./...
+
+.PHONY: race
+race: setup
+	go test -race -shuffle=on -p 2 -timeout 15m $(RACE_PKGS)
+
+.PHONY: fuzz
+fuzz: ## Fuzz every target for a short time each (FUZZ=5s)
+	tools/fuzz $(FUZZ)
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities (needs the Go vulnerability database)
+	$(TOOL) govulncheck ./...
+
+.PHONY: clean
+clean: ## Remove what was built; data/ stays
+	rm -rf bin

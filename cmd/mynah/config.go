@@ -1,0 +1,240 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// minSecret is the shortest HS256 secret that is accepted, in bytes (RFC 7518,
+// section 3.2, asks for the hash's own length).
+const minSecret = 32
+
+// off switches a door off that has an address by default.
+const off = "off"
+
+// Config is everything that can be set. A command has the groups that concern
+// it; Validate checks those that it is told of.
+type Config struct {
+	Logging
+	Storage
+	Doors
+	Identity
+	Database
+	Upstream
+	Metrics
+}
+
+// Logging says what is logged and how.
+type Logging struct {
+	LogLevel  string `enum:"debug,info,warn,error" default:"info" help:"What is logged: debug, info, warn or error."`
+	LogFormat string `enum:"text,json" default:"text" help:"How: text or json."`
+}
+
+// Storage says where things are kept.
+type Storage struct {
+	DataDir string `default:"./data" placeholder:"DIR" help:"Where the message log, the private PostgreSQL and the secret of --dev are kept."`
+}
+
+// Doors are the ways in, and what may come through them.
+type Doors struct {
+	MQTTAddr  string `name:"mqtt-addr" default:":1883" placeholder:"HOST:PORT" help:"Where MQTT over TCP is served; off for not at all."`
+	MQTTSAddr string `name:"mqtts-addr" default:":8883" placeholder:"HOST:PORT" help:"Where MQTT over TLS is served if --tls-cert is given."`
+	HTTPAddr  string `name:"http-addr" default:":8080" placeholder:"HOST:PORT" help:"Where HTTP and MQTT over WebSocket are served."`
+	TLSCert   string `name:"tls-cert" placeholder:"FILE" help:"Certificate chain for MQTT over TLS, PEM."`
+	TLSKey    string `name:"tls-key" placeholder:"FILE" help:"Its private key, PEM."`
+
+	AllowedOrigins []string `placeholder:"ORIGIN" help:"Origins of web pages that may open a WebSocket, such as https://chat.example.com; * for all. The server's own is always allowed."`
+	TrustedProxies []string `placeholder:"CIDR" help:"Reverse proxies whose X-Forwarded-For is believed, as addresses or networks."`
+
+	MaxPayload    int           `default:"65536" placeholder:"BYTES" help:"Largest payload that a client may publish."`
+	MaxDepth      int           `default:"32" placeholder:"N" help:"Deepest nesting of JSON in a payload."`
+	MaxMessage    int           `default:"102400" placeholder:"BYTES" help:"Largest message as rendered for subscribers."`
+	SessionExpiry time.Duration `default:"168h" placeholder:"DURATION" help:"How long the session of an absent MQTT 3.1.1 client is kept; the most that an MQTT 5 client may ask for."`
+	RetainAge     time.Duration `default:"720h" placeholder:"DURATION" help:"Archived messages older than this leave the broker's log; 0 for never."`
+	RetainSize    int64         `default:"0" placeholder:"BYTES" help:"The oldest archived messages leave the log above this size; 0 for no limit."`
+}
+
+// Identity says whose tokens are believed.
+type Identity struct {
+	JWTSecret Secret `name:"jwt-secret" placeholder:"SECRET" help:"Shared secret of HS256 tokens, at least 32 bytes. Better set by environment than on the command line, where others see it."`
+	JWKS      string `name:"jwks" placeholder:"URL|FILE" help:"Public keys of RS256, PS256, ES256 and EdDSA tokens as a JSON Web Key Set."`
+	Issuer    string `name:"jwt-issuer" placeholder:"ISS" help:"Accept only tokens with this iss."`
+	Audience  string `name:"jwt-audience" placeholder:"AUD" help:"Accept only tokens with this aud."`
+}
+
+// Database is PostgreSQL.
+type Database struct {
+	DatabaseURL SecretURL `name:"database-url" placeholder:"URL" help:"PostgreSQL: postgres://user:password@host:5432/database."`
+}
+
+// Upstream is the broker as seen by the archiver and the API when they are
+// processes of their own.
+type Upstream struct {
+	BrokerURL string `name:"broker-url" default:"mqtt://127.0.0.1:1883" placeholder:"URL" help:"The broker: mqtt://host:port or mqtts://host:port."`
+	TokenFile string `placeholder:"FILE" help:"File with a token for the broker, read again whenever it is needed; without it a token is signed with --jwt-secret."`
+}
+
+// Metrics is the operators' door.
+type Metrics struct {
+	MetricsAddr string `name:"metrics-addr" default:"127.0.0.1:9090" placeholder:"HOST:PORT" help:"Where /metrics, /healthz, /readyz and /debug/pprof are served; off for not at all."`
+}
+
+// Settings refused at start are told by the flag's name and with the remedy.
+func refuse(flag, format string, args ...any) error {
+	return fmt.Errorf("--"+flag+": "+format, args...)
+}
+
+// Validate checks all groups at once, so that one look is enough to put
+// everything right. Groups that a command does not have are at their zero value
+// and pass.
+func (c *Config) Validate() error {
+	return errors.Join(c.Doors.Validate(), c.Identity.Validate(), c.Database.Validate(),
+		c.Upstream.Validate(), c.Metrics.Validate(), c.Storage.Validate())
+}
+
+// Validate checks the data directory's name; that it can be used is seen when
+// it is opened.
+func (s *Storage) Validate() error {
+	if info, err := os.Stat(s.DataDir); s.DataDir != "" && err == nil && !info.IsDir() {
+		return refuse("data-dir", "%s is not a directory; name one that is or that can be made", s.DataDir)
+	}
+	return nil
+}
+
+// Validate checks addresses, certificate, origins, proxies and limits.
+func (d *Doors) Validate() error {
+	errs := []error{
+		validAddr("mqtt-addr", d.MQTTAddr, true),
+		validAddr("mqtts-addr", d.MQTTSAddr, true),
+		validAddr("http-addr", d.HTTPAddr, false),
+	}
+	switch {
+	case d.TLSCert == "" && d.TLSKey != "":
+		errs = append(errs, refuse("tls-key", "is of no use without --tls-cert; give both"))
+	case d.TLSCert != "" && d.TLSKey == "":
+		errs = append(errs, refuse("tls-cert", "needs --tls-key beside it; give both"))
+	case d.TLSCert != "":
+		if _, err := tls.LoadX509KeyPair(d.TLSCert, d.TLSKey); err != nil {
+			errs = append(errs, refuse("tls-cert", "cannot be used with --tls-key: %w", err))
+		}
+	}
+	for _, origin := range d.AllowedOrigins {
+		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || strings.Trim(u.Path, "/") != "") {
+			errs = append(errs, refuse("allowed-origins", "%q is not an origin; write scheme and host as in https://chat.example.com", origin))
+		}
+	}
+	if _, err := d.proxies(); err != nil {
+		errs = append(errs, err)
+	}
+	for _, limit := range []struct {
+		flag  string
+		value int64
+	}{
+		{"max-payload", int64(d.MaxPayload)}, {"max-depth", int64(d.MaxDepth)}, {"max-message", int64(d.MaxMessage)},
+		{"session-expiry", int64(d.SessionExpiry)}, {"retain-age", int64(d.RetainAge)}, {"retain-size", d.RetainSize},
+	} {
+		if limit.value < 0 {
+			errs = append(errs, refuse(limit.flag, "is below zero; give a positive value"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// proxies returns the trusted proxies as networks.
+func (d *Doors) proxies() ([]netip.Prefix, error) {
+	var networks []netip.Prefix
+	for _, text := range d.TrustedProxies {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			addr, addrErr := netip.ParseAddr(text)
+			if addrErr != nil {
+				return nil, refuse("trusted-proxies", "%q is neither an address nor a network; write 10.0.0.1 or 10.0.0.0/8", text)
+			}
+			network = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		networks = append(networks, network)
+	}
+	return networks, nil
+}
+
+// Validate checks the secret's length and that a file of keys is there. Whether
+// a URL of keys answers is not checked: the keys are fetched again and again, and
+// a broker must start while their server does not.
+func (i *Identity) Validate() error {
+	var errs []error
+	if n := len(i.JWTSecret); n > 0 && n < minSecret {
+		errs = append(errs, refuse("jwt-secret", "is %d bytes long, at least %d are needed; make one with: openssl rand -base64 32", n, minSecret))
+	}
+	if i.JWKS != "" && !isURL(i.JWKS) {
+		if _, err := os.Stat(i.JWKS); err != nil {
+			errs = append(errs, refuse("jwks", "is neither an http(s) address nor a file that can be read: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func isURL(s string) bool {
+	return strings.HasPrefix(s, "https://") || strings.HasPrefix(s, "http://")
+}
+
+// Validate checks that the address can be understood.
+func (d *Database) Validate() error {
+	if d.DatabaseURL == "" {
+		return nil
+	}
+	// The parser's error quotes the address, at times with its password.
+	if _, err := pgxpool.ParseConfig(d.DatabaseURL.Reveal()); err != nil {
+		return refuse("database-url", "cannot be understood; write postgres://user:password@host:5432/database")
+	}
+	return nil
+}
+
+// Validate checks the broker's address and that the token file is there.
+func (u *Upstream) Validate() error {
+	var errs []error
+	if u.BrokerURL != "" {
+		parsed, err := url.Parse(u.BrokerURL)
+		schemes := map[string]bool{"mqtt": true, "mqtts": true, "tcp": true, "ssl": true, "ws": true, "wss": true, "unix": true}
+		if err != nil || !schemes[parsed.Scheme] || parsed.Host == "" && parsed.Scheme != "unix" {
+			errs = append(errs, refuse("broker-url", "%q is not the address of a broker; write mqtt://host:1883 or mqtts://host:8883", u.BrokerURL))
+		} else if parsed.User != nil {
+			errs = append(errs, refuse("broker-url", "must not hold a password; put the token into a file and give its name as --token-file"))
+		}
+	}
+	if u.TokenFile != "" {
+		if _, err := os.Stat(u.TokenFile); err != nil {
+			errs = append(errs, refuse("token-file", "cannot be read: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Validate checks the address.
+func (m *Metrics) Validate() error { return validAddr("metrics-addr", m.MetricsAddr, true) }
+
+func validAddr(flag, addr string, mayBeOff bool) error {
+	if addr == "" || mayBeOff && addr == off {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return refuse(flag, "%q is not an address to listen on; write host:port or :port", addr)
+	}
+	return nil
+}
+
+// secretFile is where `serve --dev` keeps the secret that it made.
+func (s *Storage) secretFile() string { return filepath.Join(s.DataDir, "jwt-secret") }

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// Exit statuses.
+const (
+	exitOK      = 0
+	exitFailure = 1 // the command could not do what it was asked; stderr says why
+	exitUsage   = 2 // the command line could not be understood
+)
+
+// cli is the grammar of the command line.
+type cli struct {
+	Config string `placeholder:"FILE" help:"YAML or JSON file with flags' names as keys. Flags and environment win over it."`
+
+	Serve    serveCmd    `cmd:"" help:"Broker, archiver and API in one process. Without --database-url it starts a private PostgreSQL under the data directory."`
+	Broker   brokerCmd   `cmd:"" help:"The broker alone."`
+	Archiver archiverCmd `cmd:"" help:"The archiver alone: from the broker's log into PostgreSQL."`
+	Migrate  migrateCmd  `cmd:"" help:"Bring the database to this version. Safe to repeat."`
+	Token    tokenCmd    `cmd:"" help:"Print a token signed with the configured secret. Needs no server."`
+	Health   healthCmd   `cmd:"" hidden:"" help:"Ask a running mynah whether it is ready: exit status 0 if so. For containers without curl."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
+}
+
+// process is what a command has of the world besides its settings.
+type process struct {
+	args           []string
+	getenv         func(string) string
+	stdout, stderr io.Writer
+}
+
+// run is main with everything handed in, and the exit status returned.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	fail := func(status int, err error) int {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			fmt.Fprintf(stderr, "mynah: %s\n", line)
+		}
+		return status
+	}
+
+	var (
+		grammar   cli
+		resolvers []kong.Resolver
+	)
+	// The last resolver wins, so the file comes before the environment.
+	if path := configPath(args, getenv); path != "" {
+		file, err := configFile(path)
+		if err != nil {
+			return fail(exitFailure, err)
+		}
+		resolvers = append(resolvers, file)
+	}
+	resolvers = append(resolvers, environment(getenv))
+
+	exited := -1
+	parser, err := kong.New(&grammar,
+		kong.Name("mynah"),
+		kong.Description("An instant-messaging backend that speaks MQTT."),
+		kong.Writers(stdout, stderr),
+		kong.Resolvers(resolvers...),
+		kong.HelpFormatter(helpWithEnv),
+		kong.ConfigureHelp(kong.HelpOptions{NoExpandSubcommands: true}),
+		// --help prints and asks to exit; parsing goes on to an error that
+		// does not matter then.
+		kong.Exit(func(status int) { exited = max(exited, status) }),
+	)
+	if err != nil {
+		return fail(exitUsage, err)
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	command, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited
+	}
+	if err != nil {
+		var syntax *kong.ParseError
+		status := exitFailure // a setting is wrong
+		if errors.As(err, &syntax) && len(syntax.Context.Path) <= 1 {
+			status = exitUsage // there is no such command
+		}
+		return fail(status, err)
+	}
+
+	// The first SIGINT or SIGTERM asks for a graceful stop. After it the
+	// signals have their usual effect again, so that a second one ends the
+	// process at once.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+
+	p := &process{args: args, getenv: getenv, stdout: stdout, stderr: stderr}
+	command.BindTo(ctx, (*context.Context)(nil))
+	if err := command.Run(p); err != nil {
+		return fail(exitFailure, err)
+	}
+	return exitOK
+}
+
+type versionCmd struct{}
+
+// Run prints the version.
+func (*versionCmd) Run(p *process) error {
+	fmt.Fprintf(p.stdout, "mynah %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return nil
+}

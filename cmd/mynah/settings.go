@@ -1,0 +1,114 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"gopkg.in/yaml.v3"
+)
+
+// A flag's value comes from the command line, else from the environment, else
+// from the file named by --config, else it is the default.
+
+// envName is a flag's environment variable: MYNAH_ and the flag in capitals.
+func envName(flag string) string {
+	return "MYNAH_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// environment resolves flags from environment variables. Kong could do so by
+// itself, but it reads the process's own environment and quotes a value that it
+// cannot understand, secret or not.
+func environment(getenv func(string) string) kong.Resolver {
+	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+		if value := getenv(envName(flag.Name)); value != "" && flag.Name != "help" {
+			return value, nil
+		}
+		return nil, nil
+	})
+}
+
+// configFile resolves flags from a YAML file (JSON is YAML too) whose keys are
+// the flags' names.
+func configFile(path string) (kong.Resolver, error) {
+	file, err := os.Open(path) //nolint:gosec // the operator names it
+	if err != nil {
+		return nil, refuse("config", "cannot be read: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // only read
+	values := map[string]any{}
+	if err := yaml.NewDecoder(file).Decode(&values); err != nil && err != io.EOF { //nolint:errorlint // io.EOF is returned bare for an empty file
+		// The parser's error quotes lines, which may hold the secret.
+		return nil, refuse("config", "%s is not a YAML or JSON object with the flags' names as keys", path)
+	}
+	return &fileResolver{path: path, values: values}, nil
+}
+
+type fileResolver struct {
+	path   string
+	values map[string]any
+}
+
+// Validate refuses keys that no command knows: a misspelt setting that is
+// silently left out is found too late.
+func (f *fileResolver) Validate(app *kong.Application) error {
+	known := map[string]bool{}
+	err := kong.Visit(app, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok {
+			known[flag.Name] = true
+		}
+		return next(nil)
+	})
+	if err != nil {
+		return err
+	}
+	for key := range f.values {
+		if !known[key] {
+			return refuse("config", "%s has the key %q, which is no flag; mynah COMMAND --help lists them", f.path, key)
+		}
+	}
+	return nil
+}
+
+// Resolve returns the file's value for the flag.
+func (f *fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	switch value := f.values[flag.Name].(type) {
+	case nil:
+		return nil, nil
+	case []any:
+		parts := make([]string, len(value))
+		for i, part := range value {
+			parts[i] = fmt.Sprint(part)
+		}
+		return strings.Join(parts, ","), nil
+	default:
+		return fmt.Sprint(value), nil
+	}
+}
+
+// configPath finds the name of the settings file before anything else is
+// parsed, since what is in it takes part in the parsing.
+func configPath(args []string, getenv func(string) string) string {
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		if path, ok := strings.CutPrefix(arg, "--config="); ok {
+			return path
+		}
+		if arg == "--config" && i+1 < len(args) {
+			return args[i+1]
+		}
+	}
+	return getenv(envName("config"))
+}
+
+// helpWithEnv adds the environment variable to a flag's help.
+func helpWithEnv(value *kong.Value) string {
+	if value.Flag == nil || value.Name == "help" {
+		return value.Help
+	}
+	return value.Help + " ($" + envName(value.Name) + ")"
+}

@@ -1,0 +1,86 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// deadline bounds every wait of these tests: long enough for a busy CI machine,
+// short enough to see which wait it was.
+const deadline = 30 * time.Second
+
+// secret signs the tokens of the tests.
+const secret = "a secret of these tests, 32 bytes and more"
+
+// binary is bin/mynah, built for this run.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "mynah-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	// The private PostgreSQL runs as another user and must get through.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	binary = filepath.Join(dir, "mynah")
+	build := exec.CommandContext(context.Background(), "go", "build", "-ldflags", "-X main.version=v0-e2e", "-o", binary, "../cmd/mynah")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build mynah: %v\n%s", err, out)
+		return 1
+	}
+	if _, err := os.Stat("node/node_modules"); err != nil {
+		install := exec.CommandContext(context.Background(), "npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
+		install.Dir = "node"
+		if out, err := install.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "npm ci in e2e/node: %v\n%s", err, out)
+			return 1
+		}
+	}
+	defer stopShared()
+	sharedDir = filepath.Join(dir, "shared")
+	return m.Run()
+}
+
+var (
+	sharedDir  string
+	sharedOnce sync.Once
+	sharedNode *node
+)
+
+// shared returns the server that the small tests share: `mynah serve` with a
+// private PostgreSQL. Tests on it keep apart by using ids of their own.
+func shared(tb testing.TB) *node {
+	tb.Helper()
+	sharedOnce.Do(func() {
+		sharedNode = launch("serve", "--data-dir", sharedDir, "--jwt-secret", secret,
+			"--mqtt-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0",
+			"--allowed-origins", "https://chat.example.com")
+		sharedNode.awaitReady()
+	})
+	if sharedNode.failed != nil {
+		tb.Fatalf("the shared server does not run: %v\n%s", sharedNode.failed, sharedNode.log.String())
+	}
+	return sharedNode
+}
+
+func stopShared() {
+	if sharedNode != nil && sharedNode.failed == nil {
+		if status := sharedNode.interrupt(); status != 0 {
+			fmt.Fprintf(os.Stderr, "the shared server ended with status %d:\n%s", status, sharedNode.log.String())
+		}
+	}
+}
