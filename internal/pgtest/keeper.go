@@ -125,11 +125,10 @@ func attach() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	go func() { _ = cmd.Wait() }() // if it ends before us it shall not be a zombie
 	if address, ok := strings.CutPrefix(string(answer), "ok "); ok {
-		return address, nil
+		return address, cmd.Process.Release() // it outlives us: there is nothing to wait for
 	}
-	return "", fmt.Errorf("keeper: %s", answer)
+	return "", errors.Join(fmt.Errorf("keeper: %s", answer), cmd.Wait())
 }
 
 // goCommand returns the process id of the go command that runs this test, "0" if
