@@ -1,11 +1,16 @@
 package msglog
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 var (
 	// ErrFull is returned by Append when the disk has no room left.
 	ErrFull = errors.New("the message log's disk is full")
-	// ErrCorrupt is returned when a stored record does not match its checksum.
+	// ErrCorrupt is returned when what is stored does not match its checksum.
+	// The error that wraps it is a *CorruptError if it is known which messages
+	// are concerned.
 	ErrCorrupt = errors.New("message log is corrupt")
 	// ErrInUse is returned by Open when another process has the log open.
 	ErrInUse = errors.New("the data directory is in use by another process")
@@ -13,4 +18,29 @@ var (
 	ErrNewer = errors.New("the message log was written by a newer version of mynah")
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("message log is closed")
+	// ErrFailed is returned after a write to the disk went wrong. It is not known
+	// how much of what was being written is there, so nothing more is written
+	// until the log has been opened again.
+	ErrFailed = errors.New("message log has failed and must be opened again")
 )
+
+// CorruptError is returned by Read, ReadTopic and Open when messages that the
+// log should hold cannot be read. All messages before First have been handed
+// out; a caller that accepts the loss goes on with after = Last.
+type CorruptError struct {
+	First, Last uint64 // the messages concerned, both included
+	Topic       string // the topic that was being read, "" for all
+	Err         error  // what was found
+}
+
+// Error names the messages and what was found.
+func (e *CorruptError) Error() string {
+	of := ""
+	if e.Topic != "" {
+		of = " of " + e.Topic
+	}
+	return fmt.Sprintf("%v: messages %d to %d%s cannot be read: %v", ErrCorrupt, e.First, e.Last, of, e.Err)
+}
+
+// Unwrap returns ErrCorrupt and the cause.
+func (e *CorruptError) Unwrap() []error { return []error{ErrCorrupt, e.Err} }

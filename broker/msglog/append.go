@@ -1,0 +1,351 @@
+package msglog
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+const (
+	userPrefix = "user/"
+
+	// indexBytes and indexMillis are how much may be appended, and how much time
+	// may pass between messages, from one index entry to the next. Trimming by
+	// age and size is as exact as that.
+	indexBytes  = 1 << 20
+	indexMillis = 60_000
+)
+
+// appender is what belongs to the goroutine that appends.
+type appender struct {
+	log    *Pebble
+	next   uint64 // seq of the next message
+	topics *topicCache
+	dups   *deviceCache
+
+	block   blockBuilder
+	blockID uint64        // counts blocks, to know which block a state's lists belong to
+	touched []*topicState // topics of the block under construction
+	used    []*deviceState
+	devices map[device]*deviceState // of this batch
+	mids    map[senderMid]use       // of this batch
+	uses    map[devicePacket]use
+
+	key, val []byte // scratch
+
+	indexed indexEntry // the newest of the sparse index
+	bytes   uint64     // appended since the log was made
+}
+
+// device is a sender's device as MQTT names it.
+type device struct{ from, client string }
+
+type senderMid struct{ from, mid string }
+
+type devicePacket struct {
+	device
+	id uint16
+}
+
+// use is the message that used a mid or a packet id.
+type use struct{ seq, digest uint64 }
+
+// deviceState collects the packet ids that a device used in the block under
+// construction.
+type deviceState struct {
+	device
+	block uint64
+	uses  []packetEntry
+}
+
+type packetEntry struct {
+	id uint16
+	use
+}
+
+func (a *appender) init(l *Pebble) error {
+	a.log = l
+	a.next = l.durable.Load() + 1
+	a.topics = newTopicCache(l.opts.TailTopics)
+	a.dups = newDeviceCache()
+	a.devices = make(map[device]*deviceState)
+	a.mids = make(map[senderMid]use)
+	a.uses = make(map[devicePacket]use)
+	var err error
+	a.indexed, err = l.lastIndex()
+	a.bytes = a.indexed.bytes
+	return err
+}
+
+// pending is a batch on its way to the disk.
+type pending struct {
+	outcomes []Outcome
+	batch    *pebble.Batch // nil if nothing was to be stored
+	last     uint64        // newest seq once it is durable
+	done     chan struct{}
+	err      error // valid when done is closed
+}
+
+// Outcomes has one outcome for each record of the batch.
+func (p *pending) Outcomes() []Outcome { return p.outcomes }
+
+// Wait blocks until the batch, and all before it, are on disk.
+func (p *pending) Wait() error {
+	<-p.done
+	return p.err
+}
+
+// Append gives each new record its seq, in order, as one batch. See Log.
+func (l *Pebble) Append(recs []*Record) (Pending, error) {
+	if err := l.use(); err != nil {
+		return nil, err
+	}
+	defer l.done()
+	if err := l.failure.get(); err != nil {
+		return nil, err
+	}
+	p, err := l.appender.append(recs)
+	if err != nil {
+		return nil, fmt.Errorf("append batch: %w", err)
+	}
+	// In the order of appending: there is one appending goroutine.
+	l.commits <- p
+	return p, nil
+}
+
+func (a *appender) append(recs []*Record) (p *pending, err error) {
+	next := a.next
+	defer func() {
+		clear(a.devices)
+		clear(a.mids)
+		clear(a.uses)
+		if err != nil {
+			// The caches may know of messages that were not stored.
+			a.topics.reset()
+			a.dups.reset()
+			a.next = next
+		}
+	}()
+	p = &pending{outcomes: make([]Outcome, len(recs)), done: make(chan struct{})}
+	size := 0
+	hasMid, hasDup := false, false
+	for _, r := range recs {
+		size += len(r.Tail) + 256
+		hasMid = hasMid || r.Mid != ""
+		hasDup = hasDup || r.Dup
+	}
+	seen := seenBefore{a: a, single: len(recs) == 1, keepUses: hasDup}
+	if hasMid {
+		if err := seen.openMids(); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, seen.close()) }()
+	}
+	b := a.log.db.NewBatchWithSize(size)
+	first := a.log.first.Load()
+	a.startBlock()
+	var newest *Record
+	for i, r := range recs {
+		outcome, seq, err := seen.check(r, first)
+		if err != nil {
+			return nil, err
+		}
+		p.outcomes[i] = outcome
+		if outcome != Stored {
+			r.Seq = seq
+			continue
+		}
+		newest = r
+		r.Seq = a.next
+		a.next++
+		if err := a.add(r); err != nil {
+			return nil, err
+		}
+		seen.remember(r)
+		if r.Mid != "" {
+			a.key = midKey(a.key, r.From, r.Mid)
+			a.val = appendMid(a.val[:0], use{r.Seq, r.Digest})
+			if err := b.Set(a.key, a.val, nil); err != nil {
+				return nil, err
+			}
+		}
+		if a.block.full() {
+			if err := a.finishBlock(b, r.Seq); err != nil {
+				return nil, err
+			}
+		}
+	}
+	p.last = a.next - 1
+	if p.last < next {
+		return p, b.Close() // nothing new; waiting for what came before is all there is to do
+	}
+	if len(a.block.offsets) > 0 {
+		if err := a.finishBlock(b, p.last); err != nil {
+			return nil, err
+		}
+	}
+	index, err := a.addIndex(b, p.last, newest.TS)
+	if err != nil {
+		return nil, err
+	}
+	written := uint64(b.Len())
+	if err := a.log.guard(func() error { return a.log.applyAsync(b) }); err != nil {
+		return nil, err
+	}
+	a.indexed, a.bytes = index, a.bytes+written
+	p.batch = b
+	return p, nil
+}
+
+// applyAsync begins to write the batch; its SyncWait tells when it is durable.
+func (l *Pebble) applyAsync(b *pebble.Batch) error {
+	if l.opts.NoSync {
+		return l.db.Apply(b, pebble.NoSync)
+	}
+	return l.db.ApplyNoSyncWait(b, pebble.Sync)
+}
+
+func (a *appender) startBlock() {
+	a.block.reset()
+	a.blockID++
+	a.touched = a.touched[:0]
+	a.used = a.used[:0]
+}
+
+// add puts a record that has its seq into the block under construction.
+func (a *appender) add(r *Record) error {
+	to, err := a.topic(append(a.key[:0], r.To...))
+	if err != nil {
+		return err
+	}
+	r.Prev = to.tail
+	r.PrevSender = 0
+	a.post(to, r.Seq)
+	if strings.HasPrefix(r.To, userPrefix) && r.To[len(userPrefix):] != r.From {
+		own, err := a.topic(append(append(a.key[:0], userPrefix...), r.From...))
+		if err != nil {
+			return err
+		}
+		r.PrevSender = own.tail
+		a.post(own, r.Seq)
+	}
+	if isTracked(r) {
+		a.track(r)
+	}
+	a.block.add(r)
+	return nil
+}
+
+func (a *appender) post(t *topicState, seq uint64) {
+	t.tail = seq
+	if t.block != a.blockID {
+		t.block, t.index = a.blockID, t.index[:0]
+		a.touched = append(a.touched, t)
+	}
+	t.index = append(t.index, uint8(len(a.block.offsets))) //nolint:gosec // below blockRecords
+}
+
+// topic returns the state of a topic, from the log if it is not in the cache.
+func (a *appender) topic(name []byte) (*topicState, error) {
+	a.key = name // name may have outgrown it
+	if t := a.topics.get(name); t != nil {
+		return t, nil
+	}
+	t := &topicState{name: string(name)}
+	var err error
+	// What has been applied counts, durable or not: it comes before.
+	if t.tail, err = a.log.tail(t.name, a.next-1); err != nil {
+		return nil, err
+	}
+	a.topics.put(t)
+	return t, nil
+}
+
+// isTracked reports whether a record's packet id is kept, so that it is
+// recognised when it comes again with DUP. With a mid that does it.
+func isTracked(r *Record) bool { return r.QoS > 0 && r.PacketID != 0 && r.Mid == "" }
+
+func (a *appender) track(r *Record) {
+	dev := device{r.From, r.Client}
+	d := a.devices[dev]
+	if d == nil {
+		d = &deviceState{device: dev}
+		a.devices[dev] = d
+	}
+	if d.block != a.blockID {
+		d.block, d.uses = a.blockID, d.uses[:0]
+		a.used = append(a.used, d)
+	}
+	d.uses = append(d.uses, packetEntry{r.PacketID, use{r.Seq, r.Digest}})
+}
+
+// finishBlock adds the block whose newest message is last, and what points into
+// it, to the batch.
+func (a *appender) finishBlock(b *pebble.Batch, last uint64) error {
+	n := len(a.block.offsets)
+	a.key = blockKey(a.key, last)
+	if err := b.Set(a.key, a.block.finish(), nil); err != nil {
+		return err
+	}
+	for _, t := range a.touched {
+		a.key = postingKey(a.key, t.name, last)
+		a.val = appendPosting(a.val[:0], n, t.index)
+		if err := b.Set(a.key, a.val, nil); err != nil {
+			return err
+		}
+	}
+	for _, d := range a.used {
+		a.key = deviceKey(a.key, d.from, d.client, last)
+		a.val = appendUses(a.val[:0], last, d.uses)
+		if err := b.Set(a.key, a.val, nil); err != nil {
+			return err
+		}
+	}
+	a.startBlock()
+	return nil
+}
+
+// addIndex adds an entry to the sparse index if one is due, and returns the
+// newest one.
+func (a *appender) addIndex(b *pebble.Batch, last uint64, ts int64) (indexEntry, error) {
+	e := indexEntry{seq: last, bytes: a.bytes + uint64(b.Len()), ts: ts}
+	if e.bytes-a.indexed.bytes < indexBytes && e.ts-a.indexed.ts < indexMillis {
+		return a.indexed, nil
+	}
+	a.key = indexKey(a.key, e.seq)
+	a.val = e.append(a.val[:0])
+	return e, b.Set(a.key, a.val, nil)
+}
+
+// commitLoop waits for batches to become durable, in order, and makes them
+// visible.
+func (l *Pebble) commitLoop() {
+	defer close(l.committed)
+	for p := range l.commits {
+		p.err = l.commit(p)
+		close(p.done)
+	}
+}
+
+func (l *Pebble) commit(p *pending) error {
+	// After a failure nothing is known to be durable, whatever a later sync says.
+	if err := l.failure.get(); err != nil {
+		return err
+	}
+	if p.batch == nil {
+		return nil
+	}
+	if !l.opts.NoSync {
+		if err := p.batch.SyncWait(); err != nil {
+			return l.fail(fmt.Errorf("sync: %w", err))
+		}
+	}
+	l.durable.Store(p.last)
+	// Its memory is used again by the next batches. It was applied, so there is
+	// nothing that Close could report.
+	_ = p.batch.Close()
+	p.batch = nil
+	return nil
+}

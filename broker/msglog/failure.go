@@ -1,0 +1,108 @@
+package msglog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"syscall"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// failure is the state of a log after a write has gone wrong: the first error,
+// for good.
+type failure struct {
+	onFailure func(error)
+
+	mu  sync.Mutex
+	err error
+}
+
+// set records the first error and returns the one that counts.
+func (f *failure) set(err error) error {
+	f.mu.Lock()
+	if f.err != nil {
+		defer f.mu.Unlock()
+		return f.err
+	}
+	f.err = fmt.Errorf("%w: %w", ErrFailed, err)
+	err = f.err
+	f.mu.Unlock()
+	if f.onFailure != nil {
+		f.onFailure(err)
+	}
+	return err
+}
+
+func (f *failure) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// fail records that the database cannot be trusted to write any more.
+func (l *Pebble) fail(err error) error {
+	if l.failure.get() == nil {
+		l.log.Error("message log failed: nothing more is stored until it is opened again", "dir", l.dir, "err", err)
+	}
+	return l.failure.set(err)
+}
+
+// guard calls a function that writes to the database. Pebble panics when it
+// cannot go on (a write-ahead log that cannot be written); here that is a failed
+// log, not a dead process that leaves no word.
+func (l *Pebble) guard(write func() error) (err error) {
+	if err := l.failure.get(); err != nil {
+		return err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = l.fail(fmt.Errorf("write: %v", p))
+		}
+	}()
+	if err := write(); err != nil {
+		return l.fail(err)
+	}
+	// Pebble may have said so to the logger only.
+	return l.failure.get()
+}
+
+// pebbleLogger passes on what Pebble says. Its chatter is for debugging; what it
+// calls fatal is a failed log, since by itself it would end the process.
+type pebbleLogger struct {
+	log  *slog.Logger
+	fail func(error) error
+}
+
+func (l *Pebble) pebbleLogger() pebble.Logger {
+	return pebbleLogger{log: l.log, fail: l.fail}
+}
+
+// Infof logs at debug level.
+func (p pebbleLogger) Infof(format string, args ...any) {
+	p.log.Debug("pebble: " + fmt.Sprintf(format, args...)) //nolint:sloglint // the text is Pebble's
+}
+
+// Errorf logs at warning level: errors that matter reach a caller as well.
+func (p pebbleLogger) Errorf(format string, args ...any) {
+	p.log.Warn("pebble: " + fmt.Sprintf(format, args...)) //nolint:sloglint // the text is Pebble's
+}
+
+// Fatalf marks the log as failed.
+func (p pebbleLogger) Fatalf(format string, args ...any) {
+	_ = p.fail(fmt.Errorf(format, args...))
+}
+
+// openError says what an error of pebble.Open means.
+func openError(err error) error {
+	switch {
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES) && !errors.Is(err, fs.ErrPermission),
+		err.Error() == "lock held by current process":
+		return fmt.Errorf("%w: stop it or choose another directory (%w)", ErrInUse, err)
+	case pebble.IsCorruptionError(err):
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
+}

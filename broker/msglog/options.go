@@ -1,0 +1,137 @@
+package msglog
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Options of Open. The zero value of a field means its default.
+type Options struct {
+	// Logger receives what operators should know; default: nothing is logged.
+	Logger *slog.Logger
+	// FS is the file system; default vfs.Default. Tests inject faults here.
+	FS vfs.FS
+	// Now is the clock; default time.Now. It sets the first seq of a new log and
+	// is what Retention.MaxAge is measured against.
+	Now func() time.Time
+
+	// CacheBytes bounds the cache of blocks read from disk; default 64 MiB.
+	CacheBytes int64
+	// MemTableBytes is how much is collected in memory (and, with the write-ahead
+	// log, on disk) before it is written out sorted; default 32 MiB. Up to four
+	// times that is in memory when the disk is slow.
+	MemTableBytes uint64
+	// TailTopics bounds the cache of topic tails that Append keeps so that a
+	// message's prev need not be looked up; default 131,072 topics, some 20 MiB.
+	TailTopics int
+	// NoSync leaves out fsync. What is acknowledged survives the end of the
+	// process but not that of the machine. For measurements only.
+	NoSync bool
+
+	// MinFree is how many bytes must be free on the disk for Append to accept
+	// messages; default 256 MiB. Below, Append returns ErrFull. It has to cover
+	// what flushing and compacting need to go on: at least twice MemTableBytes.
+	MinFree uint64
+	// Ballast is the size of a file that is given up when the disk is full in
+	// spite of MinFree (another program was faster), so that what has been begun
+	// can be finished; default 32 MiB, negative for none.
+	Ballast int64
+	// DiskPoll is how often free space is looked at; default one second.
+	DiskPoll time.Duration
+
+	// OnFailure is called once, from any goroutine, when the log has failed and
+	// must be opened again: the broker should end. It must not call the log.
+	OnFailure func(error)
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 64 << 20
+	}
+	if o.MemTableBytes == 0 {
+		o.MemTableBytes = 32 << 20
+	}
+	if o.TailTopics == 0 {
+		o.TailTopics = 1 << 17
+	}
+	if o.MinFree == 0 {
+		o.MinFree = 256 << 20
+	}
+	if o.Ballast == 0 {
+		o.Ballast = 32 << 20
+	}
+	if o.DiskPoll == 0 {
+		o.DiskPoll = time.Second
+	}
+	if o.CacheBytes < 0 || o.TailTopics < 0 || o.DiskPoll < 0 {
+		return o, fmt.Errorf("message log options: CacheBytes %d, TailTopics %d and DiskPoll %v must not be negative",
+			o.CacheBytes, o.TailTopics, o.DiskPoll)
+	}
+	if o.MemTableBytes >= 4<<30 {
+		return o, fmt.Errorf("message log options: MemTableBytes %d must be below 4 GiB", o.MemTableBytes)
+	}
+	return o, nil
+}
+
+// pebbleFormat is the version of Pebble's own files. It may be raised (Pebble
+// then migrates on Open) and never lowered. FormatWALSyncChunks and above let
+// Pebble tell a torn tail of the write-ahead log from damage before it.
+const pebbleFormat = pebble.FormatTableFormatV6
+
+// pebble returns the options of the database. The cache is the caller's to
+// release.
+func (o Options) pebble(logger pebble.Logger, cache *pebble.Cache) *pebble.Options {
+	p := &pebble.Options{
+		FS:                 o.FS,
+		Cache:              cache,
+		FormatMajorVersion: pebbleFormat,
+		Logger:             logger,
+
+		MemTableSize: o.MemTableBytes,
+		// Appends stop when this many memtables wait to be written out.
+		MemTableStopWritesThreshold: 4,
+		// Compaction begins early, and appends stop only when it is hopelessly
+		// behind: L0 is mostly message blocks in ascending order, which do not
+		// make reads slower.
+		L0CompactionThreshold: 4,
+		L0StopWritesThreshold: 1000,
+		LBaseMaxBytes:         64 << 20,
+		MaxOpenFiles:          2000,
+		BytesPerSync:          1 << 20,
+		// One compaction at a time is enough until it falls behind: the other
+		// cores are the broker's.
+		CompactionConcurrencyRange: func() (lower, upper int) { return 1, max(1, min(3, runtime.GOMAXPROCS(0)/2)) },
+		// Range deletions come from Trim; their space is to come back soon.
+		FlushDelayDeleteRange: 10 * time.Second,
+	}
+	// Small files mean that flushes split message blocks, which are ever
+	// ascending, from index entries, which are not: the former move down the
+	// levels without being written again.
+	p.TargetFileSizes[0] = 4 << 20
+	for i := 1; i < len(p.TargetFileSizes); i++ {
+		p.TargetFileSizes[i] = min(p.TargetFileSizes[i-1]*2, 32<<20)
+	}
+	for i := range p.Levels {
+		p.Levels[i].BlockSize = 32 << 10
+		p.Levels[i].IndexBlockSize = 64 << 10
+		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		p.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
+	}
+	return p
+}

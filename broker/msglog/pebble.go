@@ -1,0 +1,195 @@
+package msglog
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// Pebble is a Log on one machine's disk. DESIGN.md describes what it stores and
+// why; the guarantees are those of Log and of this package.
+type Pebble struct {
+	opts Options
+	log  *slog.Logger
+	dir  string
+	db   *pebble.DB
+
+	first   atomic.Uint64 // oldest message that is kept
+	durable atomic.Uint64 // newest message that readers may see
+	full    atomic.Bool   // the disk has no room
+
+	appender  appender
+	commits   chan *pending
+	committed chan struct{} // closed when the committer has ended
+
+	trimMu sync.Mutex // one Trim at a time
+
+	failure failure
+
+	useMu  sync.Mutex // guards closed and, with it, that using grows no more
+	closed bool
+	using  sync.WaitGroup // calls that are using db
+	stop   chan struct{}  // closed by Close, ends the background work
+	bg     sync.WaitGroup
+
+	storeDirty atomic.Bool // the store was changed without sync
+}
+
+var _ Log = (*Pebble)(nil)
+
+// Open opens the log in the directory, or makes a new one. It returns ErrInUse
+// if another process has it open, ErrNewer if a newer version wrote it, and a
+// *CorruptError or ErrCorrupt, changing nothing, if acknowledged messages are
+// missing at its end. What had been written without having been acknowledged may
+// be there or not; what is there after Open is durable.
+func Open(dir string, opts Options) (*Pebble, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	l := &Pebble{
+		opts: opts, log: opts.Logger, dir: dir,
+		commits: make(chan *pending, 256), committed: make(chan struct{}), stop: make(chan struct{}),
+	}
+	l.failure.onFailure = opts.OnFailure
+	if err := l.open(); err != nil {
+		return nil, fmt.Errorf("open message log in %s: %w", dir, err)
+	}
+	if err := l.appender.init(l); err != nil {
+		return nil, fmt.Errorf("open message log in %s: %w", dir, errors.Join(err, l.db.Close()))
+	}
+	go l.commitLoop()
+	l.bg.Add(1)
+	go l.background()
+	return l, nil
+}
+
+func (l *Pebble) open() (err error) {
+	cache := pebble.NewCache(l.opts.CacheBytes)
+	defer cache.Unref() // the database holds its own reference
+	l.db, err = pebble.Open(l.dir, l.opts.pebble(l.pebbleLogger(), cache))
+	if err != nil {
+		return openError(err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.db.Close())
+		}
+	}()
+	first, last, err := l.load()
+	if err != nil {
+		return err
+	}
+	l.first.Store(first)
+	l.durable.Store(last)
+	return nil
+}
+
+// load reads the bounds of the log, or makes those of a new one.
+func (l *Pebble) load() (first, last uint64, err error) {
+	if _, ok, err := l.getUint(keyFormat); err != nil {
+		return 0, 0, err
+	} else if !ok {
+		if err := l.create(); err != nil {
+			return 0, 0, fmt.Errorf("create: %w", err)
+		}
+	}
+	first, ok, err := l.getUint(keyFirst)
+	if err != nil {
+		return 0, 0, err
+	}
+	if !ok {
+		return 0, 0, fmt.Errorf("%w: no %s", ErrCorrupt, keyFirst)
+	}
+	last = first - 1
+	it, err := l.db.NewIter(&pebble.IterOptions{
+		LowerBound: []byte(prefixBlock), UpperBound: prefixEndKey([]byte(prefixBlock)),
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	if it.Last() {
+		if last, err = keySeq(it.Key()); err != nil {
+			return 0, 0, errors.Join(err, it.Close())
+		}
+	}
+	if err := it.Close(); err != nil {
+		return 0, 0, err
+	}
+	return first, max(last, first-1), nil
+}
+
+// use says that the database is about to be used; done must be called if it
+// returns nil.
+func (l *Pebble) use() error {
+	l.useMu.Lock()
+	defer l.useMu.Unlock()
+	if l.closed {
+		return ErrClosed
+	}
+	l.using.Add(1)
+	return nil
+}
+
+func (l *Pebble) done() { l.using.Done() }
+
+// Bounds returns the seq of the oldest message that is still there and that of
+// the newest that is durable.
+func (l *Pebble) Bounds() (first, last uint64) {
+	// In this order: a trim in between can only make first too small, never
+	// larger than last+1.
+	first = l.first.Load()
+	return first, l.durable.Load()
+}
+
+// Close makes everything durable and releases the log. Calls that are running
+// end with ErrClosed or as usual; Close waits for them.
+func (l *Pebble) Close() error {
+	l.useMu.Lock()
+	if l.closed {
+		l.useMu.Unlock()
+		return nil
+	}
+	l.closed = true
+	l.useMu.Unlock()
+
+	close(l.stop)
+	l.using.Wait()
+	l.bg.Wait()
+	close(l.commits)
+	<-l.committed
+	return l.closeDB()
+}
+
+func (l *Pebble) closeDB() error {
+	if err := l.failure.get(); err != nil {
+		return err
+	}
+	// Nothing written without sync is to be lost by an orderly end.
+	if err := l.db.LogData(nil, pebble.Sync); err != nil {
+		return errors.Join(err, l.db.Close())
+	}
+	if err := l.db.Close(); err != nil {
+		return fmt.Errorf("close message log: %w", err)
+	}
+	return nil
+}
+
+func (l *Pebble) background() {
+	defer l.bg.Done()
+	sync := time.NewTicker(time.Second)
+	defer sync.Stop()
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-sync.C:
+			l.syncStore()
+		}
+	}
+}

@@ -1,0 +1,233 @@
+package msglog
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// Read calls fn for each message after the given seq, up to and including upto,
+// in order, until fn returns false. See Log; the error is a *CorruptError where
+// messages cannot be read.
+func (l *Pebble) Read(ctx context.Context, after, upto uint64, fn func(*Record) bool) (err error) {
+	if err := l.use(); err != nil {
+		return err
+	}
+	defer l.done()
+	after, upto = l.clamp(after, upto)
+	if after >= upto {
+		return nil
+	}
+	it, err := l.db.NewIter(&pebble.IterOptions{
+		LowerBound: blockKey(nil, after+1), UpperBound: prefixEndKey([]byte(prefixBlock)),
+	})
+	if err != nil {
+		return fmt.Errorf("read log: %w", err)
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok && after < upto; ok = it.Next() {
+		if err := l.check(ctx); err != nil {
+			return err
+		}
+		last, err := keySeq(it.Key())
+		if err != nil {
+			return err
+		}
+		value, err := it.ValueAndErr()
+		if err != nil {
+			break // it.Error says the same
+		}
+		// One copy for all of the block's tails.
+		b, err := parseBlock(last, bytes.Clone(value))
+		if err != nil {
+			return &CorruptError{First: after + 1, Last: min(last, upto), Err: err}
+		}
+		if b.first > after+1 && !l.trimmed(b.first-1) {
+			return &CorruptError{First: after + 1, Last: min(b.first-1, upto), Err: errMissing}
+		}
+		from, to := max(b.first, after+1), min(last, upto)
+		recs := make([]Record, to-from+1)
+		for seq := from; seq <= to; seq++ {
+			r := &recs[seq-from]
+			if err := b.decode(r, seq); err != nil {
+				return &CorruptError{First: seq, Last: seq, Err: err}
+			}
+			if !fn(r) {
+				return nil
+			}
+		}
+		after = to
+	}
+	if err := it.Error(); err != nil {
+		return l.unreadable(err, after, upto)
+	}
+	if after < upto && !l.trimmed(upto) {
+		return &CorruptError{First: after + 1, Last: upto, Err: errMissing}
+	}
+	return nil
+}
+
+var errMissing = errors.New("no such block")
+
+// ReadTopic does the same for the messages of one delivery topic. Its cost is
+// that of the messages it hands out, however many others there are.
+func (l *Pebble) ReadTopic(ctx context.Context, topic string, after, upto uint64, fn func(*Record) bool) (err error) {
+	if err := l.use(); err != nil {
+		return err
+	}
+	defer l.done()
+	after, upto = l.clamp(after, upto)
+	if after >= upto {
+		return nil
+	}
+	prefix := appendString([]byte(prefixPosting), topic)
+	end := prefixEndKey(prefix)
+	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: appendSeq(prefix, after+1), UpperBound: end})
+	if err != nil {
+		return fmt.Errorf("read topic: %w", err)
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := l.check(ctx); err != nil {
+			return err
+		}
+		last, err := keySeq(it.Key())
+		if err != nil {
+			return err
+		}
+		value, err := it.ValueAndErr()
+		if err != nil {
+			break // it.Error says the same
+		}
+		more, err := l.readPosting(topic, last, value, after, upto, fn)
+		if err != nil || !more {
+			return err
+		}
+	}
+	if err := it.Error(); err != nil {
+		return fmt.Errorf("read topic: %w", err)
+	}
+	return nil
+}
+
+// readPosting hands out the messages of one block that are on a topic. It
+// returns false when there is no need for more.
+func (l *Pebble) readPosting(topic string, last uint64, posting []byte, after, upto uint64, fn func(*Record) bool) (more bool, err error) {
+	var seqs []uint64
+	more = last < upto
+	err = decodePosting(last, posting, func(seq uint64) bool {
+		if seq > after && seq <= upto {
+			seqs = append(seqs, seq)
+		}
+		return seq < upto
+	})
+	if err != nil {
+		return false, &CorruptError{First: after + 1, Last: min(last, upto), Topic: topic, Err: fmt.Errorf("posting: %w", err)}
+	}
+	if len(seqs) == 0 {
+		return more, nil
+	}
+	corrupt := func(err error) error {
+		return &CorruptError{First: seqs[0], Last: seqs[len(seqs)-1], Topic: topic, Err: err}
+	}
+	value, closer, err := l.db.Get(blockKey(nil, last))
+	if err != nil {
+		if l.trimmed(seqs[0]) {
+			return more, nil
+		}
+		return false, corrupt(err)
+	}
+	defer func() { err = errors.Join(err, closer.Close()) }()
+	b, err := parseBlock(last, value)
+	if err != nil {
+		return false, corrupt(err)
+	}
+	recs := make([]Record, len(seqs))
+	for i, seq := range seqs {
+		if seq < b.first {
+			return false, corrupt(fmt.Errorf("posting: %w", errEncoding))
+		}
+		if err := b.decode(&recs[i], seq); err != nil {
+			return false, &CorruptError{First: seq, Last: seq, Topic: topic, Err: err}
+		}
+		recs[i].Tail = bytes.Clone(recs[i].Tail) // the block is the database's
+		if !fn(&recs[i]) {
+			return false, nil
+		}
+	}
+	return more, nil
+}
+
+// clamp restricts a range to what is kept and durable.
+func (l *Pebble) clamp(after, upto uint64) (uint64, uint64) {
+	first, last := l.Bounds()
+	return max(after, first-1), min(upto, last)
+}
+
+// trimmed reports whether the message has been trimmed since.
+func (l *Pebble) trimmed(seq uint64) bool { return seq < l.first.Load() }
+
+// check returns an error if a long call is to end.
+func (l *Pebble) check(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.stop:
+		return ErrClosed
+	default:
+		return nil
+	}
+}
+
+// unreadable says which messages an error of the database concerns.
+func (l *Pebble) unreadable(err error, after, upto uint64) error {
+	return &CorruptError{First: after + 1, Last: upto, Err: err}
+}
+
+// Tail returns the seq of the newest durable message on a delivery topic, 0 for
+// none. A message that was trimmed still counts.
+func (l *Pebble) Tail(topic string) (uint64, error) {
+	if err := l.use(); err != nil {
+		return 0, err
+	}
+	defer l.done()
+	seq, err := l.tail(topic, l.durable.Load())
+	if err != nil {
+		return 0, fmt.Errorf("tail of topic: %w", err)
+	}
+	return seq, nil
+}
+
+// tail returns the newest message of a topic up to and including upto, which
+// must be the last of a batch.
+func (l *Pebble) tail(topic string, upto uint64) (seq uint64, err error) {
+	prefix := appendString([]byte(prefixPosting), topic)
+	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: appendSeq(prefix[:len(prefix):len(prefix)], upto+1)})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	if it.Last() {
+		last, err := keySeq(it.Key())
+		if err != nil {
+			return 0, err
+		}
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return 0, err
+		}
+		err = decodePosting(last, value, func(s uint64) bool { seq = s; return true })
+		if err != nil {
+			return 0, fmt.Errorf("%w: posting of block %d: %w", ErrCorrupt, last, err)
+		}
+		return seq, nil
+	}
+	if err := it.Error(); err != nil {
+		return 0, err
+	}
+	seq, _, err = l.getUint(string(endKey(nil, topic)))
+	return seq, err
+}

@@ -1,0 +1,87 @@
+package msglog
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// store is the Store beside a Pebble log.
+type store struct{ log *Pebble }
+
+// Sessions returns the store of sessions.
+func (l *Pebble) Sessions() Store { return store{l} }
+
+// Apply makes all changes at once. See Store.
+func (s store) Apply(ops []Op, sync bool) error {
+	l := s.log
+	if err := l.use(); err != nil {
+		return err
+	}
+	defer l.done()
+	b := l.db.NewBatch()
+	for _, op := range ops {
+		key := append([]byte(prefixStore), op.Key...)
+		var err error
+		switch {
+		case op.Delete && op.Prefix:
+			err = b.DeleteRange(key, prefixEndKey(key), nil)
+		case op.Delete:
+			err = b.Delete(key, nil)
+		default:
+			err = b.Set(key, op.Value, nil)
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("change sessions: %w", err), b.Close())
+		}
+	}
+	wo := pebble.NoSync
+	if sync && !l.opts.NoSync {
+		wo = pebble.Sync
+	} else {
+		l.storeDirty.Store(true)
+	}
+	if err := l.guard(func() error { return l.db.Apply(b, wo) }); err != nil {
+		return fmt.Errorf("change sessions: %w", err)
+	}
+	return b.Close()
+}
+
+// syncStore makes durable what was applied without sync.
+func (l *Pebble) syncStore() {
+	if l.opts.NoSync || !l.storeDirty.Swap(false) {
+		return
+	}
+	// An error is kept by guard and told to whoever writes next.
+	_ = l.guard(func() error { return l.db.LogData(nil, pebble.Sync) })
+}
+
+// Scan calls fn for each key with the prefix, in byte order, until fn returns
+// false. fn may keep neither key's nor value's bytes.
+func (s store) Scan(prefix string, fn func(key string, value []byte) bool) (err error) {
+	l := s.log
+	if err := l.use(); err != nil {
+		return err
+	}
+	defer l.done()
+	lower := append([]byte(prefixStore), prefix...)
+	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: prefixEndKey(lower)})
+	if err != nil {
+		return fmt.Errorf("scan sessions: %w", err)
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		value, err := it.ValueAndErr()
+		if err != nil {
+			break // it.Error says the same
+		}
+		if !fn(string(it.Key()[len(prefixStore):]), value) {
+			return nil
+		}
+	}
+	if err := it.Error(); err != nil {
+		return fmt.Errorf("scan sessions: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,51 @@
+package msglog
+
+// topicState is what Append knows about a topic: its newest message, and which
+// messages of the block under construction are on it.
+type topicState struct {
+	name string
+	tail uint64
+
+	index []uint8 // positions in the block under construction
+	block uint64  // which block that is
+}
+
+// topicCache is a bounded cache of topic tails. It belongs to the appending
+// goroutine. When the younger half is full it becomes the older half and what
+// was the older half is forgotten: a topic is kept as long as it is used once in
+// half a cache's worth of others.
+type topicCache struct {
+	young, old map[string]*topicState
+	half       int
+}
+
+func newTopicCache(limit int) *topicCache {
+	c := &topicCache{half: max(limit/2, 1)}
+	c.reset()
+	return c
+}
+
+// reset forgets everything; what is in the log is looked up again.
+func (c *topicCache) reset() {
+	c.young, c.old = make(map[string]*topicState), nil
+}
+
+// get returns what is known about the topic, nil if nothing is. The pointer is
+// good for the batch in which it was asked for.
+func (c *topicCache) get(topic []byte) *topicState {
+	if s, ok := c.young[string(topic)]; ok {
+		return s
+	}
+	s, ok := c.old[string(topic)]
+	if ok {
+		c.put(s)
+	}
+	return s
+}
+
+func (c *topicCache) put(s *topicState) {
+	if len(c.young) >= c.half {
+		c.old, c.young = c.young, make(map[string]*topicState, c.half/8)
+	}
+	c.young[s.name] = s
+}
