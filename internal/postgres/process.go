@@ -303,7 +303,7 @@ func clusterMajor(dir string) string {
 func stopLeftover(ctx context.Context, dir string, log *slog.Logger) error {
 	pid := postmaster(dir)
 	if pid == 0 {
-		return nil
+		return disownPidFile(dir)
 	}
 	log.InfoContext(ctx, "stopping a PostgreSQL that was left running", "folder", dir, "pid", pid)
 	began := time.Now()
@@ -324,6 +324,34 @@ func stopLeftover(ctx context.Context, dir string, log *slog.Logger) error {
 		}
 	}
 	return fmt.Errorf("the PostgreSQL (process %d) that was left running on %s does not stop: end it by hand", pid, dir)
+}
+
+// disownPidFile makes a pid file that a dead server left behind harmless. Its
+// number may be another living process's by now, and PostgreSQL would refuse to
+// start because of that one; it ignores its parent's, so ours is put there. The
+// file itself must stay: it names the shared memory by which PostgreSQL finds
+// children of the dead server that still write.
+func disownPidFile(dir string) error {
+	if runtime.GOOS != "linux" {
+		return nil // postmaster cannot be sure there
+	}
+	root, err := os.OpenRoot(dir) // see lockDir
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the cluster: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	text, err := root.ReadFile("postmaster.pid")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	_, rest, found := strings.Cut(string(text), "\n")
+	if err != nil || !found {
+		return err
+	}
+	return root.WriteFile("postmaster.pid", fmt.Appendf(nil, "%d\n%s", os.Getpid(), rest), 0o600)
 }
 
 // postmaster returns the process that serves the cluster in dir, 0 if there is

@@ -1,0 +1,274 @@
+package postgres_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mynah/internal/postgres"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
+)
+
+// childEnv makes this test binary a process that runs a server on the folder it
+// names until it is killed.
+const childEnv = "MYNAH_POSTGRES_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		server := postgres.New(config(dir))
+		if err := server.Start(context.Background()); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("ready")
+		select {}
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func config(dir string) postgres.Config {
+	return postgres.Config{Dir: dir, Settings: map[string]string{"shared_buffers": "16MB"}}
+}
+
+func mustStart(t *testing.T, server *postgres.Server) {
+	t.Helper()
+	if err := server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { mustStop(t, server) })
+}
+
+func mustStop(t *testing.T, server *postgres.Server) {
+	t.Helper()
+	if err := server.Stop(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+func query[T any](ctx context.Context, address, sql string) (result T, err error) {
+	conn, err := pgx.Connect(ctx, address)
+	if err != nil {
+		return result, err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	err = conn.QueryRow(ctx, sql).Scan(&result)
+	return result, err
+}
+
+func mustQuery[T any](t *testing.T, address, sql string) T {
+	t.Helper()
+	result, err := query[T](t.Context(), address, sql)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return result
+}
+
+// Guards the whole life of a server: it is durable, on a Unix socket only, not
+// root's, keeps its data across Stop and Start, and its folder below one that only
+// root may enter (t.TempDir is such a folder) is no obstacle.
+func TestStartStopStart(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "postgres")
+	server := postgres.New(config(dir))
+	mustStart(t, server)
+	if err := server.Start(t.Context()); err != nil {
+		t.Errorf("start again: %v", err)
+	}
+	for setting, want := range map[string]string{"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "listen_addresses": "", "data_checksums": "on"} {
+		if got := mustQuery[string](t, server.URL(), "SHOW "+setting); got != want {
+			t.Errorf("%s = %q, want %q", setting, got, want)
+		}
+	}
+	if os.Geteuid() == 0 {
+		info, err := os.Stat(filepath.Join(dir, "data"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Sys().(*syscall.Stat_t).Uid == 0 || info.Mode().Perm() != 0o700 {
+			t.Errorf("the cluster belongs to root or is open: %v", info.Mode())
+		}
+	}
+	if _, err := query[string](t.Context(), server.URL(), "CREATE TABLE kept AS SELECT 7 AS n"); !errors.Is(err, pgx.ErrNoRows) {
+		t.Fatalf("create a table: %v", err)
+	}
+	mustStop(t, server)
+	mustStop(t, server)
+	if _, err := query[int](t.Context(), server.URL(), "SELECT 1"); err == nil {
+		t.Error("the server answers after Stop")
+	}
+	mustStart(t, server)
+	if n := mustQuery[int](t, server.URL(), "SELECT n FROM kept"); n != 7 {
+		t.Errorf("n = %d after a restart", n)
+	}
+}
+
+// Guards against two servers, or two owners of one server, on one folder.
+func TestFolderInUse(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "postgres")
+	server := postgres.New(config(dir))
+	mustStart(t, server)
+	if err := postgres.New(config(dir)).Start(t.Context()); !errors.Is(err, postgres.ErrInUse) {
+		t.Errorf("second start: %v, want ErrInUse", err)
+	}
+	mustQuery[int](t, server.URL(), "SELECT 1")
+}
+
+// Guards against a server that stays down after it died.
+func TestRestartsServerThatDied(t *testing.T) {
+	t.Parallel()
+	server := postgres.New(config(filepath.Join(t.TempDir(), "postgres")))
+	mustStart(t, server)
+	for range 2 {
+		exited := server.Exited()
+		if err := server.Signal(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		<-exited
+		eventually(t, "the server answers again", func(ctx context.Context) error {
+			_, err := query[int](ctx, server.URL(), "SELECT 1")
+			return err
+		})
+	}
+}
+
+// Guards against a postmaster that a killed process of ours left behind: it would
+// keep the next start from its folder for ever, or be a second one on it. The
+// path is too long for a socket, which must then lie elsewhere.
+func TestLeftoverIsStopped(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 25), "postgres")
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.CommandContext(t.Context(), program)
+	child.Env = append(os.Environ(), childEnv+"="+dir)
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != "ready\n" {
+		t.Fatalf("child says %q, %v", line, err)
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Wait() // killed, as we know
+	left := pidIn(t, dir)
+
+	server := postgres.New(config(dir))
+	mustStart(t, server)
+	if now := pidIn(t, dir); now == left {
+		t.Errorf("process %s still serves the folder", left)
+	}
+	mustQuery[int](t, server.URL(), "SELECT 1")
+}
+
+// Guards against a pid file whose number has become that of another process of
+// the same user: PostgreSQL would take it for a living server, and we must not
+// signal it.
+func TestStalePidFile(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "postgres")
+	server := postgres.New(config(dir))
+	mustStart(t, server)
+	file := filepath.Join(dir, "data", "postmaster.pid")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exited := server.Exited()
+	mustStop(t, server)
+	<-exited
+	info, err := os.Stat(filepath.Join(dir, "data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+
+	bystander := exec.CommandContext(t.Context(), "sleep", "600")
+	if os.Geteuid() == 0 {
+		bystander.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stat.Uid, Gid: stat.Gid}}
+	}
+	if err := bystander.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := bystander.Process.Kill(); err != nil {
+			t.Errorf("the bystander did not survive: %v", err)
+		}
+		_ = bystander.Wait() // killed, as we know
+	})
+	_, rest, _ := strings.Cut(string(text), "\n")
+	if err := os.WriteFile(file, fmt.Appendf(nil, "%d\n%s", bystander.Process.Pid, rest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(file, int(stat.Uid), int(stat.Gid)); err != nil {
+		t.Fatal(err)
+	}
+	mustStart(t, server)
+	mustQuery[int](t, server.URL(), "SELECT 1")
+}
+
+func TestNotInstalled(t *testing.T) {
+	t.Parallel()
+	cfg := config(filepath.Join(t.TempDir(), "postgres"))
+	cfg.BinDir = t.TempDir()
+	err := postgres.New(cfg).Start(t.Context())
+	if !errors.Is(err, postgres.ErrNotInstalled) || !strings.Contains(err.Error(), "apt-get install postgresql") || !strings.Contains(err.Error(), "--database-url") {
+		t.Errorf("got %v, want what to install and the alternative", err)
+	}
+}
+
+// Guards against a start that hides what PostgreSQL said.
+func TestRefusedSettingIsQuoted(t *testing.T) {
+	t.Parallel()
+	cfg := config(filepath.Join(t.TempDir(), "postgres"))
+	cfg.Settings["max_connections"] = "many"
+	if err := postgres.New(cfg).Start(t.Context()); err == nil || !strings.Contains(err.Error(), `"max_connections"`) {
+		t.Errorf("got %v, want PostgreSQL's own words", err)
+	}
+}
+
+func pidIn(t *testing.T, dir string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, _, _ := strings.Cut(string(text), "\n")
+	return pid
+}
+
+func eventually(t *testing.T, what string, try func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		err := try(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waited in vain until %s: %v", what, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
