@@ -1,6 +1,18 @@
 // Package authhook decides who a client is and what it may do: it verifies
 // tokens, knows the rights that follow from their claims and from a directory of
 // groups and blocks, and plugs both into Mochi as a hook.
+//
+// What it guarantees:
+//
+//   - A token is accepted only if a configured key signed it with an algorithm
+//     that the key itself stands for. The token's header never chooses.
+//   - An [Identity] comes only from such a token, so its subject is who it says.
+//   - A session belongs to (subject, client id): [Hook] puts the subject in
+//     front of the client id before Mochi looks a session up.
+//   - No claim opens a chat topic, $SYS or another reserved topic to plain MQTT:
+//     an acl speaks only about topics outside of them.
+//   - A connection does not outlive its token's expiry or its revocation.
+//   - No token and no part of one is ever logged or put into an error.
 package authhook
 
 import (
@@ -28,6 +40,7 @@ type Identity struct {
 	Groups  []string  // groups: member of these without any database
 	Pub     []string  // acl.pub: topic filters besides the chat topics
 	Sub     []string  // acl.sub
+	Issued  time.Time // iat, or the zero time
 	Expires time.Time // exp
 	TokenID string    // jti, or ""
 	Session string    // sid: the signed-in session (device) that the API issued it for, or ""
@@ -43,7 +56,9 @@ type Directory interface {
 	MayWrite(ctx context.Context, from, to string) error
 	// MaySpeak returns nil if subject is a member of the group and may speak.
 	// member says that its token makes it one whatever the database says of
-	// its membership; bans and mutes hold all the same.
+	// its membership; bans and mutes hold all the same. The code tells which:
+	// chat.CodeNotMember for one who is not in the group or is banned from it
+	// (it may not read there either), any other for one who may only not speak.
 	MaySpeak(ctx context.Context, subject, group string, member bool) error
 	// MaySee returns nil if viewer may see whether the user id is online.
 	MaySee(ctx context.Context, viewer, id string) error

@@ -1,0 +1,327 @@
+package authhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// MaxClientIDLen is the longest client id that is accepted, in bytes. MQTT asks
+// for 23 at least (3.1.1 section 3.1.3.1); a session remembers its id.
+const MaxClientIDLen = 256
+
+// defaultTimeout bounds what a CONNECT or a SUBSCRIBE waits for keys and for the
+// directory.
+const defaultTimeout = 5 * time.Second
+
+// endPatience bounds the write of a DISCONNECT to a client that may not read.
+const endPatience = 2 * time.Second
+
+var (
+	errClientID   = fmt.Errorf("the client id is longer than %d bytes", MaxClientIDLen)
+	errAuthMethod = errors.New("enhanced authentication is not supported: send the token as the password")
+	errWill       = errors.New("will refused")
+	errDirectory  = errors.New("directory refuses")
+)
+
+// Tokener is a connection that brought a token with it, as a WebSocket does in
+// its Authorization header or its query. A connection that wraps another passes
+// the method on.
+type Tokener interface {
+	// Token returns the token, or "" if there was none.
+	Token() string
+}
+
+// HookConfig is what a Hook works with.
+type HookConfig struct {
+	Verifier *Verifier    // required
+	Policy   *Policy      // default: without a database
+	Limiter  *Limiter     // default: limits nothing
+	Revoked  *Revoked     // default: none; the same as the Verifier's
+	Log      *slog.Logger // default: nobody
+	// Timeout bounds what a CONNECT or a SUBSCRIBE waits for keys and for
+	// the directory, default 5 s.
+	Timeout time.Duration
+	// End ends a connection whose token expired (ErrExpired), was revoked
+	// (ErrRevoked) or whose holder the directory no longer lets in (a
+	// *chat.Error). It may block and is called once a connection, on a
+	// goroutine of its own. Default: an MQTT 5 client is sent DISCONNECT with
+	// 0x87 and the reason, then the connection is closed.
+	End func(cl *mqtt.Client, id *Identity, reason error)
+	// Now is the clock for expiry, default time.Now.
+	Now func() time.Time
+}
+
+// Hook makes Mochi ask tokens and the Policy. Add it before every other hook:
+// they find the identity of a client with Identity from OnConnect until their own
+// OnDisconnect, where it is gone already.
+//
+// It also ends connections at the expiry of their tokens, on revocation and when
+// the directory reports an account as disabled.
+type Hook struct {
+	mqtt.HookBase
+	cfg     HookConfig
+	clients registry
+
+	once    sync.Once // of Stop
+	stopped chan struct{}
+	unwatch []func()
+	recheck chan struct{} // holds one when everybody is to be asked about anew
+	running sync.WaitGroup
+	mu      sync.Mutex // guards closing, so that nothing is started after Stop
+	closing bool
+}
+
+// NewHook returns the hook. It works at once; Stop (which Mochi calls on Close)
+// ends what it started.
+func NewHook(cfg HookConfig) (*Hook, error) {
+	if cfg.Verifier == nil {
+		return nil, errors.New("authhook: a hook needs a verifier")
+	}
+	if cfg.Policy == nil {
+		cfg.Policy = NewPolicy(nil)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = defaultTimeout
+	}
+	if cfg.End == nil {
+		cfg.End = End
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	h := &Hook{cfg: cfg, stopped: make(chan struct{}), recheck: make(chan struct{}, 1)}
+	h.clients.now = cfg.Now
+	h.clients.expired = func(l *live) { h.endMarked(l, ErrExpired) }
+	h.clients.untilSweep.Store(leastSweep)
+	if cfg.Revoked != nil {
+		h.unwatch = append(h.unwatch, cfg.Revoked.Watch(h.revoked))
+	}
+	h.unwatch = append(h.unwatch, cfg.Policy.Directory().Watch(h.changed))
+	h.running.Go(h.recheckLoop)
+	return h, nil
+}
+
+// ID names the hook in Mochi's logs.
+func (h *Hook) ID() string { return "authhook" }
+
+// Provides says which of Mochi's events the hook takes part in.
+func (h *Hook) Provides(b byte) bool {
+	switch b {
+	case mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnDisconnect:
+		return true
+	}
+	return false
+}
+
+// Stop ends what the hook started and waits for it. Connections are left alone
+// and keep their identity, which no longer expires. It is harmless to repeat.
+func (h *Hook) Stop() error {
+	h.once.Do(func() {
+		for _, stop := range h.unwatch {
+			stop()
+		}
+		h.mu.Lock()
+		h.closing = true
+		h.mu.Unlock()
+		close(h.stopped)
+		h.clients.each((*live).quiet)
+	})
+	h.running.Wait()
+	return nil
+}
+
+// OnConnect lets the client in or writes a CONNACK that says why not and returns
+// an error, upon which Mochi closes the connection. On success the client has an
+// identity and its id, under which Mochi looks up the session, is
+// "subject/client id". An assigned client id (MQTT 5 section 3.2.2.3.7) is told
+// to the client without the subject.
+func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
+	id, err := h.admit(cl, pk)
+	if err != nil {
+		h.refused(cl, err)
+		return verdictOf(err).refuse(cl)
+	}
+	cl.ID = id.Subject + "/" + cl.ID
+	h.clients.set(cl, id)
+	// A revocation between Verify and here found no connection to end.
+	if h.cfg.Revoked.Has(id) {
+		h.clients.forget(cl)
+		h.refused(cl, &TokenError{Subject: id.Subject, Err: ErrRevoked})
+		return verdictOf(ErrRevoked).refuse(cl)
+	}
+	return nil
+}
+
+// admit decides on a CONNECT.
+func (h *Hook) admit(cl *mqtt.Client, pk packets.Packet) (*Identity, error) {
+	if !h.cfg.Limiter.AllowConnect(cl.Net.Remote) {
+		return nil, ErrThrottled
+	}
+	if len(cl.ID) > MaxClientIDLen {
+		return nil, errClientID
+	}
+	if cl.Properties.Props.AuthenticationMethod != "" {
+		return nil, errAuthMethod
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.Timeout)
+	defer cancel()
+	id, err := h.cfg.Verifier.Verify(ctx, connectToken(cl, pk))
+	if err != nil {
+		return nil, err
+	}
+	if err := h.mayConnect(ctx, id); err != nil {
+		return nil, &TokenError{Subject: id.Subject, Err: err}
+	}
+	if pk.Connect.WillFlag {
+		if err := h.cfg.Policy.CanWill(ctx, id, pk.Connect.WillTopic); err != nil {
+			return nil, &TokenError{Subject: id.Subject, Err: fmt.Errorf("%w: topic %s: %w", errWill, quote(pk.Connect.WillTopic), err)}
+		}
+	}
+	return id, nil
+}
+
+func (h *Hook) mayConnect(ctx context.Context, id *Identity) error {
+	if err := refusal(h.cfg.Policy.Directory().MayConnect(ctx, id)); err != nil {
+		return fmt.Errorf("%w: %w", errDirectory, err)
+	}
+	return nil
+}
+
+// connectToken finds the token: what the connection brought, else the password.
+// White space around it is the shell's.
+func connectToken(cl *mqtt.Client, pk packets.Packet) string {
+	if t, ok := cl.Net.Conn.(Tokener); ok {
+		if token := t.Token(); token != "" {
+			return token
+		}
+	}
+	return strings.TrimSpace(string(pk.Connect.Password))
+}
+
+// refused counts a refused CONNECT and writes its one log line.
+func (h *Hook) refused(cl *mqtt.Client, err error) {
+	level := slog.LevelWarn
+	if errors.Is(err, ErrThrottled) {
+		level = slog.LevelDebug // the log is not to be flooded either
+	}
+	attrs := []any{"remote", cl.Net.Remote, "client", clip(cl.ID), "reason", err}
+	if te, ok := errors.AsType[*TokenError](err); ok && te.Subject != "" {
+		attrs = append(attrs, "subject", te.Subject)
+	}
+	h.cfg.Log.Log(context.Background(), level, "connect refused", attrs...)
+	if level != slog.LevelDebug && h.cfg.Limiter.Failed(cl.Net.Remote) {
+		h.cfg.Log.Warn("address throttled after too many refused connects", "remote", cl.Net.Remote)
+	}
+}
+
+// OnConnectAuthenticate confirms whom OnConnect let in, and nobody else.
+func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, _ packets.Packet) bool {
+	return h.Identity(cl) != nil
+}
+
+// OnACLCheck asks the Policy, for Mochi's own delivery of plain topics and for
+// every SUBSCRIBE. Mochi disconnects a 3.1.1 client whose publish is refused
+// here, so the broker asks CanPublish before it lets a PUBLISH come this far.
+func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
+	id := h.Identity(cl)
+	if id == nil {
+		return !write && h.offlineMayReceive(cl, topic)
+	}
+	ctx := context.Background()
+	if reserved(topic) { // the others are decided without asking anybody
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, h.cfg.Timeout)
+		defer cancel()
+	}
+	if write {
+		return h.cfg.Policy.CanPublish(ctx, id, topic) == nil
+	}
+	return h.cfg.Policy.CanSubscribe(ctx, id, topic) == nil
+}
+
+// offlineMayReceive lets a session whose client is away collect what it had
+// subscribed to, which was checked then.
+func (h *Hook) offlineMayReceive(cl *mqtt.Client, topic string) bool {
+	if !cl.Closed() || cl.Net.Inline {
+		return false
+	}
+	for filter := range cl.State.Subscriptions.GetAll() {
+		if inner, _, ok := unshare(filter); ok && covers(inner, topic) {
+			return true
+		}
+	}
+	return false
+}
+
+// OnDisconnect forgets the client.
+func (h *Hook) OnDisconnect(cl *mqtt.Client, _ error, _ bool) { h.clients.forget(cl) }
+
+// Identity returns the identity behind a client, or nil if it has none.
+func (h *Hook) Identity(cl *mqtt.Client) *Identity {
+	if l := h.clients.get(cl); l != nil {
+		return l.id.Load()
+	}
+	return nil
+}
+
+// SetIdentity gives a client an identity in place of the one that it has, and
+// with it another expiry. It does not ask whether the client may have it: Renew
+// does.
+func (h *Hook) SetIdentity(cl *mqtt.Client, id *Identity) { h.clients.set(cl, id) }
+
+// Connections returns how many clients have an identity now.
+func (h *Hook) Connections() int { return int(h.clients.count.Load()) }
+
+// Renew replaces a client's identity by that of a fresh token and returns it. The
+// token must be of the same subject and the same role: who wants another role
+// connects anew, and is then asked about its will and subscriptions again. On an
+// error, to be told to the client with ClientError, the old identity stays.
+func (h *Hook) Renew(ctx context.Context, cl *mqtt.Client, token string) (*Identity, error) {
+	old := h.Identity(cl)
+	if old == nil {
+		return nil, ErrNotConnected
+	}
+	id, err := h.cfg.Verifier.Verify(ctx, strings.TrimSpace(token))
+	if err != nil {
+		return nil, err
+	}
+	if id.Subject != old.Subject || id.Role != old.Role {
+		return nil, &TokenError{Subject: id.Subject, Err: ErrOtherHolder}
+	}
+	if err := h.mayConnect(ctx, id); err != nil {
+		return nil, &TokenError{Subject: id.Subject, Err: err}
+	}
+	l := h.clients.get(cl)
+	if l == nil {
+		return nil, ErrNotConnected
+	}
+	h.clients.set(cl, id)
+	// A revocation between Verify and here looked at the old identity.
+	if h.cfg.Revoked.Has(id) {
+		h.endSoon(l, ErrRevoked)
+		return nil, &TokenError{Subject: id.Subject, Err: ErrRevoked}
+	}
+	return id, nil
+}
+
+// reserved reports whether a topic or filter is one of those that plain MQTT has
+// no part in.
+func reserved(topic string) bool {
+	first, _, _ := strings.Cut(topic, "/")
+	switch first {
+	case "user", "group", "presence":
+		return true
+	}
+	return strings.HasPrefix(first, "$")
+}
