@@ -1,0 +1,106 @@
+package listener
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+// Conn is a connection that has passed a door's guard: a byte stream of MQTT
+// that begins with a whole CONNECT. It is read by one goroutine; Write, Close
+// and the deadlines may be called from others. Write blocks as the socket does;
+// over WebSocket it sends p as binary messages of at most 65,535 bytes, so many
+// packets belong into one call.
+type Conn struct {
+	// Conn is the stream behind the guard: TCP, TLS or WebSocket.
+	net.Conn
+
+	door   *door
+	socket net.Conn // the TCP connection at the bottom, to be closed without ceremony
+	stream *stream  // the WebSocket, or nil
+
+	replay []byte // the rest of the CONNECT that the guard has read; nil soon after
+	frames framer
+	failed bool // a malformed length was met: only the reader knows
+
+	level   byte
+	counted bool           // counted by address in the Limiter
+	remote  netip.AddrPort // the client, as far as it is known to be trusted
+	token   string
+}
+
+// Read reads the client's stream. It returns ErrMalformed, after the packets
+// before it, at a remaining length of more than four bytes.
+func (c *Conn) Read(p []byte) (int, error) {
+	if c.replay != nil {
+		n := copy(p, c.replay)
+		if c.replay = c.replay[n:]; len(c.replay) == 0 {
+			c.replay = nil // free the CONNECT with its token
+		}
+		return n, nil
+	}
+	if c.failed {
+		return 0, errFraming
+	}
+	n, err := c.Conn.Read(p)
+	if whole, ok := c.frames.scan(p[:n]); !ok {
+		c.failed = true
+		c.door.meter.framing.Inc()
+		if whole == 0 {
+			return 0, errFraming
+		}
+		return whole, nil
+	}
+	return n, err
+}
+
+var errFraming = fmt.Errorf("%w: remaining length of more than four bytes", ErrMalformed)
+
+// RemoteAddr returns the client's address: what a trusted proxy said it is, else
+// the peer's. The port is 0 where a proxy did not tell it.
+func (c *Conn) RemoteAddr() net.Addr {
+	if c.remote.IsValid() {
+		return net.TCPAddrFromAddrPort(c.remote)
+	}
+	return c.Conn.RemoteAddr()
+}
+
+// ClientIP returns the address of RemoteAddr alone, or the zero Addr for a peer
+// that has none (a Unix socket).
+func (c *Conn) ClientIP() netip.Addr { return c.remote.Addr() }
+
+// Door returns the id of the door that the client came through.
+func (c *Conn) Door() string { return c.door.id }
+
+// ProtocolLevel returns the protocol level of the CONNECT: 3 for MQTT 3.1, 4 for
+// 3.1.1, 5 for 5.
+func (c *Conn) ProtocolLevel() byte { return c.level }
+
+// WebSocket reports whether the client speaks MQTT over WebSocket.
+func (c *Conn) WebSocket() bool { return c.stream != nil }
+
+// Token returns the credential of a WebSocket handshake, from "Authorization:
+// Bearer" or else from the query parameter access_token, or "".
+func (c *Conn) Token() string { return c.token }
+
+// ForgetToken lets go of the token when it has been used, so that a connection
+// of many hours does not hold it. Only the Handler's goroutine may call Token
+// and ForgetToken.
+func (c *Conn) ForgetToken() { c.token = "" }
+
+// prefixed is a connection whose first bytes have been read already.
+type prefixed struct {
+	net.Conn
+	prefix []byte
+}
+
+func (p *prefixed) Read(b []byte) (int, error) {
+	if len(p.prefix) > 0 {
+		n := copy(b, p.prefix)
+		if p.prefix = p.prefix[n:]; len(p.prefix) == 0 {
+			p.prefix = nil
+		}
+		return n, nil
+	}
+	return p.Conn.Read(b)
+}

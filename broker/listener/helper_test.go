@@ -1,0 +1,247 @@
+package listener_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/hooks/auth"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"mynah/broker/listener"
+)
+
+// wait bounds everything that a test waits for.
+const wait = 10 * time.Second
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// connect returns a CONNECT of the given level with a clean session.
+func connect(level byte, clientID string, keepAlive uint16) []byte {
+	name := "MQTT"
+	if level == 3 {
+		name = "MQIsdp"
+	}
+	var body []byte
+	body = binary.BigEndian.AppendUint16(body, uint16(len(name)))
+	body = append(body, name...)
+	body = append(body, level, 0x02)
+	body = binary.BigEndian.AppendUint16(body, keepAlive)
+	if level == 5 {
+		body = append(body, 0)
+	}
+	body = binary.BigEndian.AppendUint16(body, uint16(len(clientID)))
+	body = append(body, clientID...)
+	return append(header(0x10, len(body)), body...)
+}
+
+// header returns a fixed header.
+func header(kind byte, remaining int) []byte {
+	h := []byte{kind}
+	for {
+		b := byte(remaining & 0x7f)
+		if remaining >>= 7; remaining == 0 {
+			return append(h, b)
+		}
+		h = append(h, b|0x80)
+	}
+}
+
+func publish(topic string, payload []byte) []byte {
+	p := header(0x30, 2+len(topic)+len(payload))
+	p = binary.BigEndian.AppendUint16(p, uint16(len(topic)))
+	return append(append(p, topic...), payload...)
+}
+
+func publish5(topic string, payload []byte) []byte {
+	p := header(0x30, 3+len(topic)+len(payload))
+	p = binary.BigEndian.AppendUint16(p, uint16(len(topic)))
+	p = append(append(p, topic...), 0)
+	return append(p, payload...)
+}
+
+func subscribe5(topic string) []byte {
+	p := header(0x82, 2+1+2+len(topic)+1)
+	p = append(p, 0, 9, 0)
+	p = binary.BigEndian.AppendUint16(p, uint16(len(topic)))
+	return append(append(p, topic...), 0)
+}
+
+var (
+	pingreq     = []byte{0xc0, 0}
+	pingresp    = []byte{0xd0, 0}
+	connack     = []byte{0x20, 2, 0, 0}
+	disconnect  = []byte{0xe0, 0}
+	overlong    = []byte{0xc0, 0x80, 0x80, 0x80, 0x80, 0x80, 0} // a PINGREQ with a length of six bytes
+	panicPacket = []byte{0x82, 6, 0, 1, 0, 0, 1, 'a'}           // a truncated MQTT 5 SUBSCRIBE
+)
+
+// echo is a Handler that sends back what it reads, the CONNECT too.
+func echo(_ string, c *listener.Conn) error {
+	_, err := io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
+	return err
+}
+
+// newMochi starts a Mochi server that lets everybody in, without listeners.
+func newMochi(tb testing.TB) *mqtt.Server {
+	tb.Helper()
+	s := mqtt.New(&mqtt.Options{Logger: slog.New(slog.DiscardHandler)})
+	if err := s.AddHook(new(auth.AllowHook), nil); err != nil {
+		tb.Fatal(err)
+	}
+	if err := s.Serve(); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func mochiHandler(s *mqtt.Server) listener.Handler {
+	return func(id string, c *listener.Conn) error { return s.EstablishConnection(id, c) }
+}
+
+// startTCP starts a TCP door on a free port and stops it after the test.
+func startTCP(tb testing.TB, cfg listener.TCPConfig) *listener.TCP {
+	tb.Helper()
+	if cfg.Addr == "" {
+		cfg.Addr = "127.0.0.1:0"
+	}
+	l, err := listener.NewTCP(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := l.Start(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { mustStop(tb, l) })
+	return l
+}
+
+type stopper interface{ Stop(context.Context) error }
+
+func mustStop(tb testing.TB, s stopper) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	if err := s.Stop(ctx); err != nil {
+		tb.Error(err)
+	}
+}
+
+// dial connects to addr; every read and write has a deadline.
+func dial(tb testing.TB, addr net.Addr) *net.TCPConn {
+	tb.Helper()
+	return dialFrom(tb, addr, "127.0.0.1")
+}
+
+func dialFrom(tb testing.TB, addr net.Addr, local string) *net.TCPConn {
+	tb.Helper()
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(local), 0))}
+	conn, err := d.DialContext(tb.Context(), "tcp", addr.String())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(wait))
+	return conn.(*net.TCPConn)
+}
+
+func mustWrite(tb testing.TB, w io.Writer, p []byte) {
+	tb.Helper()
+	if _, err := w.Write(p); err != nil {
+		tb.Fatalf("write: %v", err)
+	}
+}
+
+func mustRead(tb testing.TB, r io.Reader, want []byte) {
+	tb.Helper()
+	got := make([]byte, len(want))
+	n, err := io.ReadFull(r, got)
+	if err != nil || !bytes.Equal(got, want) {
+		tb.Fatalf("read %x, %v; want %x", got[:n], err, want)
+	}
+}
+
+// mustEnd wants the other side to close without sending anything more.
+func mustEnd(tb testing.TB, r io.Reader) {
+	tb.Helper()
+	got, err := io.ReadAll(r)
+	if len(got) > 0 || isTimeout(err) {
+		tb.Fatalf("want the connection closed, got %x, %v", got, err)
+	}
+}
+
+func isTimeout(err error) bool {
+	ne, ok := err.(net.Error) //nolint:errorlint // straight from the socket
+	return ok && ne.Timeout()
+}
+
+// eventually waits for a condition.
+func eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	for end := time.Now().Add(wait); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatalf("waited in vain for: %s", what)
+		}
+	}
+}
+
+// count returns the sum of a metric over all series whose labels include the
+// given values.
+func count(tb testing.TB, m *listener.Metrics, name string, labels ...string) int {
+	tb.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(m)
+	families, err := reg.Gather()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() != "mynah_listener_"+name {
+			continue
+		}
+	series:
+		for _, s := range f.GetMetric() {
+			for _, want := range labels {
+				found := false
+				for _, l := range s.GetLabel() {
+					found = found || l.GetValue() == want
+				}
+				if !found {
+					continue series
+				}
+			}
+			sum += s.GetCounter().GetValue() + s.GetGauge().GetValue()
+		}
+	}
+	return int(sum)
+}
+
+// logBuffer is a slog destination that may be read while it is written.
+type logBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

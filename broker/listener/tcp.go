@@ -1,0 +1,246 @@
+package listener
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	acceptBackoffMin = 5 * time.Millisecond
+	acceptBackoffMax = time.Second
+	// acceptLogEvery is how often a lasting failure to accept is logged.
+	acceptLogEvery = 10 * time.Second
+)
+
+// keepAlive finds a peer whose machine is gone within two minutes, whatever
+// keep-alive its CONNECT asked for.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
+
+// TCPConfig configures a [TCP] door.
+type TCPConfig struct {
+	Guard
+	// ID names the door. "" means "mqtt", or "mqtts" with TLS.
+	ID string
+	// Addr is where to listen, as in net.Listen: ":1883".
+	Addr string
+	// Listener, if not nil, is served instead of one on Addr (socket
+	// activation). The door closes it.
+	Listener net.Listener
+	// TLS, if not nil, makes the door speak TLS. See [CertReloader].
+	TLS *tls.Config
+	// ProxyProtocol expects a PROXY header, version 1 or 2, on every connection
+	// from TrustedProxies, and takes the client's address from it. From any
+	// other address no header is understood: who sends one is refused, since it
+	// is not a CONNECT.
+	ProxyProtocol bool
+	// TrustedProxies are the addresses that ProxyProtocol believes.
+	TrustedProxies []netip.Prefix
+}
+
+// TCP is a door for MQTT over TCP or TLS. TCP_NODELAY and keep-alive are on.
+type TCP struct {
+	door *door
+	cfg  TCPConfig
+
+	startMu  sync.Mutex // guards ln, and Start against Stop
+	ln       net.Listener
+	stopping chan struct{} // closed by StopAccepting
+	accepted chan struct{} // closed when the accept loop has ended
+}
+
+// NewTCP returns a TCP door, not yet listening. It fails on a contradictory
+// configuration.
+func NewTCP(cfg TCPConfig) (*TCP, error) {
+	if cfg.ProxyProtocol && len(cfg.TrustedProxies) == 0 {
+		return nil, errors.New("listener: the PROXY protocol needs the addresses of the proxies to trust")
+	}
+	if cfg.ID == "" {
+		cfg.ID = "mqtt"
+		if cfg.TLS != nil {
+			cfg.ID = "mqtts"
+		}
+	}
+	d, err := newDoor(cfg.ID, cfg.Guard)
+	if err != nil {
+		return nil, err
+	}
+	return &TCP{door: d, cfg: cfg, stopping: make(chan struct{}), accepted: make(chan struct{})}, nil
+}
+
+// Start listens and begins to serve. ctx bounds the listening call only. A
+// second Start does nothing; a Start after Stop returns ErrStopped.
+func (t *TCP) Start(ctx context.Context) error {
+	t.startMu.Lock()
+	defer t.startMu.Unlock()
+	if t.door.refusing() {
+		return ErrStopped
+	}
+	if t.ln != nil {
+		return nil
+	}
+	ln := t.cfg.Listener
+	if ln == nil {
+		lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+		var err error
+		if ln, err = lc.Listen(ctx, "tcp", t.cfg.Addr); err != nil {
+			return fmt.Errorf("listen for %s on %s: %w", t.door.id, t.cfg.Addr, err)
+		}
+	}
+	t.ln = ln
+	go t.accept(ln)
+	return nil
+}
+
+// Addr returns the address that the door listens on, or nil before Start.
+func (t *TCP) Addr() net.Addr {
+	t.startMu.Lock()
+	defer t.startMu.Unlock()
+	if t.ln == nil {
+		return nil
+	}
+	return t.ln.Addr()
+}
+
+// StopAccepting closes the listening socket and leaves the connections alone,
+// for a stop in which clients are told first.
+func (t *TCP) StopAccepting() {
+	t.startMu.Lock()
+	defer t.startMu.Unlock()
+	if t.door.refusing() {
+		return
+	}
+	t.door.refuse()
+	close(t.stopping)
+	if t.ln != nil {
+		_ = t.ln.Close()
+	}
+}
+
+// Stop closes the door and all its connections, and waits until their Handlers
+// have returned. When ctx ends before, it returns an error that says how many
+// have not. A second Stop waits again.
+func (t *TCP) Stop(ctx context.Context) error {
+	t.StopAccepting()
+	if t.Addr() != nil {
+		<-t.accepted
+	}
+	return t.door.stop(ctx)
+}
+
+// accept takes connections until StopAccepting. Nothing else ends it: too many
+// open files, a connection that was reset in the queue or a kernel out of memory
+// pass, and a door that closed at them would need an operator.
+func (t *TCP) accept(ln net.Listener) {
+	defer close(t.accepted)
+	var (
+		backoff time.Duration
+		logged  time.Time
+	)
+	for {
+		conn, err := ln.Accept()
+		if err == nil {
+			backoff = 0
+			t.take(conn)
+			continue
+		}
+		select {
+		case <-t.stopping:
+			return
+		default:
+		}
+		t.door.meter.accept.Inc()
+		backoff = min(max(2*backoff, acceptBackoffMin), acceptBackoffMax)
+		if now := time.Now(); now.Sub(logged) >= acceptLogEvery {
+			logged = now
+			t.door.Logger.Warn("cannot accept a connection, will retry", "door", t.door.id, "error", err.Error(), "retry_in", backoff)
+		}
+		timer := time.NewTimer(backoff)
+		select {
+		case <-timer.C:
+		case <-t.stopping:
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// take starts a goroutine that serves conn, or closes it at once when there are
+// too many.
+func (t *TCP) take(conn net.Conn) {
+	deadline := time.Now().Add(t.door.FirstPacketTimeout)
+	c := &Conn{Conn: conn, door: t.door, socket: conn}
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		c.remote = unmapped(a.AddrPort())
+	}
+	proxied := t.cfg.ProxyProtocol && contains(t.cfg.TrustedProxies, c.remote.Addr())
+	reason := ""
+	switch {
+	case !t.door.Limiter.take():
+		reason = reasonFull
+	case !proxied && !t.door.Limiter.takeAddr(c.remote.Addr()):
+		t.door.Limiter.give()
+		reason = reasonAddrFull
+	default:
+		c.counted = !proxied
+		if !t.door.add(c) {
+			if c.counted {
+				t.door.Limiter.giveAddr(c.remote.Addr())
+			}
+			t.door.Limiter.give()
+			reason = reasonStopping
+		}
+	}
+	if reason != "" {
+		t.door.meter.refuse(reason)
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // a reset: no TIME_WAIT is left for each
+		}
+		_ = conn.Close()
+		return
+	}
+	_ = conn.SetDeadline(deadline) // fails only on a connection that is gone, as the first read then tells
+	var prepare func(*Conn) error
+	if proxied || t.cfg.TLS != nil {
+		prepare = func(c *Conn) error { return t.prepare(c, proxied) }
+	}
+	go t.door.serve(c, prepare)
+}
+
+// prepare does what comes before MQTT: the PROXY header and the TLS handshake.
+func (t *TCP) prepare(c *Conn, proxied bool) error {
+	if proxied {
+		if err := t.readProxyHeader(c); err != nil {
+			return err
+		}
+	}
+	if t.cfg.TLS != nil {
+		conn := tls.Server(c.Conn, t.cfg.TLS)
+		c.Conn = conn
+		// The deadline on the socket bounds it. With a context that can end, a
+		// goroutine would watch over each handshake.
+		if err := conn.HandshakeContext(context.Background()); err != nil {
+			return fmt.Errorf("%w: %w", errHandshake, err)
+		}
+	}
+	return nil
+}
+
+func contains(prefixes []netip.Prefix, a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	for _, p := range prefixes {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
