@@ -1,0 +1,218 @@
+package delivery
+
+import (
+	"mynah/broker/msglog"
+)
+
+// Control packet types that acknowledge (MQTT 5, 2.1.2).
+const (
+	typePuback  = 4
+	typePubrec  = 5
+	typePubrel  = 6
+	typePubcomp = 7
+)
+
+// Reason codes of MQTT 5 that delivery itself sends (2.4).
+const reasonTakenOver = 0x8E
+
+// disconnect returns an MQTT 5 DISCONNECT with a reason code.
+func disconnect(reason byte) []byte { return []byte{0xE0, 2, reason, 0} }
+
+// pubrel returns a PUBREL.
+func pubrel(id uint16) []byte {
+	return []byte{typePubrel<<4 | 2, 2, byte(id >> 8), byte(id)}
+}
+
+// Acknowledged takes in a PUBACK, PUBREC or PUBCOMP of the client. If the packet id
+// belongs to a message of a plain topic, it returns Mochi's id of that message, for
+// Mochi to go on; otherwise 0.
+//
+// failed says that the packet carries a reason code of 0x80 or more, which ends the
+// exchange (MQTT 5, 4.3.3).
+func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bool) (mochi uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != conn {
+		return 0
+	}
+	e := s.win.get(id)
+	if e == nil {
+		if packetType == typePubrec && !failed {
+			conn.send(pubrel(id)) // ours is over; let the client's end
+		}
+		return 0
+	}
+	if e.seq == 0 {
+		mochi = e.ident
+		if packetType != typePubrec || failed {
+			s.win.done(e)
+		}
+		return mochi
+	}
+	switch {
+	case packetType == typePubrec && e.qos == 2 && !failed:
+		e.state = stateReceived
+		seq, topic := e.seq, e.topic
+		// After PUBREL the client forgets the packet id. It must not be sent
+		// before we are sure to remember that the message has arrived.
+		s.engine.store.received(s, Exactly{Seq: seq, ID: id, Topic: topic, Received: true}, func() {
+			conn.send(pubrel(id))
+		})
+		return 0
+	case packetType == typePubrec && e.qos == 1, packetType == typePuback && e.qos == 2,
+		packetType == typePubcomp && e.state != stateReceived && !failed:
+		return 0 // no such step in the exchange
+	}
+	if e.wire {
+		s.onWire--
+	}
+	s.win.done(e)
+	s.dirty = true
+	if s.mode == behind && s.onWire <= s.limit/2 {
+		s.wakeLocked()
+	}
+	return 0
+}
+
+// LendID gives Mochi a packet id of the session for a message of a plain topic, so
+// that its ids and ours do not meet on one connection. A message that is sent again
+// gets the id that it had.
+func (s *Session) LendID(mochi uint16) uint16 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id := s.lentLocked(mochi); id != 0 {
+		return id
+	}
+	if s.win.full() {
+		return mochi // cannot be: Mochi's share is bounded far below
+	}
+	return s.win.push(inflight{ident: mochi, qos: 1})
+}
+
+// Lent returns the packet id under which Mochi's message went to the client, 0 if
+// there is none.
+func (s *Session) Lent(mochi uint16) uint16 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lentLocked(mochi)
+}
+
+func (s *Session) lentLocked(mochi uint16) uint16 {
+	if s.win.plain == 0 {
+		return 0
+	}
+	for i := range s.win.n {
+		if e := s.win.at(i); e.seq == 0 && e.ident == mochi && e.state != stateDone {
+			return s.win.idAt(i)
+		}
+	}
+	return 0
+}
+
+// unsent is a message of the window that the present connection has not had.
+type unsent struct {
+	id    uint16
+	seq   uint64
+	topic string
+	qos   byte
+	state state
+	frame []byte // nil if there is nothing to be sent any more
+}
+
+// resendRound sends some of what the client did not acknowledge on its last
+// connection, in order and with DUP (MQTT 5, 4.4). It is part of the pump.
+func (s *Session) resendRound(w *pumpWork) bool {
+	s.mu.Lock()
+	conn, v5, maxPacket := s.conn, s.v5, s.maxPacket
+	room := s.limit - s.onWire
+	var some []unsent
+	left := false
+	for i := range s.win.n {
+		e := s.win.at(i)
+		if e.wire || e.state == stateDone || e.seq == 0 || e.seq > s.pos {
+			continue
+		}
+		if left = true; len(some) >= min(room, 64) {
+			break
+		}
+		some = append(some, unsent{id: s.win.idAt(i), seq: e.seq, topic: e.topic, qos: e.qos, state: e.state})
+	}
+	s.resends = left
+	s.mu.Unlock()
+	if !left {
+		return true
+	}
+	if len(some) == 0 || !conn.hasRoom() {
+		return s.pause()
+	}
+	for i := range some {
+		if err := s.encodeUnsent(w, &some[i], v5, maxPacket); err != nil {
+			s.engine.logger.Error("cannot read a message for a session again; its connection is closed so that it tries again",
+				"subject", s.Subject, "client_id", s.ClientID, "seq", some[i].seq, "error", err)
+			_ = conn.Close()
+			return s.pause()
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != conn {
+		return true
+	}
+	for _, u := range some {
+		e := s.win.get(u.id)
+		if e == nil || e.seq != u.seq {
+			continue
+		}
+		if u.frame == nil {
+			s.win.done(e)
+			continue
+		}
+		if !conn.force(u.frame, nil, 0) {
+			return true
+		}
+		e.wire = true
+		s.onWire++
+	}
+	return true
+}
+
+// encodeUnsent renders the packet with which an exchange goes on.
+func (s *Session) encodeUnsent(w *pumpWork, u *unsent, v5 bool, maxPacket uint32) error {
+	if u.state == stateReceived {
+		u.frame = pubrel(u.id)
+		return nil
+	}
+	now := s.engine.now().UnixMilli()
+	return s.engine.log.ReadTopic(s.engine.ctx, u.topic, u.seq-1, u.seq, func(rec *msglog.Record) bool {
+		if rec.Expires != 0 && rec.Expires <= now {
+			return false
+		}
+		prev := rec.Prev
+		if u.topic != rec.To {
+			prev = rec.PrevSender
+		}
+		w.payload = rec.AppendEnvelope(w.payload[:0], prev)
+		w.props = w.props[:0]
+		if v5 {
+			w.props = appendProps(w.props, rec.Expires, now, s.identifiers(u.topic))
+		}
+		frame, at := appendPublish(nil, u.topic, u.qos, true, v5, w.props, w.payload)
+		if maxPacket > 0 && len(frame) > int(maxPacket) {
+			s.engine.tooLarge(s, rec)
+			return false
+		}
+		number(frame, []int32{int32(at)}, u.id) //nolint:gosec // an offset within a packet
+		u.frame = frame
+		return false
+	})
+}
+
+// identifiers returns the subscription identifiers of a delivery topic.
+func (s *Session) identifiers(topic string) []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.topics[topic]; t != nil {
+		return t.ids
+	}
+	return nil
+}

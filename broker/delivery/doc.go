@@ -1,0 +1,13 @@
+// Package delivery brings the messages of the log to the sessions that subscribed
+// to them.
+//
+// It guarantees that every session gets the messages of its topics in seq order,
+// each once per attachment, and that a session which comes back goes on where it
+// stopped: unacknowledged messages first, with DUP and under their old packet ids,
+// then all it missed. Nothing is queued per session. A session is live, and then it
+// is handed frames as they are committed, or behind, and then it reads the log from
+// its own position; what a slow client has not been sent costs no memory.
+//
+// Lock order: Session.subsMu, Engine.mu, entry.mu, Session.mu, Conn.mu. A lock is never
+// held while writing to a socket or to the disk, Session.subsMu excepted.
+package delivery

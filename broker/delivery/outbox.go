@@ -1,0 +1,374 @@
+package delivery
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ErrSlowConsumer ends a connection whose outbox cannot even take the control
+// packets that the protocol demands.
+var ErrSlowConsumer = errors.New("the client reads too slowly")
+
+// OutboxLimits bounds what waits to be written to clients. One value is shared by
+// all connections of a broker.
+type OutboxLimits struct {
+	PerConn int           // bytes that may wait on one connection; default 256 KiB
+	Total   int64         // bytes that may wait on all together; default 1 GiB
+	Timeout time.Duration // how long one write may take before the connection is given up; default 60 s
+
+	held atomic.Int64 // bytes of buffers in use
+}
+
+func (l *OutboxLimits) setDefaults() {
+	if l.PerConn == 0 {
+		l.PerConn = 256 << 10
+	}
+	if l.Total == 0 {
+		l.Total = 1 << 30
+	}
+	if l.Timeout == 0 {
+		l.Timeout = time.Minute
+	}
+}
+
+// Held returns the bytes of all outbox buffers in use.
+func (l *OutboxLimits) Held() int64 { return l.held.Load() }
+
+// controlReserve is what Mochi's own packets may use beyond PerConn, so that a
+// PINGRESP or SUBACK still gets through to a client that is behind on messages.
+const controlReserve = 64 << 10
+
+// closeLinger bounds how long Close waits for the last packets, such as a
+// DISCONNECT with its reason, to leave.
+const closeLinger = 2 * time.Second
+
+// Conn is the connection that Mochi is handed. Writing to it never blocks: bytes
+// go to a bounded outbox, and a goroutine that exists only while there is
+// something to write passes them on, as many as there are in each system call.
+type Conn struct {
+	net.Conn
+	limits *OutboxLimits
+
+	// onDrain is called, without any lock, when an outbox that has refused
+	// frames has room again.
+	onDrain func()
+
+	readDeadline int64 // unix nanoseconds last set; used by the reading goroutine only
+
+	mu      sync.Mutex
+	buf     *buffer // frames that wait; nil if none
+	flight  int     // bytes handed to the socket and not yet taken by it
+	writing bool    // a writer goroutine is running
+	starved bool    // frames were refused since the last onDrain
+	closing bool    // Close was called: write what is there, take nothing more
+	err     error   // why the connection is broken
+}
+
+// NewConn wraps a client's connection.
+func NewConn(raw net.Conn, limits *OutboxLimits) *Conn {
+	return &Conn{Conn: raw, limits: limits}
+}
+
+// Write takes one or more whole packets from Mochi. A QoS 0 PUBLISH is dropped when
+// the outbox is full; when any other packet does not fit either, the connection
+// ends, since the protocol has no way to leave it out.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.stateLocked(); err != nil {
+		return 0, err
+	}
+	if c.waitingLocked()+len(p) > c.limits.PerConn+controlReserve && c.waitingLocked() > 0 {
+		if len(p) > 0 && p[0]&0xF6 == 0x30 { // PUBLISH, QoS 0
+			return len(p), nil
+		}
+		c.failLocked(ErrSlowConsumer)
+		return 0, ErrSlowConsumer
+	}
+	c.appendLocked(p)
+	return len(p), nil
+}
+
+// send appends packets that must not be dropped, such as acknowledgements.
+func (c *Conn) send(p []byte) { _, _ = c.Write(p) }
+
+// offer appends frames if they fit. It reports false, and remembers to call
+// onDrain, if they do not or if the connection is over.
+func (c *Conn) offer(frames []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.roomLocked(len(frames)) {
+		return false
+	}
+	c.appendLocked(frames)
+	return true
+}
+
+// offerNumbered is offer for frames with packet ids to be filled in: the i-th at
+// offsets[i], counting on from first.
+func (c *Conn) offerNumbered(frames []byte, offsets []int32, first uint16) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.roomLocked(len(frames)) {
+		return false
+	}
+	number(c.appendLocked(frames), offsets, first)
+	return true
+}
+
+// offerSignal appends a frame that nobody will miss, if the outbox is less than
+// half full.
+func (c *Conn) offerSignal(frame []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stateLocked() != nil || c.waitingLocked()+len(frame) > c.limits.PerConn/2 {
+		return false
+	}
+	c.appendLocked(frame)
+	return true
+}
+
+// force appends frames whether they fit or not; room has been asked before. It
+// reports false if the connection is over.
+func (c *Conn) force(frames []byte, offsets []int32, first uint16) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stateLocked() != nil {
+		return false
+	}
+	if len(frames) == 0 {
+		return true
+	}
+	number(c.appendLocked(frames), offsets, first)
+	return true
+}
+
+// number fills in packet ids.
+func number(b []byte, offsets []int32, first uint16) {
+	for _, off := range offsets {
+		b[off], b[off+1] = byte(first>>8), byte(first)
+		first = nextPacketID(first)
+	}
+}
+
+// room returns how many bytes of messages the outbox takes; an empty one takes a
+// message of any size.
+func (c *Conn) room() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.waitingLocked()
+	switch {
+	case c.stateLocked() != nil:
+		return 0
+	case w == 0:
+		return c.limits.PerConn
+	case c.limits.held.Load() > c.limits.Total:
+		return 0
+	}
+	return max(c.limits.PerConn-w, 0)
+}
+
+// hasRoom reports whether the outbox is at most half full. If it is not, onDrain will
+// be called when it is.
+func (c *Conn) hasRoom() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.waitingLocked()
+	if w == 0 || w <= c.limits.PerConn/2 && c.limits.held.Load() <= c.limits.Total {
+		return c.stateLocked() == nil
+	}
+	c.starved = true
+	return false
+}
+
+func (c *Conn) stateLocked() error {
+	if c.err != nil {
+		return c.err
+	}
+	if c.closing {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+func (c *Conn) waitingLocked() int {
+	n := c.flight
+	if c.buf != nil {
+		n += len(c.buf.b)
+	}
+	return n
+}
+
+// roomLocked reports whether n more bytes of messages may wait. An empty outbox takes
+// one message of any size.
+func (c *Conn) roomLocked(n int) bool {
+	if c.stateLocked() != nil {
+		return false
+	}
+	w := c.waitingLocked()
+	if w > 0 && (w+n > c.limits.PerConn || c.limits.held.Load() > c.limits.Total) {
+		c.starved = true
+		return false
+	}
+	return true
+}
+
+// appendLocked copies p behind what waits, starts the writer and returns where the
+// copy is.
+func (c *Conn) appendLocked(p []byte) []byte {
+	if c.buf == nil {
+		c.buf = c.limits.get(len(p))
+	} else {
+		c.buf = c.limits.grow(c.buf, len(p))
+	}
+	at := len(c.buf.b)
+	c.buf.b = append(c.buf.b, p...)
+	if !c.writing {
+		c.writing = true
+		go c.writeOut()
+	}
+	return c.buf.b[at:]
+}
+
+// writeOut passes on what waits until nothing is left.
+func (c *Conn) writeOut() {
+	c.mu.Lock()
+	for c.buf != nil && c.err == nil {
+		out := c.buf
+		c.buf, c.flight = nil, len(out.b)
+		timeout := c.limits.Timeout
+		if c.closing {
+			timeout = closeLinger
+		}
+		c.mu.Unlock()
+		_ = c.SetWriteDeadline(time.Now().Add(timeout))
+		_, err := c.Conn.Write(out.b)
+		c.limits.put(out)
+		c.mu.Lock()
+		c.flight = 0
+		if err != nil {
+			c.failLocked(err)
+			break
+		}
+		if c.starved && c.waitingLocked() <= c.limits.PerConn/2 {
+			c.starved = false
+			if drained := c.onDrain; drained != nil {
+				c.mu.Unlock()
+				drained()
+				c.mu.Lock()
+			}
+		}
+	}
+	c.writing = false
+	closing := c.closing
+	c.mu.Unlock()
+	if closing {
+		_ = c.Conn.Close()
+	}
+}
+
+// failLocked ends the connection at once.
+func (c *Conn) failLocked(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+	c.closing = true
+	if c.buf != nil {
+		c.limits.put(c.buf)
+		c.buf = nil
+	}
+	_ = c.Conn.Close()
+}
+
+// Close ends the connection after what waits has been written, or after a short
+// while. It does not block; reads end at once.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return nil
+	}
+	c.closing = true
+	if !c.writing {
+		return c.Conn.Close()
+	}
+	// The writer may be stuck in a write that has a minute to go.
+	now := time.Now()
+	_ = c.SetWriteDeadline(now.Add(closeLinger))
+	return c.Conn.SetReadDeadline(now)
+}
+
+// SetDeadline sets the read deadline only: writes have their own. Mochi calls it for
+// every packet; a deadline that hardly moves is left alone, since setting one is
+// dearer than reading a small packet.
+func (c *Conn) SetDeadline(t time.Time) error {
+	if t.IsZero() {
+		if c.readDeadline == 0 {
+			return nil
+		}
+		c.readDeadline = 0
+		return c.SetReadDeadline(t)
+	}
+	now := time.Now().UnixNano()
+	next := t.UnixNano()
+	if moved := next - c.readDeadline; moved >= 0 && moved < (next-now)/32 {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return net.ErrClosed
+	}
+	c.readDeadline = next
+	return c.SetReadDeadline(t)
+}
+
+// buffer is a recycled byte slice.
+type buffer struct{ b []byte }
+
+// bufferSizes are the capacities that are recycled.
+var bufferSizes = [...]int{2 << 10, 16 << 10, 64 << 10, 320 << 10}
+
+var bufferPools [len(bufferSizes)]sync.Pool
+
+// get returns an empty buffer with room for n bytes and counts it as held.
+func (l *OutboxLimits) get(n int) *buffer {
+	for i, size := range bufferSizes {
+		if n <= size {
+			l.held.Add(int64(size))
+			if b, ok := bufferPools[i].Get().(*buffer); ok {
+				return b
+			}
+			return &buffer{make([]byte, 0, size)}
+		}
+	}
+	l.held.Add(int64(n))
+	return &buffer{make([]byte, 0, n)}
+}
+
+// put gives a buffer back.
+func (l *OutboxLimits) put(b *buffer) {
+	l.held.Add(-int64(cap(b.b)))
+	for i, size := range bufferSizes {
+		if cap(b.b) == size {
+			b.b = b.b[:0]
+			bufferPools[i].Put(b)
+			return
+		}
+	}
+}
+
+// grow returns a buffer with the content of b and room for n bytes more; b is given
+// back if that is another one.
+func (l *OutboxLimits) grow(b *buffer, n int) *buffer {
+	if len(b.b)+n <= cap(b.b) {
+		return b
+	}
+	bigger := l.get(len(b.b) + n)
+	bigger.b = append(bigger.b, b.b...)
+	l.put(b)
+	return bigger
+}

@@ -1,0 +1,472 @@
+package delivery
+
+import (
+	"context"
+	"sort"
+
+	"mynah/broker/msglog"
+	"mynah/chat"
+)
+
+// plan is what a session that is behind reads: its logged topics, or the whole log if
+// it subscribes to every user's or every group's messages. A plan is never changed,
+// only replaced.
+type plan struct {
+	topics []*topicSub
+	users  *topicSub // subscription to all users' topics
+	groups *topicSub // subscription to all groups' topics
+	byName map[string]*topicSub
+}
+
+func newPlan(topics map[string]*topicSub) *plan {
+	p := &plan{byName: topics}
+	for topic, t := range topics {
+		switch {
+		case t.signal:
+		case topic == allUsers:
+			p.users = t
+		case topic == allGroups:
+			p.groups = t
+		default:
+			p.topics = append(p.topics, t)
+		}
+	}
+	return p
+}
+
+// item is a message that a session is to get, and by which subscription.
+type item struct {
+	rec *msglog.Record
+	sub *topicSub
+}
+
+// topic returns the topic of the item's PUBLISH and the prev that belongs to it.
+func (it item) topic() (topic string, prev uint64) {
+	switch it.sub.topic {
+	case allUsers, allGroups, it.rec.To:
+		return it.rec.To, it.rec.Prev
+	}
+	return it.sub.topic, it.rec.PrevSender
+}
+
+// How much the pump reads at a time.
+const (
+	pumpItems    = 512
+	pumpPerTopic = 16
+)
+
+// pump sends a session that is behind what it lacks, as far as its window and its
+// outbox take it, and makes it live when nothing is left. It runs while there is
+// something to do and is woken when there is again: by an acknowledgement, by an
+// outbox that has drained, or by a message that a live session could not take.
+func (s *Session) pump() {
+	defer s.engine.pumps.Done()
+	var w pumpWork
+	for s.pumpRound(&w) {
+	}
+	w.release(s.engine.limits)
+}
+
+// pumpWork is the pump's scratch memory.
+type pumpWork struct {
+	items   []item
+	payload []byte
+	props   []byte
+	out     *buffer
+	ids     []int32 // offsets of packet ids in out
+	ends    []int   // end of each item's frame in out
+	idsAt   []int   // how many ids there are up to and including each item
+	again   []restoredItem
+	gapTo   uint64 // the items begin with a notice that messages up to here are gone
+}
+
+// restoredItem says that an item goes out under a packet id that it has already.
+type restoredItem struct {
+	item int
+	id   uint16
+}
+
+func (w *pumpWork) release(l *OutboxLimits) {
+	if w.out != nil {
+		l.put(w.out)
+		w.out = nil
+	}
+}
+
+// pumpRound does one round. It reports whether there is reason for another one.
+func (s *Session) pumpRound(w *pumpWork) bool {
+	e := s.engine
+	s.mu.Lock()
+	s.again = false
+	if s.conn == nil || s.mode != behind || e.closing.Load() {
+		s.pumping = false
+		s.mu.Unlock()
+		return false
+	}
+	if s.resends {
+		s.mu.Unlock()
+		return s.resendRound(w)
+	}
+	conn, plan, pos, v5, maxPacket := s.conn, s.plan, s.pos, s.v5, s.maxPacket
+	target := e.started.Load()
+	if pos >= target {
+		// The engine sets started before it visits a session. So either it has
+		// not come to anything after pos, and will find us live, or we would have
+		// seen a later started.
+		s.mode, s.pumping = live, false
+		s.mu.Unlock()
+		return false
+	}
+	room := min(s.limit-s.onWire, maxWindow/2-s.win.n)
+	s.mu.Unlock()
+	if room <= 0 || !conn.hasRoom() {
+		return s.pause()
+	}
+
+	horizon, err := e.collect(w, plan, pos, target, min(room, pumpItems))
+	if err != nil {
+		e.logger.Error("cannot read the message log for a session; its connection is closed so that it tries again",
+			"subject", s.Subject, "client_id", s.ClientID, "after", pos, "error", err)
+		_ = conn.Close()
+		return s.pause()
+	}
+	s.encodeItems(w, v5, maxPacket)
+	return s.sendItems(w, conn, plan, horizon)
+}
+
+// pause ends the pump unless somebody asked for another round meanwhile.
+func (s *Session) pause() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.again {
+		return true
+	}
+	s.pumping = false
+	return false
+}
+
+// collect reads the next messages after pos up to target for the plan into w.items,
+// about limit of them, in seq order and each once. Nothing between pos and the
+// horizon it returns is left out.
+func (e *Engine) collect(w *pumpWork, p *plan, pos, target uint64, limit int) (horizon uint64, err error) {
+	w.items = w.items[:0]
+	e.collectGap(w, p, pos)
+	if p.users != nil || p.groups != nil {
+		return e.collectAll(w, p, pos, target, limit)
+	}
+	perTopic := limit
+	if n := len(p.topics); n > 4 {
+		perTopic = max(pumpPerTopic, 2*limit/n)
+	}
+	horizon = target
+	for _, t := range p.topics {
+		from := max(pos, t.since)
+		if from >= horizon {
+			continue
+		}
+		before := len(w.items)
+		if !e.collectRecent(w, t, from, horizon, perTopic) {
+			if tail, err := e.log.Tail(t.topic); err != nil {
+				return 0, err
+			} else if tail <= from {
+				continue
+			}
+			err := e.log.ReadTopic(context.Background(), t.topic, from, horizon, func(rec *msglog.Record) bool {
+				w.items = append(w.items, item{rec, t})
+				return len(w.items)-before < perTopic
+			})
+			if err != nil {
+				return 0, err
+			}
+		}
+		if n := len(w.items); n-before >= perTopic {
+			horizon = w.items[n-1].rec.Seq // there may be more of this topic behind it
+		}
+	}
+	sort.Slice(w.items, func(i, j int) bool {
+		a, b := w.items[i], w.items[j]
+		if a.rec.Seq != b.rec.Seq {
+			return a.rec.Seq < b.rec.Seq
+		}
+		return a.sub.topic == a.rec.To && b.sub.topic != b.rec.To
+	})
+	kept := w.items[:0]
+	for _, it := range w.items {
+		if it.rec.Seq > horizon {
+			break
+		}
+		if n := len(kept); n > 0 && kept[n-1].rec.Seq == it.rec.Seq && it.rec.Seq > 0 {
+			continue // a direct message between two subscribed users is one message
+		}
+		kept = append(kept, it)
+	}
+	w.items = kept
+	return horizon, nil
+}
+
+// collectGap puts a notice before everything else if the log no longer reaches back
+// to the session's position.
+func (e *Engine) collectGap(w *pumpWork, p *plan, pos uint64) {
+	first, _ := e.log.Bounds()
+	w.gapTo = 0
+	if pos+1 >= first {
+		return
+	}
+	w.gapTo = first - 1
+	for topic, t := range p.byName {
+		if t.signal || t.since+1 >= first {
+			continue
+		}
+		if topic == allUsers || topic == allGroups {
+			e.logger.Error("the log no longer has messages that a subscriber to everything has not had",
+				"subject", t.session.Subject, "client_id", t.session.ClientID, "from", pos+1, "to", first-1)
+			continue
+		}
+		rec := &msglog.Record{Message: chat.GapNotice(topic, max(pos, t.since)+1, first-1, e.now().UnixMilli())}
+		w.items = append(w.items, item{rec, t})
+	}
+}
+
+// collectAll is collect for a session that subscribes to everything.
+func (e *Engine) collectAll(w *pumpWork, p *plan, pos, target uint64, limit int) (uint64, error) {
+	horizon, seen := target, 0
+	err := e.log.Read(context.Background(), pos, target, func(rec *msglog.Record) bool {
+		if t := p.match(rec); t != nil && rec.Seq > t.since {
+			w.items = append(w.items, item{rec, t})
+		}
+		if seen++; len(w.items) >= limit || seen >= 8*limit {
+			horizon = rec.Seq
+			return false
+		}
+		return true
+	})
+	return horizon, err
+}
+
+// match returns the subscription by which a subscriber to everything gets a message.
+func (p *plan) match(rec *msglog.Record) *topicSub {
+	if t := p.byName[rec.To]; t != nil {
+		return t
+	}
+	if chat.ParseTopic(rec.To).Kind == chat.KindGroup {
+		if p.groups != nil {
+			return p.groups
+		}
+		return nil
+	}
+	if p.users != nil {
+		return p.users
+	}
+	return p.byName[chat.UserTopic(rec.From)]
+}
+
+// collectRecent reads from what the engine remembers of a topic. It reports false if
+// that does not reach back far enough.
+func (e *Engine) collectRecent(w *pumpWork, t *topicSub, from, upto uint64, limit int) bool {
+	en := t.entry
+	if en == nil {
+		return false
+	}
+	en.mu.RLock()
+	defer en.mu.RUnlock()
+	if en.recentFrom > from {
+		return false
+	}
+	i := sort.Search(len(en.recent), func(i int) bool { return en.recent[i].Seq > from })
+	for _, rec := range en.recent[i:min(len(en.recent), i+limit)] {
+		if rec.Seq > upto {
+			break
+		}
+		w.items = append(w.items, item{rec, t})
+	}
+	return true
+}
+
+// encodeItems renders the items into frames. What is not for this client (expired, its
+// own with No Local, too large) becomes an empty frame.
+func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32) {
+	e := s.engine
+	if w.out == nil {
+		w.out = e.limits.get(0)
+	}
+	w.out.b = w.out.b[:0]
+	w.ids, w.ends, w.idsAt = w.ids[:0], w.ends[:0], w.idsAt[:0]
+	w.again = w.again[:0]
+	now := e.now().UnixMilli()
+	for i, it := range w.items {
+		if _, had := s.restored[it.rec.Seq]; had {
+			s.encodeRestored(w, i, v5, now)
+		} else if !s.skips(it, now) {
+			topic, prev := it.topic()
+			w.payload = it.rec.AppendEnvelope(w.payload[:0], prev)
+			w.props = w.props[:0]
+			if v5 {
+				w.props = appendProps(w.props, it.rec.Expires, now, it.sub.ids)
+			}
+			qos := min(it.rec.QoS, it.sub.qos)
+			w.out = e.limits.grow(w.out, len(topic)+len(w.props)+len(w.payload)+maxFrameOverhead)
+			before := len(w.out.b)
+			frame, at := appendPublish(w.out.b, topic, qos, false, v5, w.props, w.payload)
+			switch {
+			case maxPacket > 0 && len(frame)-before > int(maxPacket):
+				e.tooLarge(s, it.rec)
+			default:
+				w.out.b = frame
+				if at >= 0 {
+					w.ids = append(w.ids, int32(at)) //nolint:gosec // a round is bounded
+				}
+			}
+		}
+		w.ends = append(w.ends, len(w.out.b))
+		w.idsAt = append(w.idsAt, len(w.ids))
+		if len(w.out.b) >= e.limits.PerConn {
+			break // enough for one round
+		}
+	}
+}
+
+// encodeRestored encodes the next step for a QoS 2 message that was on its way when the
+// broker stopped: the PUBLISH under the packet id that it has, PUBREL, or nothing.
+func (s *Session) encodeRestored(w *pumpWork, i int, v5 bool, now int64) {
+	it := w.items[i]
+	s.mu.Lock()
+	id, e := s.win.find(it.rec.Seq)
+	var received bool
+	if e != nil {
+		received = e.state == stateReceived
+	}
+	s.mu.Unlock()
+	if e == nil {
+		return
+	}
+	topic, prev := it.topic()
+	w.payload = it.rec.AppendEnvelope(w.payload[:0], prev)
+	w.out = s.engine.limits.grow(w.out, len(topic)+len(w.payload)+maxFrameOverhead)
+	if received {
+		w.out.b = append(w.out.b, pubrel(id)...)
+	} else {
+		w.props = w.props[:0]
+		if v5 {
+			w.props = appendProps(w.props, it.rec.Expires, now, it.sub.ids)
+		}
+		w.out = s.engine.limits.grow(w.out, len(topic)+len(w.props)+len(w.payload)+maxFrameOverhead)
+		var at int
+		w.out.b, at = appendPublish(w.out.b, topic, 2, true, v5, w.props, w.payload)
+		number(w.out.b, []int32{int32(at)}, id) //nolint:gosec // a round is bounded
+	}
+	w.again = append(w.again, restoredItem{i, id})
+}
+
+// skips reports whether a message is not for the session. s.mu is not needed: the
+// options that it reads change only with the plan, which sendItems compares.
+func (s *Session) skips(it item, now int64) bool {
+	if it.rec.Expires != 0 && it.rec.Expires <= now {
+		return true
+	}
+	return it.sub.noLocal && it.rec.From == s.Subject && it.rec.Client == s.ClientID
+}
+
+// sendItems passes the encoded items on as far as they fit.
+func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64) bool {
+	e := s.engine
+	s.mu.Lock()
+	if s.conn != conn || s.plan != plan || s.mode != behind {
+		s.mu.Unlock()
+		return true // look again
+	}
+	n := s.fit(w, conn)
+	if n == 0 && len(w.items) > 0 {
+		s.mu.Unlock()
+		return true // the next round sees why and waits for it
+	}
+	first := s.win.nextID()
+	var exactly []Exactly
+	idsBefore := 0
+	for i, it := range w.items[:n] {
+		numbered := w.idsAt[i] > idsBefore
+		idsBefore = w.idsAt[i]
+		if !numbered {
+			continue
+		}
+		topic, _ := it.topic()
+		qos := min(it.rec.QoS, it.sub.qos)
+		id := s.win.push(inflight{seq: it.rec.Seq, topic: topic, qos: qos})
+		if qos == 2 {
+			exactly = append(exactly, Exactly{Seq: it.rec.Seq, ID: id, Topic: topic})
+		}
+	}
+	if len(exactly) > 0 {
+		// The client recognises a QoS 2 message that it has had by its packet id,
+		// so the id must be known before the message is sent (MQTT 5, 4.3.3).
+		s.mu.Unlock()
+		err := e.store.saveExactly(s, exactly)
+		s.mu.Lock()
+		for _, x := range exactly {
+			s.stored = append(s.stored, x.Seq)
+		}
+		s.advanceLocked(w, n, horizon)
+		if err != nil || s.conn != conn {
+			// They are in the window; the next attachment sends them.
+			s.mu.Unlock()
+			if err != nil {
+				e.logger.Error("cannot store the packet ids of QoS 2 messages; the connection is closed so that the client tries again",
+					"subject", s.Subject, "client_id", s.ClientID, "error", err)
+				_ = conn.Close()
+			}
+			return true
+		}
+	} else {
+		s.advanceLocked(w, n, horizon)
+	}
+	if n > 0 {
+		ids := w.ids[:w.idsAt[n-1]]
+		if conn.force(w.out.b[:w.ends[n-1]], ids, first) {
+			for i := range ids {
+				s.win.get(stepID(first, i)).wire = true
+			}
+			s.onWire += len(ids)
+			for _, r := range w.again {
+				if e := s.win.get(r.id); e != nil && r.item < n && !e.wire {
+					e.wire = true
+					s.onWire++
+				}
+			}
+		}
+	}
+	s.mu.Unlock()
+	return true
+}
+
+// fit returns how many items the window and the outbox take. s.mu is held.
+func (s *Session) fit(w *pumpWork, conn *Conn) int {
+	ids := min(s.limit-s.onWire, maxWindow/2-s.win.n)
+	bytes := conn.room()
+	n := 0
+	for n < len(w.ends) && w.idsAt[n] <= ids && (w.ends[n] <= bytes || n == 0 && bytes > 0) {
+		n++
+	}
+	return n
+}
+
+// advanceLocked moves the position behind the first n items, or to the horizon if these
+// are all.
+func (s *Session) advanceLocked(w *pumpWork, n int, horizon uint64) {
+	s.dirty = true
+	// What was restored and turns out to be behind us now goes the way of resends.
+	s.resends = s.resends || s.restored != nil && s.win.n > 0
+	if n > 0 {
+		s.pos = max(s.pos, w.gapTo)
+	}
+	if n == len(w.items) {
+		s.pos = max(s.pos, horizon)
+		return
+	}
+	if seq := w.items[n-1].rec.Seq; seq > 0 {
+		s.pos = max(s.pos, seq)
+	}
+}
+
+// stepID returns the packet id that is n after id.
+func stepID(id uint16, n int) uint16 {
+	return uint16((int(id)-1+n)%maxWindow) + 1 //nolint:gosec // below 65536 by construction
+}

@@ -1,0 +1,164 @@
+package delivery
+
+import (
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+
+	"mynah/broker/msglog"
+	"mynah/chat"
+)
+
+// Filters that stand for every user's or every group's topic. Only privileged
+// roles get to subscribe to them.
+const (
+	allUsers  = "user/#"
+	allGroups = "group/#"
+)
+
+// Filters that stand for the groups of the subscriber.
+const (
+	ownGroups       = "group/+"
+	ownGroupSignals = "group/+/signal"
+)
+
+// IsChatFilter reports whether a subscription's filter is served from the log or by
+// signals, and not by Mochi.
+func IsChatFilter(filter string) bool {
+	return strings.HasPrefix(filter, "user/") || strings.HasPrefix(filter, "group/")
+}
+
+// entry is a topic with the attached sessions that subscribe to it.
+type entry struct {
+	topic string
+
+	mu   sync.RWMutex
+	subs []*topicSub
+	// recent holds the newest messages of the topic: all those after seq
+	// recentFrom that the engine has started to deliver.
+	recent     []*msglog.Record
+	recentFrom uint64
+}
+
+// topicSub is a session's subscription to one delivery topic: the sum of its filters
+// that stand for the topic.
+type topicSub struct {
+	session *Session
+	topic   string
+	signal  bool   // not logged
+	entry   *entry // nil while the session is not attached
+	index   int    // in entry.subs; guarded by entry.mu
+
+	// Guarded by session.mu.
+	qos     byte
+	noLocal bool
+	ids     []int  // MQTT 5 subscription identifiers
+	since   uint64 // messages up to here are from before the subscription
+}
+
+// Subscription is one filter of a session with its options (MQTT 5, 3.8.3.1).
+type Subscription struct {
+	Filter     string `json:"filter"`
+	QoS        byte   `json:"qos"`
+	NoLocal    bool   `json:"no_local,omitempty"`
+	Identifier int    `json:"id,omitempty"` // 0 for none
+	// RetainAsPublished and RetainHandling matter to plain topics only, which
+	// Mochi serves; they are kept so that the session can be restored.
+	RetainAsPublished bool `json:"rap,omitempty"`
+	RetainHandling    byte `json:"rh,omitempty"`
+}
+
+// expand returns the delivery topics that the filters stand for, given the groups of
+// the subscriber. Overlapping filters are joined: the highest QoS counts, all
+// identifiers are told, and No Local holds if all ask for it.
+func expand(filters map[string]Subscription, groups map[string]struct{}) map[string]*topicSub {
+	topics := make(map[string]*topicSub, len(filters))
+	add := func(topic string, signal bool, f Subscription) {
+		t := topics[topic]
+		if t == nil {
+			t = &topicSub{topic: topic, signal: signal, noLocal: true}
+			topics[topic] = t
+		}
+		t.qos = max(t.qos, f.QoS)
+		t.noLocal = t.noLocal && f.NoLocal
+		if f.Identifier != 0 && !slices.Contains(t.ids, f.Identifier) {
+			t.ids = append(t.ids, f.Identifier)
+			sort.Ints(t.ids)
+		}
+	}
+	for filter, f := range filters {
+		switch filter {
+		case ownGroups:
+			for g := range groups {
+				add(chat.GroupTopic(g), false, f)
+			}
+		case ownGroupSignals:
+			for g := range groups {
+				add(chat.GroupTopic(g)+"/signal", true, f)
+			}
+		case allUsers, "user/+":
+			add(allUsers, false, f)
+		case allGroups:
+			add(allGroups, false, f)
+		default:
+			switch t := chat.ParseTopic(filter); t.Kind {
+			case chat.KindUser:
+				add(filter, false, f)
+			case chat.KindUserSignal, chat.KindUserError:
+				add(filter, true, f)
+			case chat.KindGroup, chat.KindGroupSignal:
+				// The filter of somebody who was removed from the group stays,
+				// and works again when it is taken back.
+				if _, member := groups[t.ID]; member {
+					add(filter, t.Kind == chat.KindGroupSignal, f)
+				}
+			}
+		}
+	}
+	return topics
+}
+
+// register adds a subscription of an attached session to its topic.
+func (e *Engine) register(t *topicSub) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	en := e.topics[t.topic]
+	if en == nil {
+		_, last := e.log.Bounds()
+		en = &entry{topic: t.topic, recentFrom: last}
+		e.topics[t.topic] = en
+	}
+	en.mu.Lock()
+	defer en.mu.Unlock()
+	t.entry, t.index = en, len(en.subs)
+	en.subs = append(en.subs, t)
+}
+
+// unregister takes it out again.
+func (e *Engine) unregister(t *topicSub) {
+	en := t.entry
+	if en == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	en.mu.Lock()
+	defer en.mu.Unlock()
+	last := len(en.subs) - 1
+	moved := en.subs[last]
+	en.subs[t.index], moved.index = moved, t.index
+	en.subs[last] = nil
+	en.subs = en.subs[:last]
+	t.entry = nil
+	if last == 0 {
+		delete(e.topics, t.topic)
+	}
+}
+
+// entryOf returns the entry of a topic, nil if nobody attached subscribes to it.
+func (e *Engine) entryOf(topic string) *entry {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.topics[topic]
+}

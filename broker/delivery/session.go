@@ -1,0 +1,455 @@
+package delivery
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Key names a session: a device of a subject. Two subjects may use the same client
+// id without meeting.
+type Key struct {
+	Subject  string
+	ClientID string
+}
+
+// mode is where a session gets its messages from.
+type mode uint8
+
+const (
+	offline mode = iota // no connection
+	behind              // reads the log
+	live                // gets frames as they are committed
+)
+
+// Session is the state of a device that outlives its connections (MQTT 5, 4.1): its
+// subscriptions, its position in the log and the messages that it has not
+// acknowledged.
+type Session struct {
+	Key
+	engine   *Engine
+	archiver bool
+
+	// subsMu serialises what changes the subscriptions or attaches and detaches.
+	subsMu  sync.Mutex
+	filters map[string]Subscription
+	groups  map[string]struct{}
+	ended   bool
+	kept    bool // it is in the store
+
+	mu        sync.Mutex
+	topics    map[string]*topicSub // replaced, never changed
+	plan      *plan                // the logged ones of them, as the pump wants them
+	conn      *Conn                // nil if offline
+	v5        bool
+	limit     int    // messages that may be unacknowledged on this connection
+	maxPacket uint32 // the client's limit, 0 for none
+	mode      mode
+	pos       uint64 // every message up to here was sent, is in the window or is none of ours
+	win       window
+	onWire    int  // messages sent on this connection and not acknowledged
+	resends   bool // the window holds messages to be sent again
+	pumping   bool
+	again     bool // somebody asked for the pump while it ran
+	dirty     bool // the stored cursor is out of date
+
+	stored   []uint64            // seqs of QoS 2 messages in the store, ascending
+	restored map[uint64]struct{} // those that the store had when the broker started; not changed after
+
+	expiry    time.Duration // how long it outlives its connection; 0: not at all
+	expiresAt time.Time     // zero while attached
+}
+
+// Attachment is what a connection says about the session it wants.
+type Attachment struct {
+	Key
+	Conn           *Conn
+	Clean          bool          // Clean Start: a session that is there ends first
+	Expiry         time.Duration // how long the session outlives the connection
+	V5             bool
+	ReceiveMaximum uint16 // 0: no limit of the client's own
+	MaxPacket      uint32 // 0: no limit
+	Groups         []string
+	Archiver       bool // its position is the archive's
+}
+
+// Attach binds a connection to its session, which it makes if there is none or if
+// the client wants a clean start, and reports whether there was one. A connection
+// that had the session before loses it. Nothing is delivered before Start.
+func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
+	for {
+		s, resumed = e.session(a.Key, a.Clean)
+		s.subsMu.Lock()
+		if !s.ended {
+			break
+		}
+		s.subsMu.Unlock() // it ended between the two lines above
+	}
+	defer s.subsMu.Unlock()
+
+	s.detachLocked(nil)
+	a.Conn.onDrain = s.wake
+	s.groups = setOf(a.Groups)
+	s.archiver = a.Archiver
+
+	s.mu.Lock()
+	s.conn, s.v5, s.maxPacket = a.Conn, a.V5, a.MaxPacket
+	s.limit = e.cfg.Window
+	if a.Archiver {
+		s.limit = e.cfg.ArchiverWindow
+	}
+	if a.ReceiveMaximum > 0 {
+		s.limit = min(s.limit, int(a.ReceiveMaximum))
+	}
+	s.expiry, s.expiresAt = a.Expiry, time.Time{}
+	s.onWire, s.resends = 0, s.win.n > 0
+	for i := range s.win.n {
+		s.win.at(i).wire = false
+	}
+	s.mu.Unlock()
+
+	if err := s.subscribeLocked(true); err != nil {
+		return nil, false, err
+	}
+	return s, resumed, nil
+}
+
+// session returns the session of a key, or a new one.
+func (e *Engine) session(key Key, clean bool) (s *Session, existed bool) {
+	e.mu.RLock()
+	s = e.sessions[key]
+	e.mu.RUnlock()
+	if s != nil && clean {
+		s.end()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s = e.sessions[key]; s != nil {
+		return s, true // if another connection was faster, this one takes over from it
+	}
+	_, last := e.log.Bounds()
+	s = &Session{Key: key, engine: e, filters: map[string]Subscription{}, plan: &plan{}, pos: last}
+	e.sessions[key] = s
+	if e.subjects[key.Subject] == nil {
+		e.subjects[key.Subject] = map[*Session]struct{}{}
+	}
+	e.subjects[key.Subject][s] = struct{}{}
+	return s, false
+}
+
+// Start begins delivery: first what the client has not acknowledged, then what it
+// missed, then what comes. It is called when the CONNACK is on its way.
+func (s *Session) Start(conn *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == conn && s.mode == offline {
+		s.mode = behind
+		s.wakeLocked()
+	}
+}
+
+// Detach says that a connection is over. If it still has the session, the session goes
+// offline and lives on for expiry, or ends if that is 0.
+func (s *Session) Detach(conn *Conn, expiry time.Duration) {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	s.mu.Lock()
+	current := s.conn == conn
+	if current {
+		s.expiry = expiry
+	}
+	s.mu.Unlock()
+	if !current || s.ended {
+		return
+	}
+	s.detachLocked(conn)
+	if expiry == 0 {
+		s.endLocked()
+		return
+	}
+	s.engine.store.saveLogged(s, false)
+}
+
+// detachLocked takes the session from its connection. A connection other than the
+// one given is told that it was taken over, and closed. subsMu is held.
+func (s *Session) detachLocked(own *Conn) {
+	delivered := s.engine.delivered.Load()
+	s.mu.Lock()
+	old := s.conn
+	s.conn = nil
+	if s.mode == live {
+		// Everything of ours up to there was handed to us.
+		s.pos = max(s.pos, delivered)
+	}
+	s.mode = offline
+	s.dirty = true
+	if old != nil {
+		s.expiresAt = s.engine.now().Add(s.expiry)
+	}
+	v5 := s.v5
+	topics := s.topics
+	s.mu.Unlock()
+	for _, t := range topics {
+		s.engine.unregister(t)
+	}
+	if old != nil && old != own {
+		if v5 {
+			old.send(disconnect(reasonTakenOver))
+		}
+		_ = old.Close()
+	}
+}
+
+// end forgets the session for good.
+func (s *Session) end() {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	s.detachLocked(nil)
+	s.endLocked()
+}
+
+func (s *Session) endLocked() {
+	if s.ended {
+		return
+	}
+	s.ended = true
+	e := s.engine
+	if s.kept {
+		// Before the key is free: a new session of this key stores its own.
+		e.store.forget(s)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.sessions, s.Key)
+	delete(e.subjects[s.Subject], s)
+	if len(e.subjects[s.Subject]) == 0 {
+		delete(e.subjects, s.Subject)
+	}
+}
+
+// Subscribe adds or replaces subscriptions. When it returns without an error, a
+// session that outlives its connection has them on disk. filters of plain topics
+// are only remembered.
+func (s *Session) Subscribe(subs []Subscription, groups []string) error {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	before := maps.Clone(s.filters)
+	for _, sub := range subs {
+		s.filters[sub.Filter] = sub
+	}
+	s.groups = setOf(groups)
+	if err := s.subscribeLocked(true); err != nil {
+		s.filters = before
+		_ = s.subscribeLocked(false)
+		return err
+	}
+	return nil
+}
+
+// Unsubscribe removes subscriptions.
+func (s *Session) Unsubscribe(filters []string) error {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	for _, f := range filters {
+		delete(s.filters, f)
+	}
+	return s.subscribeLocked(true)
+}
+
+// SetGroups tells a session which groups its subject is in now.
+func (s *Session) SetGroups(groups []string) error {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	next := setOf(groups)
+	if maps.Equal(next, s.groups) {
+		return nil
+	}
+	s.groups = next
+	return s.subscribeLocked(true)
+}
+
+// ChangeGroup tells a session that its subject joined or left a group.
+func (s *Session) ChangeGroup(group string, member bool) error {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	if _, was := s.groups[group]; was == member {
+		return nil
+	}
+	s.groups = maps.Clone(s.groups)
+	if s.groups == nil {
+		s.groups = map[string]struct{}{}
+	}
+	if member {
+		s.groups[group] = struct{}{}
+	} else {
+		delete(s.groups, group)
+	}
+	return s.subscribeLocked(true)
+}
+
+// Filters returns the session's subscriptions.
+func (s *Session) Filters() []Subscription {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	return slices.Collect(maps.Values(s.filters))
+}
+
+// subscribeLocked brings the topics in line with filters and groups. subsMu is held.
+func (s *Session) subscribeLocked(save bool) error {
+	if s.ended {
+		return nil
+	}
+	want := expand(s.filters, s.groups)
+	s.mu.Lock()
+	have := s.topics
+	attached := s.conn != nil
+	s.mu.Unlock()
+
+	next := make(map[string]*topicSub, len(want))
+	var added, removed []*topicSub
+	changed := len(have) != len(want)
+	for topic, w := range want {
+		t := have[topic]
+		if t == nil {
+			t = &topicSub{session: s, topic: topic, signal: w.signal, since: ^uint64(0)}
+			added = append(added, t)
+			changed = true
+		}
+		next[topic] = t
+	}
+	for topic, t := range have {
+		if want[topic] == nil {
+			removed = append(removed, t)
+		}
+	}
+	if attached {
+		// Into the registry first and then since: a message committed in between
+		// is either from before the subscription or finds it there.
+		for _, t := range next {
+			if t.entry == nil {
+				s.engine.register(t)
+			}
+		}
+	}
+	for _, t := range removed {
+		s.engine.unregister(t)
+	}
+	_, last := s.engine.log.Bounds()
+	s.mu.Lock()
+	for topic, w := range want {
+		t := next[topic]
+		t.qos, t.noLocal, t.ids = w.qos, w.noLocal, w.ids
+	}
+	for _, t := range added {
+		t.since = last
+	}
+	s.topics = next
+	s.plan = newPlan(next)
+	s.mu.Unlock()
+	if save {
+		return s.engine.store.saveSubscriptions(s, changed || len(removed) > 0)
+	}
+	return nil
+}
+
+// Cursor returns the seq up to which everything of the session is done: acknowledged,
+// sent at QoS 0, or not its own.
+func (s *Session) Cursor() uint64 {
+	delivered := s.engine.delivered.Load()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cursorLocked(delivered)
+}
+
+// cursorLocked wants a delivered that was read before s.mu was taken.
+func (s *Session) cursorLocked(delivered uint64) uint64 {
+	cursor := s.pos
+	if s.mode == live {
+		cursor = max(cursor, delivered)
+	}
+	if oldest := s.win.oldest(s.restored != nil); oldest > 0 {
+		cursor = min(cursor, oldest-1)
+	}
+	return cursor
+}
+
+// deliver hands a run to a live session. It falls behind if it cannot take it.
+func (s *Session) deliver(t *topicSub, r *run) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mode != live {
+		return
+	}
+	recs := r.recs
+	last := recs[len(recs)-1].Seq
+	from := max(s.pos, t.since)
+	if last <= from {
+		return
+	}
+	if recs[0].Seq <= from || t.noLocal || t.ids != nil || r.expires {
+		s.fallBehindLocked(recs[0].Seq)
+		return
+	}
+	enc := r.encode(t.qos, s.v5)
+	if enc.qos2 || s.maxPacket > 0 && enc.longest > int(s.maxPacket) {
+		s.fallBehindLocked(recs[0].Seq)
+		return
+	}
+	if len(enc.ids) == 0 {
+		if !s.conn.offer(enc.frames) {
+			s.fallBehindLocked(recs[0].Seq)
+			return
+		}
+		s.pos = last
+		return
+	}
+	if s.onWire+len(enc.ids) > s.limit || s.win.n+len(enc.ids) > maxWindow/2 {
+		s.fallBehindLocked(recs[0].Seq)
+		return
+	}
+	if !s.conn.offerNumbered(enc.frames, enc.ids, s.win.nextID()) {
+		s.fallBehindLocked(recs[0].Seq)
+		return
+	}
+	for _, rec := range enc.numbers {
+		s.win.push(inflight{seq: rec.Seq, topic: r.topic, qos: 1, wire: true})
+	}
+	s.onWire += len(enc.ids)
+	s.pos = last
+}
+
+// fallBehindLocked makes a live session read on from the log, beginning with the
+// message seq: it has no room for it, or the message wants more care than a run gets.
+func (s *Session) fallBehindLocked(seq uint64) {
+	s.mode, s.pos = behind, max(s.pos, seq-1)
+	s.wakeLocked()
+}
+
+// wake makes a session that is behind read on.
+func (s *Session) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wakeLocked()
+}
+
+func (s *Session) wakeLocked() {
+	if s.mode != behind {
+		return
+	}
+	if s.pumping {
+		s.again = true
+		return
+	}
+	s.pumping = true
+	s.engine.pumps.Add(1)
+	go s.pump()
+}
+
+func setOf(ids []string) map[string]struct{} {
+	m := make(map[string]struct{}, len(ids))
+	for _, id := range ids {
+		m[id] = struct{}{}
+	}
+	return m
+}

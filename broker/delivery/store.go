@@ -1,0 +1,302 @@
+package delivery
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"mynah/broker/msglog"
+)
+
+// Keys of the session store: the key of a session is its subject, a zero byte and the
+// client id; no MQTT string has a zero byte.
+const (
+	subsPrefix    = "subs/"    // + session key → storedSubs
+	cursorPrefix  = "cursor/"  // + session key → storedCursor
+	exactlyPrefix = "exactly/" // + session key, zero byte, seq → storedExactly
+)
+
+func (k Key) bytes() string { return k.Subject + "\x00" + k.ClientID }
+
+// storedSubs is what changes seldom in a session.
+type storedSubs struct {
+	Subject  string            `json:"subject"`
+	ClientID string            `json:"client_id"`
+	Filters  []Subscription    `json:"filters"`
+	Groups   []string          `json:"groups,omitempty"`
+	Since    map[string]uint64 `json:"since,omitempty"` // by delivery topic
+	Archiver bool              `json:"archiver,omitempty"`
+}
+
+// Exactly is a QoS 2 message on its way to a client.
+type Exactly struct {
+	Seq      uint64
+	ID       uint16 // its packet id
+	Topic    string
+	Received bool // PUBREC has come
+}
+
+// store keeps sessions beside the log. Sessions that end with their connection are
+// not in it.
+type store struct {
+	kv     msglog.Store
+	logger *slog.Logger
+
+	mu      sync.Mutex
+	ops     []msglog.Op // waiting for the committer
+	then    []func()
+	waiting chan struct{} // has a value if ops has
+}
+
+func newStore(kv msglog.Store, logger *slog.Logger) *store {
+	return &store{kv: kv, logger: logger, waiting: make(chan struct{}, 1)}
+}
+
+func cursorValue(cursor uint64, expiry time.Duration, expiresAt time.Time) []byte {
+	b := binary.BigEndian.AppendUint64(nil, cursor)
+	b = binary.BigEndian.AppendUint64(b, uint64(expiry)) //nolint:gosec // not negative
+	var at uint64
+	if !expiresAt.IsZero() {
+		at = uint64(expiresAt.UnixMilli()) //nolint:gosec // after 1970
+	}
+	return binary.BigEndian.AppendUint64(b, at)
+}
+
+func exactlyKey(k Key, seq uint64) string {
+	return string(binary.BigEndian.AppendUint64([]byte(exactlyPrefix+k.bytes()+"\x00"), seq))
+}
+
+func (x Exactly) op(k Key) msglog.Op {
+	v := binary.BigEndian.AppendUint16(nil, x.ID)
+	if x.Received {
+		v = append(v, 1)
+	} else {
+		v = append(v, 0)
+	}
+	return msglog.Op{Key: exactlyKey(k, x.Seq), Value: append(v, x.Topic...)}
+}
+
+// saveSubscriptions stores the subscriptions, durably if they have changed, and the
+// cursor. subsMu is held.
+func (st *store) saveSubscriptions(s *Session, changed bool) error {
+	s.mu.Lock()
+	persistent := s.expiry > 0
+	since := make(map[string]uint64, len(s.topics))
+	for topic, t := range s.topics {
+		if !t.signal {
+			since[topic] = t.since
+		}
+	}
+	s.mu.Unlock()
+	if !persistent {
+		if s.kept {
+			st.forget(s)
+			s.kept = false
+		}
+		return nil
+	}
+	s.kept = true
+	v, err := json.Marshal(storedSubs{
+		Subject: s.Subject, ClientID: s.ClientID, Archiver: s.archiver, Since: since,
+		Filters: slices.Collect(maps.Values(s.filters)),
+		Groups:  slices.Collect(maps.Keys(s.groups)),
+	})
+	if err != nil {
+		return fmt.Errorf("encode session: %w", err)
+	}
+	ops := append(st.cursorOps(s), msglog.Op{Key: subsPrefix + s.bytes(), Value: v})
+	if err := st.kv.Apply(ops, changed); err != nil {
+		return fmt.Errorf("store session: %w", err)
+	}
+	return nil
+}
+
+// cursorOps returns what brings the stored cursor up to date. QoS 2 messages that it
+// has passed need not be remembered.
+func (st *store) cursorOps(s *Session) []msglog.Op {
+	delivered := s.engine.delivered.Load()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dirty = false
+	cursor := s.cursorLocked(delivered)
+	ops := []msglog.Op{{Key: cursorPrefix + s.bytes(), Value: cursorValue(cursor, s.expiry, s.expiresAt)}}
+	n := 0
+	for n < len(s.stored) && s.stored[n] <= cursor {
+		ops = append(ops, msglog.Op{Key: exactlyKey(s.Key, s.stored[n]), Delete: true})
+		n++
+	}
+	s.stored = slices.Delete(s.stored, 0, n)
+	if len(s.stored) == 0 {
+		s.stored = nil
+	}
+	return ops
+}
+
+// saveLogged stores the cursor and logs if it cannot: what follows is only that a
+// client gets again what it has had.
+func (st *store) saveLogged(s *Session, sync bool) {
+	if err := st.kv.Apply(st.cursorOps(s), sync); err != nil && !errors.Is(err, msglog.ErrClosed) {
+		st.logger.Warn("cannot store the position of a session; after a restart it may get messages again",
+			"subject", s.Subject, "client_id", s.ClientID, "error", err)
+	}
+}
+
+// saveExactly stores the packet ids of QoS 2 messages before they are sent.
+func (st *store) saveExactly(s *Session, xs []Exactly) error {
+	s.mu.Lock()
+	persistent := s.expiry > 0
+	s.mu.Unlock()
+	if !persistent {
+		return nil
+	}
+	ops := make([]msglog.Op, len(xs))
+	for i, x := range xs {
+		ops[i] = x.op(s.Key)
+	}
+	if err := st.kv.Apply(ops, true); err != nil {
+		return fmt.Errorf("store packet ids: %w", err)
+	}
+	return nil
+}
+
+// received stores durably that a QoS 2 message has arrived, together with others,
+// and then calls done. s.mu is held.
+func (st *store) received(s *Session, x Exactly, done func()) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if s.expiry > 0 {
+		st.ops = append(st.ops, x.op(s.Key))
+	}
+	st.then = append(st.then, done)
+	select {
+	case st.waiting <- struct{}{}:
+	default:
+	}
+}
+
+// commit runs until stop is closed and makes durable what received was given.
+func (st *store) commit(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-st.waiting:
+		}
+		st.mu.Lock()
+		ops, then := st.ops, st.then
+		st.ops, st.then = nil, nil
+		st.mu.Unlock()
+		if len(ops) > 0 {
+			if err := st.kv.Apply(ops, true); err != nil {
+				// The clients stay without PUBREL and ask again when they reconnect.
+				st.logger.Error("cannot store that QoS 2 messages have arrived", "messages", len(ops), "error", err)
+				continue
+			}
+		}
+		for _, f := range then {
+			f()
+		}
+	}
+}
+
+// forget removes a session.
+func (st *store) forget(s *Session) {
+	err := st.kv.Apply([]msglog.Op{
+		{Key: subsPrefix + s.bytes(), Delete: true},
+		{Key: cursorPrefix + s.bytes(), Delete: true},
+		{Key: exactlyPrefix + s.bytes() + "\x00", Delete: true, Prefix: true},
+	}, false)
+	if err != nil && !errors.Is(err, msglog.ErrClosed) {
+		st.logger.Warn("cannot remove a session that has ended; it will expire after a restart",
+			"subject", s.Subject, "client_id", s.ClientID, "error", err)
+	}
+}
+
+// load reads all sessions.
+func (st *store) load(e *Engine) error {
+	byKey := map[string]*Session{}
+	var bad error
+	err := st.kv.Scan(subsPrefix, func(key string, value []byte) bool {
+		var v storedSubs
+		if err := json.Unmarshal(value, &v); err != nil {
+			bad = fmt.Errorf("stored session %q: %w", key, err)
+			return false
+		}
+		s := &Session{Key: Key{v.Subject, v.ClientID}, engine: e, kept: true, archiver: v.Archiver, groups: setOf(v.Groups),
+			filters: make(map[string]Subscription, len(v.Filters))}
+		for _, f := range v.Filters {
+			s.filters[f.Filter] = f
+		}
+		s.topics = expand(s.filters, s.groups)
+		for topic, t := range s.topics {
+			t.session, t.since = s, v.Since[topic]
+		}
+		s.plan = newPlan(s.topics)
+		byKey[key[len(subsPrefix):]] = s
+		return true
+	})
+	if err = errors.Join(err, bad); err != nil {
+		return err
+	}
+	err = st.kv.Scan(cursorPrefix, func(key string, value []byte) bool {
+		s := byKey[key[len(cursorPrefix):]]
+		if s == nil || len(value) != 24 {
+			return true
+		}
+		s.pos = binary.BigEndian.Uint64(value)
+		s.expiry = time.Duration(binary.BigEndian.Uint64(value[8:]))  //nolint:gosec // as it was stored
+		if at := int64(binary.BigEndian.Uint64(value[16:])); at > 0 { //nolint:gosec // as it was stored
+			s.expiresAt = time.UnixMilli(at)
+		} else {
+			s.expiresAt = e.now().Add(s.expiry) // it was connected when the broker died
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for key, s := range byKey {
+		if s.expiry == 0 {
+			continue
+		}
+		if err := st.loadExactly(key, s); err != nil {
+			return err
+		}
+		e.sessions[s.Key] = s
+		if e.subjects[s.Subject] == nil {
+			e.subjects[s.Subject] = map[*Session]struct{}{}
+		}
+		e.subjects[s.Subject][s] = struct{}{}
+	}
+	return nil
+}
+
+// loadExactly restores the QoS 2 messages that were on their way. Those of other QoS
+// that were between them are read again from the cursor; their packet ids are void.
+func (st *store) loadExactly(key string, s *Session) error {
+	prefix := exactlyPrefix + key + "\x00"
+	return st.kv.Scan(prefix, func(k string, v []byte) bool {
+		if len(k) != len(prefix)+8 || len(v) < 3 {
+			return true
+		}
+		seq := binary.BigEndian.Uint64([]byte(k[len(prefix):]))
+		id := binary.BigEndian.Uint16(v)
+		e := inflight{seq: seq, topic: string(v[3:]), qos: 2}
+		if v[2] == 1 {
+			e.state = stateReceived
+		}
+		s.win.restore(id, e)
+		if s.restored == nil {
+			s.restored = map[uint64]struct{}{}
+		}
+		s.restored[seq] = struct{}{}
+		s.stored = append(s.stored, seq)
+		return true
+	})
+}
