@@ -12,8 +12,9 @@
 -- those whose id it has not handled yet, and moves the cursor to the horizon
 -- that the same snapshot reported. Changes are seen as soon as they are
 -- committed; a transaction that stays open for long costs re-reading, never a
--- miss. A cursor below changes_trimmed.xid, or above the current xid (the
--- database was restored into another cluster), means: read everything anew.
+-- miss. A cursor that is not above changes_trimmed.xid, or that is above the
+-- current xid (the database was restored into another cluster), means: read
+-- everything anew.
 CREATE TABLE changes (
     id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     xid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
@@ -29,7 +30,7 @@ COMMENT ON TABLE changes IS 'Feed of changes to rights, trimmed after a day; see
 
 CREATE TABLE changes_trimmed (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    xid xid8 NOT NULL -- every row below it may have been deleted
+    xid xid8 NOT NULL -- every row up to it may have been deleted
 );
 INSERT INTO changes_trimmed (xid) VALUES ('0');
 
@@ -230,13 +231,14 @@ CREATE INDEX device_credentials_kid ON device_credentials (kid) WHERE kid IS NOT
 CREATE FUNCTION device_credentials_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     -- A key has no expiry: tokens signed with it are refused by its absence
-    -- from the key set, and what is connected ends by the change alone.
+    -- from the key set, and what is connected with it ends by the change alone.
+    -- Their session is the key's id.
     IF NEW.jwk IS NULL THEN
         INSERT INTO revocations (session, account, expires_at)
         VALUES (NEW.id, NEW.account, NEW.expires_at + interval '5 minutes')
         ON CONFLICT (session) DO NOTHING;
     ELSE
-        PERFORM record_change('disabled', NEW.account);
+        PERFORM record_change('disabled', NEW.account, '', NEW.id);
     END IF;
     RETURN NULL;
 END $$;

@@ -1,0 +1,125 @@
+// Package accounts knows people, devices and services: how they prove who they
+// are, what they are called, and which tokens they hold. It speaks to PostgreSQL
+// and to the services that vouch for people (WeChat, OpenID Connect, mail, SMS),
+// and knows nothing of HTTP requests, which package api turns into calls.
+//
+// What it guarantees:
+//
+//   - Proofs (password, code, ticket) are checked with the same work and refused
+//     with the same words whether the account exists or not.
+//   - Secrets are kept as hashes: passwords by argon2id, refresh tokens, codes and
+//     tickets by SHA-256 of at least 128 random bits.
+//   - A refresh token works once. To use it again ends its session, except within
+//     seconds of its first use, when the first answer is given again (refresh.go).
+//   - An id is never given to anybody else, not even after its account is deleted.
+//
+// Errors for clients are *chat.Error.
+package accounts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"mynah/api/pgtx"
+	"mynah/authhook"
+	"mynah/chat"
+	"mynah/schema"
+)
+
+// Service is the accounts of one database. Make it with New.
+type Service struct {
+	cfg  Config
+	db   *pgtx.DB
+	keys *Keys
+	log  *slog.Logger
+	now  func() time.Time
+}
+
+// New returns a Service. cfg must have been validated.
+func New(db *pgtx.DB, keys *Keys, cfg Config, log *slog.Logger, now func() time.Time) *Service {
+	return &Service{cfg: cfg, db: db, keys: keys, log: log, now: now}
+}
+
+// Start reads the keys and starts sending codes. To start what is started does
+// nothing.
+func (s *Service) Start(ctx context.Context) error {
+	return s.keys.Start(ctx)
+}
+
+// Stop ends what Start began, except the keys, which others use as well.
+func (s *Service) Stop(context.Context) error {
+	return nil
+}
+
+// JWKS returns the public signing keys as a JWK Set.
+func (s *Service) JWKS() []byte { return s.keys.JWKS() }
+
+var errNotStarted = chat.Refuse(chat.CodeUnavailable, "The server is not ready yet. Try again.")
+
+var errRefused = chat.Refuse(chat.CodeUnauthenticated, "The token is not accepted. Sign in again or renew it.")
+
+// reserved are ids that parts of the server use themselves.
+var reserved = []string{"admin", "api", "archiver", "broker", "mynah", "root", "service", "system"}
+
+// Admit returns nil if the holder of a verified token may come in: the account
+// is neither disabled nor deleted and the token not revoked. It returns when the
+// person signed in, or the zero time if the token is not from a session of ours.
+// The subject of another issuer's token gets an account when it first comes.
+func (s *Service) Admit(ctx context.Context, id *authhook.Identity) (signedIn time.Time, err error) {
+	q := s.db.Q(ctx)
+	tokens := slices.DeleteFunc([]string{id.Session, id.TokenID}, func(t string) bool { return t == "" })
+	for range 2 {
+		var (
+			refused, revoked, due bool
+			began                 *time.Time
+		)
+		err = q.QueryRow(ctx, schema.SelectAdmission, id.Subject, tokens, id.Session).Scan(&refused, &revoked, &began, &due)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			if _, err := q.Exec(ctx, schema.InsertKnownAccount, id.Subject, kindOf(id.Role)); err != nil {
+				return time.Time{}, fmt.Errorf("make account for a known token: %w", err)
+			}
+			continue
+		case err != nil:
+			return time.Time{}, fmt.Errorf("read account of token: %w", err)
+		case refused, revoked:
+			return time.Time{}, errRefused
+		}
+		if due {
+			if _, err := q.Exec(ctx, schema.UpdateSeen, id.Subject); err != nil {
+				return time.Time{}, fmt.Errorf("note last seen: %w", err)
+			}
+		}
+		if began != nil {
+			return *began, nil
+		}
+		return time.Time{}, nil
+	}
+	return time.Time{}, err
+}
+
+// Seen notes that the account was seen now, to the minute. The broker's
+// directory calls it when something connects.
+func (s *Service) Seen(ctx context.Context, id string) error {
+	if _, err := s.db.Q(ctx).Exec(ctx, schema.UpdateSeen, id); err != nil {
+		return fmt.Errorf("note last seen: %w", err)
+	}
+	return nil
+}
+
+// kindOf is the kind of account that a token's role stands for.
+func kindOf(role authhook.Role) string {
+	switch role {
+	case authhook.RoleDevice:
+		return "device"
+	case authhook.RoleService, authhook.RoleArchiver:
+		return "service"
+	}
+	return "user"
+}

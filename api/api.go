@@ -1,0 +1,127 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"mynah/api/accounts"
+	"mynah/api/pgtx"
+	"mynah/schema"
+)
+
+// API answers HTTP requests. Make it with New.
+type API struct {
+	cfg      Config
+	log      *slog.Logger
+	db       *pgtx.DB
+	mux      *http.ServeMux
+	huma     huma.API
+	document []byte // openapi.json
+	accounts *accounts.Service
+	limits   limits
+
+	mu   sync.Mutex // guards what follows
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// New returns an API. It asks nobody anything yet: Start does.
+func New(cfg Config) (*API, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	a := &API{cfg: cfg, log: cfg.Log, db: pgtx.New(cfg.DB), mux: http.NewServeMux(), limits: newLimits(cfg.Now)}
+	cfg.Accounts.PublicURL = cfg.PublicURL
+	a.accounts = accounts.New(a.db, cfg.Keys, cfg.Accounts, cfg.Log, cfg.Now)
+	a.huma = humago.New(a.mux, humaConfig())
+	a.routes()
+	if err := a.serveDocs(); err != nil {
+		return nil, fmt.Errorf("describe the API: %w", err)
+	}
+	return a, nil
+}
+
+// Paths are the patterns under which Handler is to be mounted.
+func Paths() []string {
+	return []string{"/v1/", "/openapi.json", "/docs", "/.well-known/jwks.json"}
+}
+
+// Handler returns the handler of all of Paths. Until Start has returned it
+// answers that the server is not ready.
+func (a *API) Handler() http.Handler { return http.HandlerFunc(a.serve) }
+
+// Start reads the signing keys, making one if there is none, and starts sending
+// codes and sweeping. It returns an error if PostgreSQL cannot be asked. To start
+// what is started does nothing.
+func (a *API) Start(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stop != nil {
+		return nil
+	}
+	if err := a.accounts.Start(ctx); err != nil {
+		return fmt.Errorf("start accounts: %w", err)
+	}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	a.stop, a.done = stop, make(chan struct{})
+	go a.sweep(background, a.done)
+	return nil
+}
+
+// Stop ends what Start began and waits for it, at most until ctx ends. Codes that
+// are being sent are sent. To stop what is stopped does nothing.
+func (a *API) Stop(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stop == nil {
+		return nil
+	}
+	a.stop()
+	a.stop = nil
+	err := a.accounts.Stop(ctx)
+	select {
+	case <-a.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return err
+}
+
+// sweepEvery is how often what has expired is deleted.
+const sweepEvery = 5 * time.Minute
+
+// sweep deletes what has expired. Several APIs on one database may do it at once.
+func (a *API) sweep(ctx context.Context, done chan<- struct{}) {
+	defer close(done)
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		if err := a.Sweep(ctx); err != nil && ctx.Err() == nil {
+			a.log.LogAttrs(ctx, slog.LevelWarn, "sweep failed; it is tried again", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Sweep deletes what has expired: kept answers after 24 hours, the feed of
+// changes after a day, codes, tickets, sessions and revocations. It runs every
+// five minutes by itself once the API is started.
+func (a *API) Sweep(ctx context.Context) error {
+	for _, statement := range schema.Sweeps() {
+		if _, err := a.cfg.DB.Exec(ctx, statement); err != nil {
+			return fmt.Errorf("sweep: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"mynah/api/accounts"
+)
+
+// Config is what an API needs. The flags that fill it are named with the fields.
+type Config struct {
+	// DB is the pool of connections to a migrated database. It stays the
+	// caller's to close, after Stop. Required.
+	DB *pgxpool.Pool
+	// Verifier tells who a token's holder is. It must accept what Keys signs
+	// and what the devices' own keys sign (accounts.Keys is a source of both).
+	// Required.
+	Verifier Verifier
+	// Keys signs access tokens. Required.
+	Keys *accounts.Keys
+	// Accounts says who may register and how people sign in.
+	Accounts accounts.Config
+	// Origins are the origins of web pages, besides the API's own, whose
+	// scripts may call it (--allow-origin); "*" for all. Default none.
+	Origins []string
+	// TrustedProxies are the addresses whose X-Forwarded-For is believed
+	// (--trusted-proxy). Default none: a limit by address then counts the peer.
+	TrustedProxies []netip.Prefix
+	// PublicURL is the address under which clients reach the API
+	// (--public-url), for example https://chat.example.com. It is where OpenID
+	// Connect providers send people back to, and the issuer of its tokens.
+	// Required if a provider is configured.
+	PublicURL string
+	// Timeout is the longest that a request may take. Default 15 s.
+	Timeout time.Duration
+	// Log is where requests and failures are logged. Required.
+	Log *slog.Logger
+	// Now tells the time. Default time.Now.
+	Now func() time.Time
+}
+
+func (c *Config) now() time.Time { return c.Now() }
+
+// Validate sets the defaults and returns an error that names each flag that is
+// wrong and what to do about it.
+func (c *Config) Validate() error {
+	if c.Timeout == 0 {
+		c.Timeout = 15 * time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	var wrong []error
+	if c.DB == nil || c.Verifier == nil || c.Keys == nil || c.Log == nil {
+		wrong = append(wrong, errors.New("api: DB, Verifier, Keys and Log are required"))
+	}
+	for _, origin := range c.Origins {
+		u, err := url.Parse(origin)
+		if origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "") {
+			wrong = append(wrong, fmt.Errorf("--allow-origin %q: give a scheme and a host, for example https://app.example.com, or *", origin))
+		}
+	}
+	if c.PublicURL != "" {
+		u, err := url.Parse(c.PublicURL)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || strings.HasSuffix(c.PublicURL, "/") || u.RawQuery != "" {
+			wrong = append(wrong, fmt.Errorf("--public-url %q: give the address under which clients reach this server, without a slash at the end, for example https://chat.example.com", c.PublicURL))
+		}
+	}
+	if len(c.Accounts.OIDC) > 0 && c.PublicURL == "" {
+		wrong = append(wrong, errors.New("--public-url is missing: --oidc needs it, to have people sent back here"))
+	}
+	if err := c.Accounts.Validate(); err != nil {
+		wrong = append(wrong, err)
+	}
+	return errors.Join(wrong...)
+}

@@ -1,0 +1,106 @@
+package api
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"mynah/chat"
+	"mynah/schema"
+)
+
+// once runs work at most once for the caller's key and keeps its answer in the
+// same transaction: whatever crashes in between, either both exist or neither
+// does. A repeated call gets the kept answer into replayed and true. A call that
+// comes while the first is still running waits for it, because both insert the
+// same key. A failed call keeps nothing and may be repeated.
+func (a *API) once(ctx context.Context, key, operation string, in, replayed any, work func(context.Context) (any, error)) (again bool, err error) {
+	request, err := json.Marshal(in)
+	if err != nil {
+		return false, fmt.Errorf("hash request: %w", err)
+	}
+	hash := sha256.Sum256(append([]byte(operation+"\n"), request...))
+	subject := callerOf(ctx).Subject
+	id := sha256.Sum256([]byte("key\n" + subject + "\n" + key))
+	err = a.db.Tx(ctx, func(ctx context.Context) error {
+		q := a.db.Q(ctx)
+		inserted, err := q.Exec(ctx, schema.InsertIdempotency, subject, id[:], hash[:])
+		if err != nil {
+			return fmt.Errorf("reserve idempotency key: %w", err)
+		}
+		if inserted.RowsAffected() == 0 {
+			again = true
+			var first, sealed []byte
+			if err := q.QueryRow(ctx, schema.SelectIdempotency, subject, id[:]).Scan(&first, &sealed); err != nil {
+				if errors.Is(err, pgx.ErrNoRows) {
+					return chat.Refuse(chat.CodeUnavailable, "The answer to this key has just been forgotten. Try again.")
+				}
+				return fmt.Errorf("read idempotency key: %w", err)
+			}
+			if string(first) != string(hash[:]) {
+				return chat.Refuse(chat.CodeKeyReused, "This Idempotency-Key was used for another request. Take a new one.")
+			}
+			text, err := unsealWith(key, sealed)
+			if err != nil {
+				return fmt.Errorf("open kept answer: %w", err)
+			}
+			return json.Unmarshal(text, replayed)
+		}
+		out, err := work(ctx)
+		if err != nil {
+			return err
+		}
+		text, err := json.Marshal(out)
+		if err != nil {
+			return fmt.Errorf("keep answer: %w", err)
+		}
+		sealed, err := sealWith(key, text)
+		if err != nil {
+			return fmt.Errorf("keep answer: %w", err)
+		}
+		if _, err := q.Exec(ctx, schema.UpdateIdempotency, subject, id[:], sealed); err != nil {
+			return fmt.Errorf("keep answer: %w", err)
+		}
+		return nil
+	})
+	return again, err
+}
+
+// sealWith encrypts a kept answer with the Idempotency-Key, of which the database
+// has only a hash: an answer may hold a token that is to be seen once.
+func sealWith(key string, text []byte) ([]byte, error) {
+	c, err := keyCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	nonce := make([]byte, c.NonceSize())
+	_, _ = rand.Read(nonce) // never fails
+	return c.Seal(nonce, nonce, text, nil), nil
+}
+
+func unsealWith(key string, sealed []byte) ([]byte, error) {
+	c, err := keyCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	if len(sealed) < c.NonceSize() {
+		return nil, errors.New("too short")
+	}
+	return c.Open(nil, sealed[:c.NonceSize()], sealed[c.NonceSize():], nil)
+}
+
+func keyCipher(key string) (cipher.AEAD, error) {
+	sum := sha256.Sum256([]byte("answer\n" + key))
+	block, err := aes.NewCipher(sum[:])
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
+}

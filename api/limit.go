@@ -1,0 +1,94 @@
+package api
+
+import (
+	"container/list"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"mynah/chat"
+)
+
+// limiter counts what an address or a target does, with a token bucket each. It
+// remembers a bounded number of them: when it is full the one that has been
+// quiet the longest is forgotten.
+type limiter struct {
+	every time.Duration // one more is allowed after this time
+	burst int           // so many at once
+	most  int           // keys remembered
+	now   func() time.Time
+
+	mu     sync.Mutex // guards what follows
+	quiet  *list.List // of *bucket, the most recently used first
+	bucket map[string]*list.Element
+}
+
+type bucket struct {
+	key  string
+	rate *rate.Limiter
+}
+
+// mostBuckets is 50,000: some 15 MB when an attack fills it.
+const mostBuckets = 50_000
+
+// newLimiter allows burst at once and burst in every period.
+func newLimiter(burst int, period time.Duration, now func() time.Time) *limiter {
+	return &limiter{
+		every: period / time.Duration(burst), burst: burst, most: mostBuckets, now: now,
+		quiet: list.New(), bucket: map[string]*list.Element{},
+	}
+}
+
+// allow counts one for the key. If that is one too many it returns an error that
+// says when to try again; refused attempts do not count.
+func (l *limiter) allow(key string) error {
+	now := l.now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, ok := l.bucket[key]
+	if !ok {
+		if l.quiet.Len() >= l.most {
+			oldest := l.quiet.Back()
+			delete(l.bucket, oldest.Value.(*bucket).key)
+			l.quiet.Remove(oldest)
+		}
+		e = l.quiet.PushFront(&bucket{key: key, rate: rate.NewLimiter(rate.Every(l.every), l.burst)})
+		l.bucket[key] = e
+	}
+	l.quiet.MoveToFront(e)
+	b := e.Value.(*bucket)
+	if b.rate.AllowN(now, 1) {
+		return nil
+	}
+	missing := 1 - b.rate.TokensAt(now)
+	return &tooMany{after: time.Duration(missing * float64(l.every))}
+}
+
+// tooMany is a refusal that knows when it ends.
+type tooMany struct {
+	after time.Duration
+}
+
+var errTooMany = chat.Refuse(chat.CodeRateLimited, "Too many attempts. Wait before the next.")
+
+// Error returns the refusal's text.
+func (e *tooMany) Error() string { return errTooMany.Error() }
+
+// RetryAfter returns how long to wait.
+func (e *tooMany) RetryAfter() time.Duration { return e.after }
+
+// Unwrap returns the refusal.
+func (e *tooMany) Unwrap() error { return errTooMany }
+
+// addressKey is what limits count an address as: IPv6 users own a /64, so that
+// one person is not 2^64.
+func addressKey(a netip.Addr) string {
+	if a.Is6() && !a.Is4In6() {
+		if p, err := a.WithZone("").Prefix(64); err == nil {
+			return p.Addr().String()
+		}
+	}
+	return a.Unmap().String()
+}

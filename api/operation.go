@@ -1,0 +1,173 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"mynah/authhook"
+	"mynah/chat"
+)
+
+// bodyLimit is the most that a request's body may have, in bytes. The largest
+// field is a profile's ext, 16 KiB.
+const bodyLimit = 64 << 10
+
+// route is a line of the table in routes.go and what its options add.
+type route struct {
+	huma.Operation
+	public     bool            // no token needed
+	optional   bool            // a token is used if there is one
+	idempotent bool            // takes an Idempotency-Key
+	roles      []authhook.Role // who may call it; empty: everyone with a token
+	perAddress *limiter
+}
+
+type option func(*route)
+
+// public is an option: the call needs no token.
+func public(r *route) { r.public = true }
+
+// created is an option: the call creates something. It answers 201 and takes an
+// Idempotency-Key; it runs in one transaction with the answer that is kept for
+// the key.
+func created(r *route) {
+	r.DefaultStatus = http.StatusCreated
+	r.idempotent = true
+}
+
+// status is an option: the status of success, if it is not 200 (or 204 without a body).
+func status(code int) option {
+	return func(r *route) { r.DefaultStatus = code }
+}
+
+// only is an option: the call is for these roles.
+func only(roles ...authhook.Role) option {
+	return func(r *route) { r.roles = roles }
+}
+
+// perAddress is an option: an address may call so many times in the period.
+func perAddress(l *limiter) option {
+	return func(r *route) { r.perAddress = l }
+}
+
+// call adds one operation. pattern is method and path; name is the operation's
+// id, which names a method in generated clients; summary is one line for /docs.
+// The tag is the path's second part.
+func call[I, O any](a *API, pattern, name, summary string, handler func(context.Context, *I) (*O, error), options ...option) {
+	method, path, ok := strings.Cut(pattern, " ")
+	if !ok {
+		panic("api: a pattern is a method and a path: " + pattern)
+	}
+	r := route{Operation: huma.Operation{
+		OperationID: name, Method: method, Path: path, Summary: summary,
+		MaxBodyBytes: bodyLimit, BodyReadTimeout: 5 * time.Second,
+		RejectUnknownQueryParameters: true,
+	}}
+	if parts := strings.Split(path, "/"); len(parts) > 2 {
+		r.Tags = []string{parts[2]}
+	}
+	for _, o := range options {
+		o(&r)
+	}
+	if !r.public {
+		r.Security = []map[string][]string{{"token": {}}}
+	}
+	if r.idempotent {
+		r.Parameters = append(r.Parameters, &huma.Param{
+			Name: "Idempotency-Key", In: "header",
+			Description: "A random id of the call, a UUID for example. Repeating the call with the same key within 24 hours gives the first answer again and creates nothing.",
+			Schema:      &huma.Schema{Type: huma.TypeString, MinLength: new(1), MaxLength: new(128)},
+		})
+	}
+	r.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
+		checked, err := a.admit(ctx.Context(), &r)
+		if err != nil {
+			a.refuse(ctx, err)
+			return
+		}
+		next(huma.WithContext(ctx, checked))
+	}}
+	huma.Register(a.huma, r.Operation, func(ctx context.Context, in *I) (*O, error) {
+		out, err := run(ctx, a, &r, in, handler)
+		if err != nil {
+			return nil, a.problemOf(ctx, err)
+		}
+		return out, nil
+	})
+}
+
+// run calls the handler, by way of the Idempotency-Key if there is one.
+func run[I, O any](ctx context.Context, a *API, r *route, in *I, handler func(context.Context, *I) (*O, error)) (*O, error) {
+	if !r.idempotent {
+		return handler(ctx, in)
+	}
+	var out *O
+	work := func(ctx context.Context) (err error) {
+		out, err = handler(ctx, in)
+		return err
+	}
+	key := requestOf(ctx).key
+	if key == "" {
+		return out, a.db.Tx(ctx, work)
+	}
+	if !validKey(key) {
+		return nil, errBadKey
+	}
+	var replayed O
+	again, err := a.once(ctx, key, r.OperationID, in, &replayed, func(ctx context.Context) (any, error) {
+		err := work(ctx)
+		return out, err
+	})
+	if again {
+		return &replayed, err
+	}
+	return out, err
+}
+
+func (a *API) refuse(ctx huma.Context, err error) {
+	p := a.problemOf(ctx.Context(), err)
+	for name, values := range p.headers {
+		ctx.SetHeader(name, values[0])
+	}
+	ctx.SetHeader("Content-Type", p.ContentType(""))
+	ctx.SetStatus(p.Status)
+	_ = encodeJSON(ctx.BodyWriter(), p) // the client is gone: nobody to tell
+}
+
+// admit counts the request, finds out who calls and whether the route is for
+// them. The limit comes first: verifying costs more than counting.
+func (a *API) admit(ctx context.Context, r *route) (context.Context, error) {
+	req := requestOf(ctx)
+	if r.perAddress != nil {
+		if err := r.perAddress.allow(addressKey(req.address)); err != nil {
+			return nil, err
+		}
+	}
+	if r.public && (!r.optional || req.token == "") {
+		return ctx, nil
+	}
+	caller, err := a.authenticate(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.roles) > 0 && !slices.Contains(r.roles, caller.Role) {
+		return nil, chat.Refuse(chat.CodeNotAllowed, "This is for the role "+string(r.roles[0])+".")
+	}
+	return context.WithValue(ctx, callerKey{}, caller), nil
+}
+
+// empty is the input or output of calls that have none.
+type empty struct{}
+
+// body wraps a value as the body of an answer.
+type body[T any] struct {
+	Body T
+}
+
+// answer returns v as the body of an answer.
+func answer[T any](v T) *body[T] { return &body[T]{Body: v} }

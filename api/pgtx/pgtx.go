@@ -1,0 +1,132 @@
+// Package pgtx carries a PostgreSQL transaction in the context, so that several
+// stores take part in one transaction without knowing of each other: a call that
+// creates something, the notice about it and the answer kept for its
+// Idempotency-Key are committed together or not at all.
+package pgtx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Querier is what stores ask: a transaction or the pool.
+type Querier interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// DB is a pool whose transactions travel in the context.
+type DB struct {
+	pool *pgxpool.Pool
+}
+
+// New returns a DB on the pool, which stays the caller's to close.
+func New(pool *pgxpool.Pool) *DB { return &DB{pool: pool} }
+
+// Pool returns the pool itself, for what must not be part of a transaction (a
+// count of failed tries survives the failure) and for LISTEN.
+func (db *DB) Pool() *pgxpool.Pool { return db.pool }
+
+type key struct{}
+
+// running is a transaction under way and what is to happen after its commit.
+type running struct {
+	tx          pgx.Tx
+	afterCommit []func()
+}
+
+// Q returns the context's transaction, or the pool outside of one.
+func (db *DB) Q(ctx context.Context) Querier {
+	if r, ok := ctx.Value(key{}).(*running); ok {
+		return r.tx
+	}
+	return db.pool
+}
+
+// Tx runs fn in a transaction and commits it if fn returns nil. Inside another
+// Tx it joins that one: an error then undoes the whole. fn's error is returned
+// as it is. The error of a failed commit leaves open whether the transaction
+// happened, as always with networks.
+func (db *DB) Tx(ctx context.Context, fn func(context.Context) error) error {
+	if _, ok := ctx.Value(key{}).(*running); ok {
+		return fn(ctx)
+	}
+	tx, err := db.pool.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("begin transaction: %w", err)
+	}
+	r := &running{tx: tx}
+	if err := attempt(context.WithValue(ctx, key{}, r), tx, fn); err != nil {
+		return err
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("commit transaction: %w", err)
+	}
+	for _, f := range r.afterCommit {
+		f()
+	}
+	return nil
+}
+
+// attempt runs fn and rolls the transaction back if it fails or panics. The
+// rollback must happen although ctx may have ended: else the connection would
+// be thrown away.
+func attempt(ctx context.Context, tx pgx.Tx, fn func(context.Context) error) error {
+	done := false
+	defer func() {
+		if !done {
+			_ = tx.Rollback(context.WithoutCancel(ctx)) // it failed already; fn's error says why
+		}
+	}()
+	if err := fn(ctx); err != nil {
+		return err
+	}
+	done = true
+	return nil
+}
+
+// AfterCommit calls fn once the context's transaction is committed, never if it
+// is rolled back; outside of a transaction it calls fn at once. fn must not block.
+func (db *DB) AfterCommit(ctx context.Context, fn func()) {
+	if r, ok := ctx.Value(key{}).(*running); ok {
+		r.afterCommit = append(r.afterCommit, fn)
+		return
+	}
+	fn()
+}
+
+// Violates reports whether err is PostgreSQL's refusal by the named constraint
+// or unique index.
+func Violates(err error, constraint string) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.ConstraintName == constraint
+}
+
+// Unreachable reports whether err says that PostgreSQL could not be asked, or
+// not in time, rather than that it refused: the caller may try again.
+func Unreachable(err error) bool {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch pg.Code[:2] {
+		case "08", "53", "57", "40": // connection, resources, operator (shutdown), rollback (deadlock, serialization)
+			return true
+		}
+		return false
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return true
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, pgx.ErrTxClosed) || pgconn.SafeToRetry(err)
+}

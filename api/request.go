@@ -1,0 +1,285 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"mynah/chat"
+)
+
+// request is what the API notes about a request under way.
+type request struct {
+	id      string
+	address netip.Addr
+	pattern string // the route, without the ids and the query that were put into it
+	subject string // set once the token is verified
+	key     string // Idempotency-Key
+	token   string // bearer token, "" if there is none
+}
+
+type requestKey struct{}
+
+func requestOf(ctx context.Context) *request {
+	r, ok := ctx.Value(requestKey{}).(*request)
+	if !ok {
+		panic("api: a handler runs outside of Handler")
+	}
+	return r
+}
+
+func requestID(ctx context.Context) string {
+	if r, ok := ctx.Value(requestKey{}).(*request); ok {
+		return r.id
+	}
+	return ""
+}
+
+// serve is the outermost layer: every request gets an id, a deadline, a line in
+// the log, and an answer even if the handler panics. The log has the route's
+// pattern, never the path, the query, a header or a body.
+func (a *API) serve(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	req := &request{id: rand.Text(), address: a.clientAddress(r)}
+	ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), requestKey{}, req), a.cfg.Timeout)
+	defer cancel()
+	r = r.WithContext(ctx)
+	out := &recorder{ResponseWriter: w, etag: r.Method == http.MethodGet || r.Method == http.MethodHead}
+
+	h := out.Header()
+	h.Set("X-Request-Id", req.id)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cache-Control", "no-store")
+	defer func() {
+		if reason := recover(); reason != nil {
+			if reason == http.ErrAbortHandler { //nolint:errorlint,err113 // net/http says to compare it
+				panic(reason)
+			}
+			a.log.LogAttrs(ctx, slog.LevelError, "request panicked", slog.String("request", req.id),
+				slog.Any("reason", reason), slog.String("stack", string(debug.Stack())))
+			out.reset()
+			a.writeProblem(out, r, statusProblem(http.StatusInternalServerError, ""))
+		}
+		out.finish(r)
+		a.log.LogAttrs(ctx, slog.LevelInfo, "http", slog.String("request", req.id), slog.String("method", r.Method),
+			slog.String("route", req.pattern), slog.Int("status", out.status), slog.Duration("took", time.Since(began)),
+			slog.String("subject", req.subject), slog.String("address", req.address.String()))
+	}()
+	a.route(out, r, req)
+}
+
+// route finds the handler. net/http's mux answers what it does not know in plain
+// text; clients of an API want a problem document there, too.
+func (a *API) route(w *recorder, r *http.Request, req *request) {
+	if a.cors(w, r) {
+		return
+	}
+	if !cleanText(r.URL.Path) || !cleanQuery(r.URL.RawQuery) {
+		a.writeProblem(w, r, statusProblem(http.StatusBadRequest, "The address holds characters that nothing can have: U+0000 or bytes that are not UTF-8."))
+		return
+	}
+	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		req.token = strings.TrimSpace(token)
+	}
+	req.key = r.Header.Get("Idempotency-Key")
+	handler, pattern := a.mux.Handler(r)
+	if req.pattern = pattern; pattern == "" {
+		var asked recorder // the mux's own answer: 404, or 405 with Allow
+		asked.ResponseWriter = discard{header: http.Header{}}
+		handler.ServeHTTP(&asked, r)
+		detail := "There is nothing here. See /docs."
+		if asked.status == http.StatusMethodNotAllowed {
+			w.Header().Set("Allow", asked.Header().Get("Allow"))
+			detail = "This address knows other methods only: " + asked.Header().Get("Allow") + "."
+		} else {
+			asked.status = http.StatusNotFound
+		}
+		a.writeProblem(w, r, statusProblem(asked.status, detail))
+		return
+	}
+	a.mux.ServeHTTP(w, r)
+}
+
+func (a *API) writeProblem(w http.ResponseWriter, r *http.Request, p *Problem) {
+	for name, values := range p.GetHeaders() {
+		w.Header()[name] = values
+	}
+	w.Header().Set("Content-Type", p.ContentType(""))
+	w.WriteHeader(p.Status)
+	if err := encodeJSON(w, p); err != nil {
+		a.log.LogAttrs(r.Context(), slog.LevelDebug, "client gone", slog.String("request", requestID(r.Context())), slog.Any("error", err))
+	}
+}
+
+// clientAddress is the peer's address, or what a trusted proxy says of it: the
+// last address of X-Forwarded-For that is not itself a trusted proxy.
+func (a *API) clientAddress(r *http.Request) netip.Addr {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.IPv4Unspecified() // a Unix socket or a test: all share one limit
+	}
+	address := peer.Addr().Unmap()
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		if !a.trusted(address) {
+			break
+		}
+		next, err := netip.ParseAddr(strings.TrimSpace(hop))
+		if err != nil {
+			break
+		}
+		address = next.Unmap()
+	}
+	return address
+}
+
+func (a *API) trusted(address netip.Addr) bool {
+	return slices.ContainsFunc(a.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(address) })
+}
+
+// cors lets pages of the configured origins call the API. Tokens travel in a
+// header, so no credentials mode is needed. It reports whether it answered.
+func (a *API) cors(w http.ResponseWriter, r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" || len(a.cfg.Origins) == 0 {
+		return false
+	}
+	w.Header().Add("Vary", "Origin")
+	switch {
+	case slices.Contains(a.cfg.Origins, "*"):
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+	case slices.Contains(a.cfg.Origins, origin):
+		w.Header().Set("Access-Control-Allow-Origin", origin)
+	default:
+		return false
+	}
+	w.Header().Set("Access-Control-Expose-Headers", "ETag, Location, Retry-After, X-Request-Id")
+	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
+		return false
+	}
+	w.Header().Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE")
+	w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, If-None-Match")
+	w.Header().Set("Access-Control-Max-Age", "3600")
+	w.WriteHeader(http.StatusNoContent)
+	return true
+}
+
+// cleanText reports whether PostgreSQL's text can hold s.
+func cleanText(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+}
+
+// cleanQuery reports whether the decoded query is clean.
+func cleanQuery(raw string) bool {
+	text, err := url.QueryUnescape(raw)
+	return err == nil && cleanText(text)
+}
+
+// recorder notes the status. For GET it also keeps the body back until the end
+// (answers are pages of bounded size), to tell the client that polls a list with
+// If-None-Match that nothing has changed (RFC 9110 section 13.1.2).
+type recorder struct {
+	http.ResponseWriter
+	status int
+	etag   bool
+	body   bytes.Buffer
+	sent   bool
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader notes the status, and sends it unless the body is kept back.
+func (w *recorder) WriteHeader(status int) {
+	if w.status != 0 {
+		return
+	}
+	w.status = status
+	if !w.etag {
+		w.sent = true
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+// Write sends or keeps back.
+func (w *recorder) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	if w.etag {
+		return w.body.Write(b)
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// reset forgets an answer that has not been sent, so that another can be.
+func (w *recorder) reset() {
+	if !w.sent {
+		w.status = 0
+		w.body.Reset()
+	}
+}
+
+// finish sends what was kept back.
+func (w *recorder) finish(r *http.Request) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	if !w.etag {
+		return
+	}
+	if w.status == http.StatusOK {
+		if w.Header().Get("Cache-Control") == "no-store" && w.Header().Get("Set-Cookie") == "" {
+			w.Header().Set("Cache-Control", "private, no-cache")
+		}
+		sum := sha256.Sum256(w.body.Bytes())
+		tag := `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
+		w.Header().Set("ETag", tag)
+		if matches(r.Header.Get("If-None-Match"), tag) {
+			w.status = http.StatusNotModified
+			w.Header().Del("Content-Type")
+			w.body.Reset()
+		}
+	}
+	w.ResponseWriter.WriteHeader(w.status)
+	if r.Method != http.MethodHead {
+		_, _ = w.ResponseWriter.Write(w.body.Bytes()) // the client is gone: nobody to tell
+	}
+}
+
+// matches compares weakly, as If-None-Match asks for.
+func matches(header, tag string) bool {
+	for one := range strings.SplitSeq(header, ",") {
+		one = strings.TrimSpace(one)
+		if one == "*" || strings.TrimPrefix(one, "W/") == tag {
+			return true
+		}
+	}
+	return false
+}
+
+// discard is a ResponseWriter that goes nowhere.
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header         { return d.header }
+func (d discard) Write(b []byte) (int, error) { return len(b), nil }
+func (d discard) WriteHeader(int)             {}
+
+// validKey is what an Idempotency-Key may be: 1–128 visible ASCII characters.
+func validKey(key string) bool {
+	return len(key) >= 1 && len(key) <= 128 && !strings.ContainsFunc(key, func(c rune) bool { return c <= ' ' || c > '~' })
+}
+
+var errBadKey = chat.Refuse(chat.CodeInvalid, "An Idempotency-Key is 1–128 visible ASCII characters; a UUID is best.")
