@@ -214,3 +214,6 @@ func putDigits(b []byte, n uint64) {
 		n /= 10
 	}
 }
+
+// Connected reports whether the publisher's connection is accepted.
+func (p *Publisher) Connected() bool { return p.conn.state == ready }
