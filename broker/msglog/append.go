@@ -223,7 +223,7 @@ func (a *appender) add(r *Record) error {
 	r.Prev = to.tail
 	r.PrevSender = 0
 	a.post(to, r.Seq)
-	if strings.HasPrefix(r.To, userPrefix) && r.To[len(userPrefix):] != r.From {
+	if hasOwnTopic(r) {
 		own, err := a.topic(append(append(a.key[:0], userPrefix...), r.From...))
 		if err != nil {
 			return err
@@ -236,6 +236,21 @@ func (a *appender) add(r *Record) error {
 	}
 	a.block.add(r)
 	return nil
+}
+
+// hasOwnTopic reports whether a message is delivered on its sender's own topic as
+// well: a direct message that is not a note to oneself.
+func hasOwnTopic(r *Record) bool {
+	return strings.HasPrefix(r.To, userPrefix) && r.To[len(userPrefix):] != r.From
+}
+
+// ownTopic returns the sender's own topic if the message is delivered there as
+// well, else "".
+func ownTopic(r *Record) string {
+	if !hasOwnTopic(r) {
+		return ""
+	}
+	return userPrefix + r.From
 }
 
 func (a *appender) post(t *topicState, seq uint64) {

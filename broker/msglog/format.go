@@ -48,27 +48,3 @@ func (l *Pebble) getUint(key string) (v uint64, ok bool, err error) {
 	}
 	return binary.BigEndian.Uint64(value), true, nil
 }
-
-// lastIndex returns the newest entry of the sparse index, the zero one if there
-// is none.
-func (l *Pebble) lastIndex() (e indexEntry, err error) {
-	it, err := l.db.NewIter(&pebble.IterOptions{
-		LowerBound: []byte(prefixIndex), UpperBound: prefixEndKey([]byte(prefixIndex)),
-	})
-	if err != nil {
-		return e, err
-	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	if !it.Last() {
-		return e, it.Error()
-	}
-	seq, err := keySeq(it.Key())
-	if err != nil {
-		return e, err
-	}
-	value, err := it.ValueAndErr()
-	if err != nil {
-		return e, err
-	}
-	return decodeIndex(seq, value)
-}

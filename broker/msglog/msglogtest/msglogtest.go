@@ -1,0 +1,220 @@
+// Package msglogtest is the conformance suite of msglog.Log. Every
+// implementation runs it: what the broker relies on is what is tested here.
+package msglogtest
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"mynah/broker/msglog"
+	"mynah/chat"
+)
+
+// Open opens a log whose state is under dir. Opened again with the same dir it
+// must have all that was there. It must fail the test if it cannot.
+type Open func(tb testing.TB, dir string) msglog.Log
+
+// Run runs the suite.
+func Run(t *testing.T, open Open) {
+	t.Helper()
+	for name, test := range map[string]func(*testing.T, Open){
+		"Empty":              testEmpty,
+		"Order":              testOrder,
+		"BatchSizes":         testBatchSizes,
+		"Fields":             testFields,
+		"Prev":               testPrev,
+		"Mid":                testMid,
+		"MidInBatch":         testMidInBatch,
+		"MidPending":         testMidPending,
+		"Dup":                testDup,
+		"DupInBatch":         testDupInBatch,
+		"OddNames":           testOddNames,
+		"Reopen":             testReopen,
+		"Bounds":             testBounds,
+		"ReadTopic":          testReadTopic,
+		"ReadStops":          testReadStops,
+		"ReadCancelled":      testReadCancelled,
+		"Kept":               testKept,
+		"Trim":               testTrim,
+		"TrimAll":            testTrimAll,
+		"TrimKeepsMids":      testTrimKeepsMids,
+		"TrimKeepsTails":     testTrimKeepsTails,
+		"TrimWithinBlock":    testTrimWithinBlock,
+		"Store":              testStore,
+		"Closed":             testClosed,
+		"ReadersWhileAppend": testReadersWhileAppend,
+		"TrimWhileAppend":    testTrimWhileAppend,
+		"Model":              testModel,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, open)
+		})
+	}
+}
+
+// msg returns a record as a publish makes it.
+func msg(from, to, body string) *msglog.Record {
+	r := &msglog.Record{
+		Message: chat.Message{From: from, To: to, TS: 1_700_000_000_000, Type: "text"},
+		QoS:     1, Client: from + "-phone",
+	}
+	setBody(r, body)
+	return r
+}
+
+func setBody(r *msglog.Record, body string) {
+	r.Tail = fmt.Appendf(nil, `"type":"text","body":%q}`, body)
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(r.To + "\x00" + body)) // a hash does not fail
+	r.Digest = h.Sum64()
+}
+
+func withMid(r *msglog.Record, mid string) *msglog.Record {
+	r.Mid = mid
+	return r
+}
+
+func withPacket(r *msglog.Record, id uint16, dup bool) *msglog.Record {
+	r.PacketID, r.Dup = id, dup
+	return r
+}
+
+// appendAll appends a batch, waits for it and returns the outcomes.
+func appendAll(tb testing.TB, l msglog.Log, recs ...*msglog.Record) []msglog.Outcome {
+	tb.Helper()
+	p, err := l.Append(recs)
+	if err != nil {
+		tb.Fatalf("append: %v", err)
+	}
+	if err := p.Wait(); err != nil {
+		tb.Fatalf("wait: %v", err)
+	}
+	return p.Outcomes()
+}
+
+// store appends a batch of which every record must be new.
+func store(tb testing.TB, l msglog.Log, recs ...*msglog.Record) {
+	tb.Helper()
+	for i, o := range appendAll(tb, l, recs...) {
+		if o != msglog.Stored {
+			tb.Fatalf("record %d: outcome %v, want it stored", i, o)
+		}
+	}
+}
+
+func wantOutcomes(tb testing.TB, got []msglog.Outcome, want ...msglog.Outcome) {
+	tb.Helper()
+	if !slices.Equal(got, want) {
+		tb.Fatalf("outcomes %v, want %v", got, want)
+	}
+}
+
+func readAll(tb testing.TB, l msglog.Log, after, upto uint64) []*msglog.Record {
+	tb.Helper()
+	var recs []*msglog.Record
+	err := l.Read(context.Background(), after, upto, func(r *msglog.Record) bool {
+		recs = append(recs, r)
+		return true
+	})
+	if err != nil {
+		tb.Fatalf("read: %v", err)
+	}
+	return recs
+}
+
+func readTopic(tb testing.TB, l msglog.Log, topic string, after, upto uint64) []*msglog.Record {
+	tb.Helper()
+	var recs []*msglog.Record
+	err := l.ReadTopic(context.Background(), topic, after, upto, func(r *msglog.Record) bool {
+		recs = append(recs, r)
+		return true
+	})
+	if err != nil {
+		tb.Fatalf("read %s: %v", topic, err)
+	}
+	return recs
+}
+
+// wantRecords compares what was read with what was appended; Dup is not stored.
+func wantRecords(tb testing.TB, got, want []*msglog.Record) {
+	tb.Helper()
+	stored := make([]*msglog.Record, len(want))
+	for i, r := range want {
+		c := *r
+		c.Dup = false
+		stored[i] = &c
+	}
+	if len(got) != len(stored) {
+		tb.Fatalf("read %d records %v, want %d %v", len(got), seqs(got), len(stored), seqs(stored))
+	}
+	for i := range got {
+		// An empty tail may come back nil.
+		if d := cmp.Diff(stored[i], got[i], cmp.Comparer(func(a, b []byte) bool { return string(a) == string(b) })); d != "" {
+			tb.Fatalf("record %d (-want +got):\n%s", i, d)
+		}
+	}
+}
+
+func seqs(recs []*msglog.Record) []uint64 {
+	s := make([]uint64, len(recs))
+	for i, r := range recs {
+		s[i] = r.Seq
+	}
+	return s
+}
+
+func mustTail(tb testing.TB, l msglog.Log, topic string) uint64 {
+	tb.Helper()
+	seq, err := l.Tail(topic)
+	if err != nil {
+		tb.Fatalf("tail of %s: %v", topic, err)
+	}
+	return seq
+}
+
+func mustTrim(tb testing.TB, l msglog.Log, upto uint64) {
+	tb.Helper()
+	if err := l.Trim(context.Background(), upto); err != nil {
+		tb.Fatalf("trim: %v", err)
+	}
+}
+
+func mustClose(tb testing.TB, l msglog.Log) {
+	tb.Helper()
+	if err := l.Close(); err != nil {
+		tb.Fatalf("close: %v", err)
+	}
+}
+
+// open1 opens a log that is closed when the test ends.
+func open1(t *testing.T, open Open) msglog.Log {
+	t.Helper()
+	l := open(t, t.TempDir())
+	t.Cleanup(func() { mustClose(t, l) })
+	return l
+}
+
+func scan(tb testing.TB, s msglog.Store, prefix string) map[string]string {
+	tb.Helper()
+	m := make(map[string]string)
+	var keys []string
+	err := s.Scan(prefix, func(key string, value []byte) bool {
+		keys = append(keys, strings.Clone(key))
+		m[strings.Clone(key)] = string(value)
+		return true
+	})
+	if err != nil {
+		tb.Fatalf("scan: %v", err)
+	}
+	if !slices.IsSorted(keys) {
+		tb.Fatalf("scan is not in byte order: %q", keys)
+	}
+	return m
+}
