@@ -60,7 +60,7 @@ func StartMynahArchiver(s *ArchiverSpec) (*Proc, error) {
 	return Start(&Spec{
 		Name: "mynah-archiver", Dir: s.Logs, Env: []string{"MYNAH_JWT_SECRET=" + s.Secret, "MYNAH_DATABASE_URL=" + s.Database},
 		Args: append([]string{
-			s.Bin, "archiver", "--broker-url", "tcp://" + addr(s.Broker), "--metrics-addr", addr(s.Metrics),
+			s.Bin, "archiver", "--broker-url", "mqtt://" + addr(s.Broker), "--metrics-addr", addr(s.Metrics),
 		}, s.Args...),
 	})
 }
