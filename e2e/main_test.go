@@ -18,8 +18,8 @@ const deadline = 30 * time.Second
 // secret signs the tokens of the tests.
 const secret = "a secret of these tests, 32 bytes and more"
 
-// binary is bin/mynah, built for this run.
-var binary string
+// mynah is bin/mynah, built for this run.
+var mynah string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
@@ -35,8 +35,8 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	binary = filepath.Join(dir, "mynah")
-	build := exec.CommandContext(context.Background(), "go", "build", "-ldflags", "-X main.version=v0-e2e", "-o", binary, "../cmd/mynah")
+	mynah = filepath.Join(dir, "mynah")
+	build := exec.CommandContext(context.Background(), "go", "build", "-ldflags", "-X main.version=v0-e2e", "-o", mynah, "../cmd/mynah")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build mynah: %v\n%s", err, out)

@@ -28,7 +28,7 @@ type node struct {
 // launch starts `mynah` with JSON logs and does not wait.
 func launch(args ...string) *node {
 	n := &node{log: newOutput(), stdout: newOutput(), exited: make(chan struct{})}
-	n.cmd = exec.Command(binary, args...)
+	n.cmd = exec.Command(mynah, args...)
 	n.cmd.Env = append(cleanEnv(), "MYNAH_LOG_FORMAT=json")
 	n.cmd.Stdout, n.cmd.Stderr = n.stdout, n.log
 	// In a process group of its own, so that a test's Ctrl-C is the test's.
@@ -76,7 +76,8 @@ func (n *node) awaitReady() {
 	n.mqtt, n.http, n.metrics, n.database = ready.MQTT, ready.HTTP, ready.Metrics, ready.Database
 }
 
-// start launches mynah, waits until it is ready, and stops it with the test.
+// start launches mynah, waits until it is ready, and stops it gracefully with the
+// test unless the test has ended it.
 func start(tb testing.TB, args ...string) *node {
 	tb.Helper()
 	n := launch(args...)
@@ -85,7 +86,15 @@ func start(tb testing.TB, args ...string) *node {
 		tb.Fatalf("%v\n%s%s", n.failed, n.stdout.String(), n.log.String())
 	}
 	tb.Cleanup(func() {
-		n.kill()
+		// Every test is a test of the graceful stop too; and a private
+		// PostgreSQL is stopped by nobody else.
+		select {
+		case <-n.exited: // by the test
+		default:
+			if status := n.interrupt(); status != 0 {
+				tb.Errorf("mynah %s ended with status %d after SIGINT", n.cmd.Args[1], status)
+			}
+		}
 		if tb.Failed() {
 			tb.Logf("log of mynah %s:\n%s", n.cmd.Args[1], n.log.tail(60))
 		}
