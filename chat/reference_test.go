@@ -1,0 +1,362 @@
+package chat_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"mynah/chat"
+)
+
+// verdict is what a payload is taken for.
+type verdict struct {
+	class  string // text, message, data, binary or refused
+	typ    string
+	code   chat.Code
+	fields map[string]any // type, body and what else the client's message has
+}
+
+// reference reads the rules of PROTOCOL.md the slow and obvious way, with
+// encoding/json. It does not know the limit of the rendered message.
+func reference(l chat.Limits, payload []byte, system bool) verdict {
+	refused := verdict{class: "refused", code: chat.CodeBadMessage}
+	switch {
+	case len(payload) > l.Payload:
+		return verdict{class: "refused", code: chat.CodeTooLarge}
+	case !utf8.Valid(payload):
+		return verdict{class: "binary", typ: "binary", fields: map[string]any{
+			"type": "binary", "body": base64.StdEncoding.EncodeToString(payload),
+		}}
+	}
+	members, ok := topMembers(payload)
+	if !ok {
+		if bytes.ContainsRune(payload, 0) {
+			return refused
+		}
+		return verdict{class: "text", typ: "text", fields: map[string]any{"type": "text", "body": string(payload)}}
+	}
+	if nesting(payload) > l.Depth || !escapesStorable(payload) || !numbersStorable(payload) {
+		return refused
+	}
+	count := map[string]int{}
+	fields := map[string]any{}
+	stringType := false
+	for _, m := range members {
+		count[m.name]++
+		fields[m.name] = m.value
+		if _, ok := m.value.(string); ok && m.name == "type" {
+			stringType = true
+		}
+	}
+	if count["body"] == 0 && !stringType {
+		return verdict{class: "data", typ: "data", fields: map[string]any{"type": "data", "body": fields}}
+	}
+	for _, n := range count {
+		if n > 1 {
+			return refused
+		}
+	}
+	for _, name := range []string{"seq", "prev", "from", "to", "ts"} {
+		delete(fields, name)
+	}
+	if _, ok := fields["type"]; !ok {
+		fields["type"] = "text"
+	}
+	for name, value := range fields {
+		if !kindOK(name, value, system) {
+			return refused
+		}
+	}
+	return verdict{class: "message", typ: fields["type"].(string), fields: fields}
+}
+
+type member struct {
+	name  string
+	value any // numbers as json.Number
+}
+
+// topMembers returns the members of a text that is one JSON object.
+func topMembers(text []byte) ([]member, bool) {
+	if trimmed := bytes.TrimLeft(text, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' || !wellFormed(text) {
+		return nil, false
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	if _, err := d.Token(); err != nil {
+		return nil, false
+	}
+	var all []member
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return nil, false
+		}
+		m := member{name: name.(string)}
+		// encoding/json gives up at a depth of 10,000, where all is refused anyway.
+		if err := d.Decode(&m.value); err != nil {
+			break
+		}
+		all = append(all, m)
+	}
+	return all, true
+}
+
+// wellFormed is json.Valid without its limit of depth.
+func wellFormed(text []byte) bool {
+	if bytes.Count(text, []byte("["))+bytes.Count(text, []byte("{")) < 10000 {
+		return json.Valid(text)
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	for depth := 0; ; {
+		token, err := d.Token()
+		if err != nil {
+			return false
+		}
+		switch token {
+		case json.Delim('{'), json.Delim('['):
+			depth++
+		case json.Delim('}'), json.Delim(']'):
+			depth--
+		}
+		if depth == 0 {
+			_, err := d.Token()
+			return errors.Is(err, io.EOF)
+		}
+	}
+}
+
+var stringLiteral = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+
+func nesting(text []byte) (deepest int) {
+	depth := 0
+	for _, c := range stringLiteral.ReplaceAll(text, nil) {
+		switch c {
+		case '{', '[':
+			depth++
+			deepest = max(deepest, depth)
+		case '}', ']':
+			depth--
+		}
+	}
+	return deepest
+}
+
+var escape = regexp.MustCompile(`\\(?:u([0-9a-fA-F]{4})|.)`)
+
+func escapesStorable(text []byte) bool {
+	high := -1 // where a high surrogate ended
+	for _, at := range escape.FindAllSubmatchIndex(text, -1) {
+		if high >= 0 && at[0] != high {
+			return false
+		}
+		unit := uint64('x')
+		if at[2] >= 0 {
+			unit, _ = strconv.ParseUint(string(text[at[2]:at[3]]), 16, 32)
+		}
+		isLow := unit >= 0xdc00 && unit <= 0xdfff
+		if unit == 0 || isLow != (high >= 0) {
+			return false
+		}
+		high = -1
+		if unit >= 0xd800 && unit <= 0xdbff {
+			high = at[1]
+		}
+	}
+	return high < 0
+}
+
+var numberLiteral = regexp.MustCompile(`-?(\d+)(?:\.(\d+))?(?:[eE]([-+]?\d+))?`)
+
+func numbersStorable(text []byte) bool {
+	for _, n := range numberLiteral.FindAllSubmatch(stringLiteral.ReplaceAll(text, []byte(`""`)), -1) {
+		f, err := strconv.ParseFloat(string(n[0]), 64)
+		if err != nil {
+			return false
+		}
+		exponent, err := strconv.ParseInt("0"+strings.TrimLeft(string(n[3]), "-+"), 10, 64)
+		if err != nil {
+			return false
+		}
+		if bytes.HasPrefix(n[3], []byte("-")) {
+			exponent = -exponent
+		}
+		decimals := int64(len(n[2])) - exponent
+		if exponent > 16383 || decimals > 16383 || f == 0 && bytes.ContainsAny(append(n[1], n[2]...), "123456789") {
+			return false
+		}
+	}
+	return true
+}
+
+var (
+	typePattern = regexp.MustCompile(`^[a-z0-9._-]{1,32}$`)
+	idPattern   = regexp.MustCompile(`^[A-Za-z0-9_.~-]{1,64}$`)
+)
+
+func kindOK(name string, value any, system bool) bool {
+	switch name {
+	case "type":
+		s, ok := value.(string)
+		return ok && typePattern.MatchString(s) && (system || s != "notice" && !strings.HasPrefix(s, "notice."))
+	case "mid":
+		s, ok := value.(string)
+		n := len([]rune(s))
+		return ok && n >= 1 && n <= 64
+	case "reply_to", "expires":
+		n, ok := value.(json.Number)
+		if !ok {
+			return false
+		}
+		i, err := strconv.ParseInt(n.String(), 10, 64)
+		return err == nil && i >= 1 && i < 1<<53
+	case "mentions":
+		list, ok := value.([]any)
+		if !ok {
+			return false
+		}
+		if len(list) == 1 && list[0] == "*" {
+			return true
+		}
+		return !slices.ContainsFunc(list, func(v any) bool {
+			s, ok := v.(string)
+			return !ok || !idPattern.MatchString(s)
+		})
+	case "ext":
+		_, ok := value.(map[string]any)
+		return ok
+	}
+	return true
+}
+
+// The message around the drafts that checkParse renders.
+const (
+	testSeq  = 1764000000000042
+	testPrev = 1764000000000017
+	testFrom = "alice"
+	testTo   = "group/42"
+	testTS   = 1764000000123
+)
+
+// checkParse parses the payload and fails unless Parse keeps every promise and
+// agrees with the reference.
+func checkParse(tb testing.TB, l chat.Limits, payload []byte, system bool) verdict {
+	tb.Helper()
+	if l == (chat.Limits{}) {
+		l = chat.Limits{Payload: 64 << 10, Depth: 32, Rendered: 100 << 10}
+	}
+	want := reference(l, payload, system)
+	original := bytes.Clone(payload)
+	d, err := l.Parse(payload, system)
+	if !bytes.Equal(payload, original) {
+		tb.Fatal("Parse changed the payload")
+	}
+	if err != nil {
+		var refusal *chat.Error
+		if !errors.As(err, &refusal) {
+			tb.Fatalf("the error is a %T", err)
+		}
+		if d.Tail != nil || d.Type != "" || d.Expires != 0 {
+			tb.Errorf("a refused payload has a draft: %+v", d)
+		}
+		if refusal.Code != want.code && refusal.Code != chat.CodeTooLarge {
+			tb.Errorf("Parse(%.300q): %v, the reference says %s %s", payload, err, want.class, want.code)
+		}
+		return verdict{class: "refused", code: refusal.Code}
+	}
+	// What Parse returns must not change with the payload.
+	for i := range payload {
+		payload[i] = 'X'
+	}
+	defer copy(payload, original)
+	if want.class == "refused" {
+		tb.Fatalf("Parse(%.300q) accepts what the reference refuses (%s)", original, want.code)
+	}
+	if d.Type != want.typ {
+		tb.Errorf("Parse(%.300q): type %q, the reference says %q", original, d.Type, want.typ)
+	}
+	mid, _ := want.fields["mid"].(string)
+	expires, _ := want.fields["expires"].(json.Number)
+	if d.Mid != mid || d.Expires != 0 && strconv.FormatInt(d.Expires, 10) != string(expires) || d.Expires == 0 && expires != "" {
+		tb.Errorf("Parse(%.300q): mid %q, expires %d; the reference says %q, %s", original, d.Mid, d.Expires, mid, expires)
+	}
+	if prefix := `"type":"` + d.Type + `"`; !bytes.HasPrefix(d.Tail, []byte(prefix)) {
+		tb.Errorf("the tail %.300q does not begin with %s", d.Tail, prefix)
+	}
+	checkRendered(tb, l, d, want)
+	return want
+}
+
+// checkRendered fails unless the draft renders to one JSON object that has the
+// broker's fields once, as they were set, and the client's as the reference has
+// them.
+func checkRendered(tb testing.TB, l chat.Limits, d chat.Draft, want verdict) {
+	tb.Helper()
+	m := chat.Message{Seq: testSeq, From: testFrom, To: testTo, TS: testTS, Type: d.Type, Mid: d.Mid, Expires: d.Expires, Tail: d.Tail}
+	rendered := m.AppendEnvelope([]byte("before"), testPrev)[len("before"):]
+	if len(rendered) > l.Rendered {
+		tb.Errorf("%d bytes rendered, over the limit of %d", len(rendered), l.Rendered)
+	}
+	if len(rendered) != m.EnvelopeLen(testPrev) {
+		tb.Errorf("EnvelopeLen %d, rendered %d", m.EnvelopeLen(testPrev), len(rendered))
+	}
+	if !json.Valid(rendered) {
+		tb.Fatalf("not JSON: %.300q", rendered)
+	}
+	members, ok := topMembers(rendered)
+	if !ok {
+		tb.Fatalf("not a JSON object: %.300q", rendered)
+	}
+	got := map[string]any{}
+	for _, m := range members {
+		if _, ok := got[m.name]; ok {
+			tb.Errorf("%q is there twice: %.300q", m.name, rendered)
+		}
+		got[m.name] = m.value
+	}
+	wantAll := map[string]any{
+		"seq": json.Number(fmt.Sprint(testSeq)), "prev": json.Number(fmt.Sprint(testPrev)),
+		"from": testFrom, "to": testTo, "ts": json.Number(fmt.Sprint(testTS)),
+	}
+	maps.Copy(wantAll, want.fields)
+	// Not cmp.Diff, whose time doubles with every level of nesting.
+	if !reflect.DeepEqual(wantAll, got) {
+		tb.Errorf("rendered %.300q, want %.300v", rendered, wantAll)
+	}
+	checkReceived(tb, &m, rendered)
+}
+
+// checkReceived fails unless ParseEnvelope reads from the rendered message what
+// was rendered into it.
+func checkReceived(tb testing.TB, m *chat.Message, rendered []byte) {
+	tb.Helper()
+	archived := m.AppendArchived(nil)
+	for _, b := range [][]byte{rendered, archived} {
+		e, err := chat.ParseEnvelope(b)
+		if err != nil {
+			tb.Fatalf("ParseEnvelope(%.300q): %v", b, err)
+		}
+		want := chat.Envelope{
+			Seq: m.Seq, Prev: testPrev, From: m.From, To: m.To, TS: m.TS,
+			Type: m.Type, Mid: m.Mid, Object: archived,
+		}
+		if &b[0] == &archived[0] {
+			want.Prev = 0
+		}
+		if diff := cmp.Diff(want, e); diff != "" {
+			tb.Errorf("ParseEnvelope(%.300q) (-want +got):\n%s", b, diff)
+		}
+	}
+}
