@@ -70,9 +70,9 @@ type Subscription struct {
 }
 
 // expand returns the delivery topics that the filters stand for, given the groups of
-// the subscriber. Overlapping filters are joined: the highest QoS counts, all
+// the subscriber, or all groups to be read by name if anyGroup. Overlapping filters are joined: the highest QoS counts, all
 // identifiers are told, and No Local holds if all ask for it.
-func expand(filters map[string]Subscription, groups map[string]struct{}) map[string]*topicSub {
+func expand(filters map[string]Subscription, groups map[string]struct{}, anyGroup bool) map[string]*topicSub {
 	topics := make(map[string]*topicSub, len(filters))
 	add := func(topic string, signal bool, f Subscription) {
 		t := topics[topic]
@@ -110,7 +110,7 @@ func expand(filters map[string]Subscription, groups map[string]struct{}) map[str
 			case chat.KindGroup, chat.KindGroupSignal:
 				// The filter of somebody who was removed from the group stays,
 				// and works again when it is taken back.
-				if _, member := groups[t.ID]; member {
+				if _, member := groups[t.ID]; member || anyGroup {
 					add(filter, t.Kind == chat.KindGroupSignal, f)
 				}
 			}

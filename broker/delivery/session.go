@@ -35,6 +35,7 @@ type Session struct {
 	subsMu  sync.Mutex
 	filters map[string]Subscription
 	groups  map[string]struct{}
+	any     bool // it may read groups that it is not in
 	ended   bool
 	kept    bool // it is in the store
 
@@ -71,6 +72,7 @@ type Attachment struct {
 	ReceiveMaximum uint16 // 0: no limit of the client's own
 	MaxPacket      uint32 // 0: no limit
 	Groups         []string
+	AnyGroup       bool // it may read groups that it is not in
 	Archiver       bool // its position is the archive's
 }
 
@@ -91,7 +93,7 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	s.detachLocked(nil)
 	a.Conn.onDrain = s.wake
 	s.groups = setOf(a.Groups)
-	s.archiver = a.Archiver
+	s.archiver, s.any = a.Archiver, a.AnyGroup
 
 	s.mu.Lock()
 	s.conn, s.v5, s.maxPacket = a.Conn, a.V5, a.MaxPacket
@@ -300,7 +302,7 @@ func (s *Session) subscribeLocked(save bool) error {
 	if s.ended {
 		return nil
 	}
-	want := expand(s.filters, s.groups)
+	want := expand(s.filters, s.groups, s.any)
 	s.mu.Lock()
 	have := s.topics
 	attached := s.conn != nil

@@ -32,6 +32,7 @@ type storedSubs struct {
 	Groups   []string          `json:"groups,omitempty"`
 	Since    map[string]uint64 `json:"since,omitempty"` // by delivery topic
 	Archiver bool              `json:"archiver,omitempty"`
+	AnyGroup bool              `json:"any_group,omitempty"`
 }
 
 // Exactly is a QoS 2 message on its way to a client.
@@ -103,7 +104,7 @@ func (st *store) saveSubscriptions(s *Session, changed bool) error {
 	}
 	s.kept = true
 	v, err := json.Marshal(storedSubs{
-		Subject: s.Subject, ClientID: s.ClientID, Archiver: s.archiver, Since: since,
+		Subject: s.Subject, ClientID: s.ClientID, Archiver: s.archiver, AnyGroup: s.any, Since: since,
 		Filters: slices.Collect(maps.Values(s.filters)),
 		Groups:  slices.Collect(maps.Keys(s.groups)),
 	})
@@ -228,12 +229,12 @@ func (st *store) load(e *Engine) error {
 			bad = fmt.Errorf("stored session %q: %w", key, err)
 			return false
 		}
-		s := &Session{Key: Key{v.Subject, v.ClientID}, engine: e, kept: true, archiver: v.Archiver, groups: setOf(v.Groups),
+		s := &Session{Key: Key{v.Subject, v.ClientID}, engine: e, kept: true, archiver: v.Archiver, any: v.AnyGroup, groups: setOf(v.Groups),
 			filters: make(map[string]Subscription, len(v.Filters))}
 		for _, f := range v.Filters {
 			s.filters[f.Filter] = f
 		}
-		s.topics = expand(s.filters, s.groups)
+		s.topics = expand(s.filters, s.groups, s.any)
 		for topic, t := range s.topics {
 			t.session, t.since = s, v.Since[topic]
 		}

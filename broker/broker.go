@@ -1,0 +1,395 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"mynah/authhook"
+	"mynah/broker/delivery"
+	"mynah/broker/listener"
+	"mynah/broker/msglog"
+	"mynah/chat"
+)
+
+// Config is what a Broker needs. A zero field means its default.
+type Config struct {
+	// DataDir is the folder that holds the message log, in its folder log.
+	// Required.
+	DataDir string
+	// MQTTAddr is where MQTT is spoken over TCP, "" for nowhere.
+	MQTTAddr string
+	// MQTTSAddr is where MQTT is spoken over TLS, "" for nowhere; it needs
+	// TLSCert and TLSKey, the names of PEM files.
+	MQTTSAddr       string
+	TLSCert, TLSKey string
+
+	Verifier  *authhook.Verifier // required
+	Directory authhook.Directory // default: without a database
+	Revoked   *authhook.Revoked  // default: none
+	Limiter   *authhook.Limiter  // default: limits nothing
+
+	// ProxyProtocol expects a PROXY header on MQTT connections from
+	// TrustedProxies, whose X-Forwarded-For is believed too.
+	ProxyProtocol  bool
+	TrustedProxies []netip.Prefix
+	// AllowedOrigins are the web pages that may connect: see listener.WSConfig.
+	AllowedOrigins []string
+	// MaxConns bounds open connections, MaxConnsPerAddr those from one address;
+	// 0 for no bound.
+	MaxConns, MaxConnsPerAddr int
+	// FirstPacketTimeout is how long a connection may take to send CONNECT;
+	// default 10 s.
+	FirstPacketTimeout time.Duration
+
+	Limits    chat.Limits
+	Retention msglog.Retention // zero keeps everything
+	NoArchive bool             // no archiver is to come: Retention alone decides
+	Log       msglog.Options   // Logger and OnFailure are set by the broker
+
+	// SessionExpiry is how long a 3.1.1 session without clean session outlives
+	// its connection; default 7 days. MaxSessionExpiry bounds what an MQTT 5
+	// client may ask for; default 30 days.
+	SessionExpiry, MaxSessionExpiry time.Duration
+	// Window is how many messages a session may have unacknowledged; default
+	// 1,024. Outbox is how many bytes may wait on one connection; default
+	// 256 KiB. OutboxTotal bounds them all together; default 1 GiB.
+	Window      int
+	Outbox      int
+	OutboxTotal int64
+	// PresenceSettle is how long somebody stays online without a connection;
+	// default 5 s, negative for not at all.
+	PresenceSettle time.Duration
+
+	Logger   *slog.Logger          // default: nobody
+	Registry prometheus.Registerer // default: none
+}
+
+// Broker is the MQTT server.
+type Broker struct {
+	cfg    Config
+	logger *slog.Logger
+
+	log      *msglog.Pebble
+	engine   *delivery.Engine
+	mochi    *mqtt.Server
+	policy   *authhook.Policy
+	auth     *authhook.Hook
+	presence *presence
+	metrics  *metrics
+	doors    *listener.Metrics
+	tcp      []*listener.TCP
+	ws       *listener.WebSocket
+	lookups  bool // the policy may have to wait for a directory
+
+	queue   *queue
+	batches chan batch
+	spares  chan []publication
+	lastTS  int64 // of the newest message; used by the sequencer only
+
+	conns     sync.Map // *delivery.Session → *conn
+	connected atomic.Int64
+	stopping  atomic.Bool
+	full      rarely
+
+	ctx    context.Context // ends when the broker stops
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+	failed chan error
+	watch  func() // stops watching the directory
+
+	start, stop sync.Once
+	startErr    error
+	stopErr     error
+}
+
+// New opens the message log and puts the broker together. It serves nobody yet. Errors
+// of the log are those of msglog.Open.
+func New(cfg Config) (*Broker, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.SessionExpiry == 0 {
+		cfg.SessionExpiry = 7 * 24 * time.Hour
+	}
+	if cfg.MaxSessionExpiry == 0 {
+		cfg.MaxSessionExpiry = 30 * 24 * time.Hour
+	}
+	if cfg.PresenceSettle == 0 {
+		cfg.PresenceSettle = 5 * time.Second
+	}
+	b := &Broker{
+		cfg: cfg, logger: cfg.Logger, doors: listener.NewMetrics(),
+		policy:  authhook.NewPolicy(cfg.Directory),
+		lookups: cfg.Directory != nil,
+		queue:   newQueue(),
+		batches: make(chan batch, pipelined),
+		spares:  make(chan []publication, pipelined+2),
+		failed:  make(chan error, 1),
+	}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	if err := b.open(); err != nil {
+		b.cancel()
+		return nil, errors.Join(err, b.closeLog())
+	}
+	return b, nil
+}
+
+// open makes everything that the log's content decides.
+func (b *Broker) open() (err error) {
+	opts := b.cfg.Log
+	opts.Logger = b.logger
+	opts.OnFailure = func(err error) {
+		select {
+		case b.failed <- fmt.Errorf("the message log has failed and the broker must be started again: %w", err):
+		default:
+		}
+	}
+	if b.log, err = msglog.Open(filepath.Join(b.cfg.DataDir, "log"), opts); err != nil {
+		return fmt.Errorf("open message log: %w", err)
+	}
+	b.engine, err = delivery.New(delivery.Config{
+		Log: b.log, Logger: b.logger, Window: b.cfg.Window,
+		Limits: &delivery.OutboxLimits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
+	})
+	if err != nil {
+		return err
+	}
+	if err := b.embed(); err != nil {
+		return err
+	}
+	b.presence = &presence{
+		settle: max(b.cfg.PresenceSettle, 0), store: b.log.Sessions(), logger: b.logger, now: time.Now,
+		subjects: map[string]*seen{},
+		publish: func(topic string, payload []byte) error {
+			return b.mochi.Publish(topic, payload, true, 1)
+		},
+	}
+	if err := b.restoreRetained(); err != nil {
+		return fmt.Errorf("restore retained messages: %w", err)
+	}
+	if err := b.presence.restore(); err != nil {
+		return fmt.Errorf("restore presence: %w", err)
+	}
+	b.metrics = newMetrics(b.cfg.Registry, b)
+	return b.openDoors()
+}
+
+// maxPacket is the largest packet that clients may send: a payload, its topic and
+// properties.
+const packetOverhead = 68 << 10
+
+// embed sets Mochi up. What it does by default and should not is in MOCHI.md.
+func (b *Broker) embed() (err error) {
+	caps := mqtt.NewDefaultServerCapabilities()
+	payload := b.cfg.Limits.Payload
+	if payload == 0 {
+		payload = 64 << 10
+	}
+	caps.MaximumPacketSize = uint32(payload + packetOverhead) //nolint:gosec // some hundred KiB
+	caps.MaximumSessionExpiryInterval = uint32(b.cfg.MaxSessionExpiry / time.Second)
+	caps.MaximumClientWritesPending = 64
+	caps.MaximumInflight = 256
+	caps.ReceiveMaximum = maxQueuedPerConn
+	caps.TopicAliasMaximum = 0
+	caps.Compatibilities.NoInheritedPropertiesOnAck = true
+	b.mochi = mqtt.New(&mqtt.Options{
+		Capabilities:             caps,
+		Logger:                   slog.New(mochiHandler{b.logger.Handler()}),
+		InlineClient:             true,
+		SysTopicResendInterval:   30,
+		ClientNetReadBufferSize:  2048,
+		ClientNetWriteBufferSize: 2048,
+	})
+	b.auth, err = authhook.NewHook(authhook.HookConfig{
+		Verifier: b.cfg.Verifier, Policy: b.policy, Limiter: b.cfg.Limiter, Revoked: b.cfg.Revoked, Log: b.logger,
+	})
+	if err != nil {
+		return err
+	}
+	if err := b.mochi.AddHook(b.auth, nil); err != nil {
+		return fmt.Errorf("add auth hook: %w", err)
+	}
+	if err := b.mochi.AddHook(&hook{b: b}, nil); err != nil {
+		return fmt.Errorf("add hook: %w", err)
+	}
+	return nil
+}
+
+// openDoors makes the listeners, which do not listen yet.
+func (b *Broker) openDoors() error {
+	guard := listener.Guard{
+		Handler:            b.serve,
+		OnPanic:            func(c *listener.Conn, _ any) { b.forget(c) },
+		FirstPacketTimeout: b.cfg.FirstPacketTimeout,
+		Limiter:            listener.NewLimiter(b.cfg.MaxConns, b.cfg.MaxConnsPerAddr),
+		Metrics:            b.doors,
+		Logger:             b.logger,
+	}
+	if b.cfg.MQTTAddr != "" {
+		t, err := listener.NewTCP(listener.TCPConfig{
+			Guard: guard, Addr: b.cfg.MQTTAddr,
+			ProxyProtocol: b.cfg.ProxyProtocol, TrustedProxies: b.cfg.TrustedProxies,
+		})
+		if err != nil {
+			return err
+		}
+		b.tcp = append(b.tcp, t)
+	}
+	if b.cfg.MQTTSAddr != "" {
+		certs, err := listener.NewCertReloader(b.cfg.TLSCert, b.cfg.TLSKey, b.logger)
+		if err != nil {
+			return err
+		}
+		t, err := listener.NewTCP(listener.TCPConfig{
+			Guard: guard, Addr: b.cfg.MQTTSAddr, TLS: certs.TLSConfig(),
+			ProxyProtocol: b.cfg.ProxyProtocol, TrustedProxies: b.cfg.TrustedProxies,
+		})
+		if err != nil {
+			return err
+		}
+		b.tcp = append(b.tcp, t)
+	}
+	ws, err := listener.NewWebSocket(listener.WSConfig{
+		Guard: guard, AllowedOrigins: b.cfg.AllowedOrigins, TrustedProxies: b.cfg.TrustedProxies,
+	})
+	b.ws = ws
+	return err
+}
+
+// Start begins to serve. It is harmless to repeat. ctx bounds the start only.
+func (b *Broker) Start(ctx context.Context) error {
+	b.start.Do(func() { b.startErr = b.begin(ctx) })
+	return b.startErr
+}
+
+func (b *Broker) begin(ctx context.Context) error {
+	// The pipeline from its end to its beginning, so that nothing waits for a part
+	// that is not there; then the doors.
+	b.engine.Start()
+	b.tasks.Go(b.commit)
+	b.tasks.Go(b.sequence)
+	b.tasks.Go(b.keepHouse)
+	if err := b.mochi.Serve(); err != nil {
+		return fmt.Errorf("start Mochi: %w", err)
+	}
+	b.watch = b.policy.Directory().Watch(b.changed)
+	for _, t := range b.tcp {
+		if err := t.Start(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Stop ends the broker in this order: no new connections; publishes that have arrived
+// are committed and acknowledged; clients are told, with MQTT 5, that the server shuts
+// down; connections end; positions are stored; the log is closed. It is harmless to
+// repeat. When ctx ends before, connections are cut.
+func (b *Broker) Stop(ctx context.Context) error {
+	b.stop.Do(func() { b.stopErr = b.end(ctx) })
+	return b.stopErr
+}
+
+func (b *Broker) end(ctx context.Context) error {
+	begun := true
+	b.start.Do(func() { begun = false; b.startErr = errors.New("the broker was stopped") })
+	for _, t := range b.tcp {
+		t.StopAccepting()
+	}
+	b.ws.StopAccepting()
+	b.stopping.Store(true)
+	if b.watch != nil {
+		b.watch()
+	}
+
+	b.queue.close()
+	b.cancel()
+	if begun {
+		b.tasks.Wait()
+	}
+
+	shuttingDown := []byte{packets.Disconnect << 4, 2, packets.ErrServerShuttingDown.Code, 0}
+	b.conns.Range(func(_, v any) bool {
+		c := v.(*conn) //nolint:forcetypeassert // conns holds nothing else
+		if c.v5.Load() {
+			_, _ = c.Write(shuttingDown)
+		}
+		c.client.Stop(packets.ErrServerShuttingDown)
+		return true
+	})
+	var errs []error
+	for _, t := range b.tcp {
+		errs = append(errs, t.Stop(ctx))
+	}
+	errs = append(errs, b.ws.Stop(ctx))
+
+	b.presence.stop()
+	b.engine.Stop()
+	if begun {
+		errs = append(errs, b.mochi.Close())
+	}
+	errs = append(errs, b.auth.Stop(), b.closeLog())
+	return errors.Join(errs...)
+}
+
+func (b *Broker) closeLog() error {
+	if b.log == nil {
+		return nil
+	}
+	if err := b.log.Close(); err != nil {
+		return fmt.Errorf("close message log: %w", err)
+	}
+	return nil
+}
+
+// WebSocketHandler serves MQTT over WebSocket, to be mounted at /mqtt.
+func (b *Broker) WebSocketHandler() http.Handler { return b.ws }
+
+// MQTTAddr returns where MQTT over TCP is spoken, nil if it is not.
+func (b *Broker) MQTTAddr() net.Addr { return b.addrOf(b.cfg.MQTTAddr != "", 0) }
+
+// MQTTSAddr returns where MQTT over TLS is spoken, nil if it is not.
+func (b *Broker) MQTTSAddr() net.Addr { return b.addrOf(b.cfg.MQTTSAddr != "", len(b.tcp)-1) }
+
+func (b *Broker) addrOf(there bool, i int) net.Addr {
+	if !there {
+		return nil
+	}
+	return b.tcp[i].Addr()
+}
+
+// Failed gives the error after which the broker cannot go on: its log is broken and the
+// process should end, to be started again.
+func (b *Broker) Failed() <-chan error { return b.failed }
+
+// Ready returns nil if the broker takes messages.
+func (b *Broker) Ready() error {
+	if b.stopping.Load() {
+		return errors.New("the broker is stopping")
+	}
+	return nil
+}
+
+// rarely does something at most once a minute.
+type rarely struct{ last atomic.Int64 }
+
+// Do calls f unless it was called within the last minute.
+func (r *rarely) Do(f func()) {
+	now := time.Now().Unix()
+	if last := r.last.Load(); now-last >= 60 && r.last.CompareAndSwap(last, now) {
+		f()
+	}
+}

@@ -1,0 +1,187 @@
+package broker
+
+import (
+	"errors"
+	"strconv"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"mynah/broker/msglog"
+	"mynah/chat"
+)
+
+// commit waits for each batch to be on disk, acknowledges it to the publishers and
+// hands it to delivery.
+func (b *Broker) commit() {
+	var touched []*conn
+	for t := range b.batches {
+		err := t.err
+		var outcomes []msglog.Outcome
+		if err == nil && t.pending != nil {
+			outcomes = t.pending.Outcomes()
+			err = t.pending.Wait()
+		}
+		if err != nil {
+			b.appendFailed(err, len(t.recs))
+		}
+		stored := t.recs[:0]
+		n := 0
+		for i := range t.items {
+			p := &t.items[i]
+			if p.rec != nil && p.refusal == nil {
+				switch {
+				case err != nil:
+					p.refusal = refusalOf(err)
+				case outcomes[n] == msglog.Conflict:
+					p.refusal = chat.Refuse(chat.CodeConflict, "you used this mid before with another content; choose a new mid")
+				case outcomes[n] == msglog.Stored:
+					stored = append(stored, p.rec)
+				}
+				n++
+			}
+			if p.c == nil {
+				continue
+			}
+			if len(p.c.acks) == 0 {
+				touched = append(touched, p.c)
+			}
+			p.c.acks = b.appendAck(p.c.acks, p)
+		}
+		for i, c := range touched {
+			if len(c.acks) > 0 {
+				_, _ = c.Write(c.acks)
+				c.acks = c.acks[:0]
+			}
+			touched[i] = nil
+		}
+		touched = touched[:0]
+		b.engine.Deliver(stored)
+		b.metrics.committed(len(stored), len(t.items))
+		b.queue.done(t.items)
+		clear(t.items)
+		select {
+		case b.spares <- t.items:
+		default:
+		}
+	}
+}
+
+// appendFailed logs a batch that was not stored.
+func (b *Broker) appendFailed(err error, messages int) {
+	if errors.Is(err, msglog.ErrFull) {
+		b.full.Do(func() {
+			b.logger.Error("the disk of the message log is full: new messages are refused until there is room; delivery and archiving go on",
+				"refused", messages)
+		})
+		return
+	}
+	b.logger.Error("cannot append to the message log; the publishers are told to try again", "messages", messages, "error", err)
+}
+
+// refusalOf returns what publishers are told of a batch that was not stored.
+func refusalOf(err error) *chat.Error {
+	if errors.Is(err, msglog.ErrFull) {
+		return chat.Refuse(chat.CodeLogFull, "the server has no room for new messages at the moment; try again later")
+	}
+	return chat.Refuse(chat.CodeUnavailable, "the server could not store the message; try again")
+}
+
+// reasons maps refusals to the reason codes that PUBACK and PUBREC may carry (MQTT 5,
+// 3.4.2.1 and 3.5.2.1).
+var reasons = map[chat.Code]packets.Code{
+	chat.CodeBadMessage:  packets.ErrPayloadFormatInvalid,
+	chat.CodeTooLarge:    packets.ErrQuotaExceeded,
+	chat.CodeBadTopic:    packets.ErrTopicNameInvalid,
+	chat.CodeNotAllowed:  packets.ErrNotAuthorized,
+	chat.CodeNotMember:   packets.ErrNotAuthorized,
+	chat.CodeMuted:       packets.ErrNotAuthorized,
+	chat.CodeConflict:    packets.ErrImplementationSpecificError,
+	chat.CodeRateLimited: packets.ErrQuotaExceeded,
+	chat.CodeLogFull:     packets.ErrQuotaExceeded,
+	chat.CodeUnavailable: packets.ErrUnspecifiedError,
+}
+
+// retriable reports whether a 3.1.1 publisher, whose protocol has no negative
+// acknowledgement, must be disconnected instead of being told that all is well: the
+// message itself is good and it is to try again.
+func retriable(refusal *chat.Error) bool {
+	return refusal.Code == chat.CodeLogFull || refusal.Code == chat.CodeUnavailable
+}
+
+// MQTT 5 properties of PUBACK and PUBREC (3.4.2.2).
+const (
+	propReasonString = 0x1F
+	propUser         = 0x26
+)
+
+// appendAck appends the acknowledgement of a publication, and explains a refusal on the
+// sender's error topic where the protocol has no place for it.
+func (b *Broker) appendAck(dst []byte, p *publication) []byte {
+	v5 := p.c.v5.Load()
+	if p.refusal != nil {
+		b.metrics.refused(p.refusal.Code)
+		if !v5 || p.qos == 0 {
+			b.engine.Signal(chat.ErrorTopic(p.c.subject()), p.refusal.Payload(p.topic, p.mid))
+		}
+		if !v5 && p.qos > 0 && retriable(p.refusal) {
+			_ = p.c.Close()
+			return dst
+		}
+	}
+	if p.qos == 0 {
+		return dst
+	}
+	head := packets.Puback << 4
+	if p.qos == 2 {
+		head = packets.Pubrec << 4
+	}
+	dst = append(dst, head)
+	if !v5 {
+		return append(dst, 2, byte(p.id>>8), byte(p.id))
+	}
+	var props [128]byte
+	body := props[:0]
+	reason := packets.CodeSuccess
+	switch {
+	case p.refusal != nil:
+		reason = reasons[p.refusal.Code]
+		if reason.Code == 0 {
+			reason = packets.ErrUnspecifiedError
+		}
+		if !p.c.quiet {
+			body = appendString(append(body, propReasonString), p.refusal.Error())
+		}
+	case p.rec != nil && !p.c.quiet:
+		body = appendString(append(body, propUser), "seq")
+		var digits [20]byte
+		body = appendString(body, string(strconv.AppendUint(digits[:0], p.rec.Seq, 10)))
+	}
+	dst = appendVarint(dst, 2+1+varintLen(len(body))+len(body))
+	dst = append(dst, byte(p.id>>8), byte(p.id), reason.Code)
+	dst = appendVarint(dst, len(body))
+	return append(dst, body...)
+}
+
+// appendString appends a UTF-8 encoded string (MQTT 5, 1.5.4).
+func appendString(dst []byte, s string) []byte {
+	s = s[:min(len(s), 65535)]
+	return append(append(dst, byte(len(s)>>8), byte(len(s))), s...)
+}
+
+// appendVarint appends a variable byte integer (MQTT 5, 1.5.5).
+func appendVarint(dst []byte, n int) []byte {
+	for n >= 0x80 {
+		dst = append(dst, byte(n)|0x80)
+		n >>= 7
+	}
+	return append(dst, byte(n))
+}
+
+// varintLen returns how long n is as a variable byte integer, for what an
+// acknowledgement may hold.
+func varintLen(n int) int {
+	if n < 0x80 {
+		return 1
+	}
+	return 2
+}

@@ -1,0 +1,72 @@
+package broker
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"mynah/chat"
+)
+
+// metrics is the broker's figures for Prometheus.
+type metrics struct {
+	messages prometheus.Counter
+	batches  prometheus.Histogram
+	refusals *prometheus.CounterVec
+	byCode   map[chat.Code]prometheus.Counter
+	last     atomic.Uint64
+}
+
+func newMetrics(r prometheus.Registerer, b *Broker) *metrics {
+	m := &metrics{
+		messages: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "mynah_messages_total", Help: "Messages stored in the log."}),
+		batches: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "mynah_batch_size", Help: "Publishes committed with one fsync.",
+			Buckets: prometheus.ExponentialBuckets(1, 4, 8)}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mynah_refused_publishes_total", Help: "Publishes refused, by code."}, []string{"code"}),
+		byCode: map[chat.Code]prometheus.Counter{},
+	}
+	for code := range reasons {
+		m.byCode[code] = m.refusals.WithLabelValues(string(code))
+	}
+	gauge := func(name, help string, f func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
+	}
+	counter := func(name, help string, v *atomic.Uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
+			func() float64 { return float64(v.Load()) })
+	}
+	stats := b.engine.Stats()
+	collectors := []prometheus.Collector{
+		m.messages, m.batches, m.refusals, b.doors,
+		gauge("mynah_connections", "Open connections.", func() float64 { return float64(b.connected.Load()) }),
+		gauge("mynah_online_subjects", "Subjects with a connection.", func() float64 { return float64(b.presence.online()) }),
+		gauge("mynah_sessions", "Sessions, connected or not.", func() float64 { return float64(b.engine.Count()) }),
+		gauge("mynah_outbox_bytes", "Memory of what waits to be written to clients.", func() float64 { return float64(b.engine.Limits().Held()) }),
+		gauge("mynah_log_first_seq", "The oldest message in the log.", func() float64 { first, _ := b.log.Bounds(); return float64(first) }),
+		gauge("mynah_log_last_seq", "The newest message in the log.", func() float64 { _, last := b.log.Bounds(); return float64(last) }),
+		counter("mynah_deliveries_total", "Messages handed to live subscribers.", &stats.Deliveries),
+		counter("mynah_signals_total", "Signals handed to subscribers.", &stats.Signals),
+		counter("mynah_signals_dropped_total", "Signals that found no room at a subscriber.", &stats.Dropped),
+		counter("mynah_too_large_total", "Messages not sent because of a client's maximum packet size.", &stats.TooLarge),
+	}
+	if r != nil {
+		for _, c := range collectors {
+			r.MustRegister(c)
+		}
+	}
+	return m
+}
+
+func (m *metrics) committed(stored, publications int) {
+	m.messages.Add(float64(stored))
+	m.batches.Observe(float64(publications))
+}
+
+func (m *metrics) refused(code chat.Code) {
+	if c := m.byCode[code]; c != nil {
+		c.Inc()
+	}
+}

@@ -1,0 +1,154 @@
+package broker
+
+import (
+	"encoding/json"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"mynah/broker/msglog"
+	"mynah/chat"
+)
+
+// presencePrefix begins the keys under which it is stored when a subject was last seen:
+// milliseconds since 1970, 0 while it is online.
+const presencePrefix = "presence/"
+
+// presence tells on presence/<id> whether a subject is online, which it is while it has
+// a connection. One that comes back within the settling time was never away.
+type presence struct {
+	settle  time.Duration
+	store   msglog.Store
+	publish func(topic string, payload []byte) error
+	logger  *slog.Logger
+	now     func() time.Time
+
+	mu       sync.Mutex
+	subjects map[string]*seen
+	stopped  bool
+}
+
+// seen is a subject that is online, or was a moment ago.
+type seen struct {
+	connections int
+	leaving     *time.Timer // runs while there are none
+	last        time.Time   // when the last connection ended
+}
+
+// presenceState is the payload of presence/<id>.
+type presenceState struct {
+	User     string `json:"user"`
+	Online   bool   `json:"online"`
+	LastSeen int64  `json:"last_seen"` // milliseconds since 1970
+}
+
+// restore tells of everybody who has ever been seen that they are offline: whoever was
+// online when the broker stopped was seen until then.
+func (p *presence) restore() error {
+	now := p.now().UnixMilli()
+	var states []presenceState
+	err := p.store.Scan(presencePrefix, func(key string, value []byte) bool {
+		last, err := strconv.ParseInt(string(value), 10, 64)
+		if err != nil || last == 0 {
+			last = now
+		}
+		states = append(states, presenceState{User: key[len(presencePrefix):], LastSeen: last})
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range states {
+		p.tell(s)
+	}
+	return nil
+}
+
+// came says that a subject has one connection more.
+func (p *presence) came(subject string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.subjects[subject]
+	if s == nil {
+		s = &seen{}
+		p.subjects[subject] = s
+		p.note(subject, 0)
+		p.tell(presenceState{User: subject, Online: true, LastSeen: p.now().UnixMilli()})
+	}
+	s.connections++
+	if s.leaving != nil {
+		s.leaving.Stop()
+		s.leaving = nil
+	}
+}
+
+// gone says that a subject has one connection less.
+func (p *presence) gone(subject string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.subjects[subject]
+	if s == nil {
+		return
+	}
+	if s.connections--; s.connections > 0 {
+		return
+	}
+	s.last = p.now()
+	if p.stopped {
+		p.leave(subject, s)
+		return
+	}
+	s.leaving = time.AfterFunc(p.settle, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.subjects[subject] == s && s.connections == 0 && !p.stopped {
+			p.leave(subject, s)
+		}
+	})
+}
+
+// leave makes a subject offline. p.mu is held.
+func (p *presence) leave(subject string, s *seen) {
+	delete(p.subjects, subject)
+	last := s.last.UnixMilli()
+	p.note(subject, last)
+	p.tell(presenceState{User: subject, LastSeen: last})
+}
+
+// stop makes those who are about to leave offline at once.
+func (p *presence) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = true
+	for subject, s := range p.subjects {
+		if s.leaving != nil {
+			s.leaving.Stop()
+			p.leave(subject, s)
+		}
+	}
+}
+
+// online returns how many subjects have a connection.
+func (p *presence) online() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.subjects)
+}
+
+func (p *presence) note(subject string, last int64) {
+	op := msglog.Op{Key: presencePrefix + subject, Value: strconv.AppendInt(nil, last, 10)}
+	if err := p.store.Apply([]msglog.Op{op}, false); err != nil {
+		p.logger.Warn("cannot store when somebody was last seen", "subject", subject, "error", err)
+	}
+}
+
+func (p *presence) tell(s presenceState) {
+	payload, err := json.Marshal(s)
+	if err == nil {
+		err = p.publish(chat.PresenceTopic(s.User), payload)
+	}
+	if err != nil {
+		p.logger.Warn("cannot tell whether somebody is online", "subject", s.User, "error", err)
+	}
+}
