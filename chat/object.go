@@ -75,6 +75,7 @@ type object struct {
 	runs  [7]span      // members that are kept, as they stand side by side
 	nruns int
 	all   span  // from brace to brace
+	typed bool  // there is a type that is a string
 	twice field // a known field that is there twice, or fieldOther
 
 	// Where the names that are not known stand, without their quotes: the
@@ -117,6 +118,7 @@ func (s *scanner) document(o *object) bool {
 			return false
 		}
 		f := fieldOf(key)
+		o.typed = o.typed || f == fieldType && s.b[val] == '"'
 		switch {
 		case f == fieldOther:
 			o.add(name)

@@ -101,7 +101,7 @@ func (l Limits) Parse(payload []byte, system bool) (Draft, error) {
 	if !s.document(&o) {
 		return l.text(payload)
 	}
-	if o.seen.has(fieldBody) || o.seen.has(fieldType) && payload[o.vals[fieldType].from] == '"' {
+	if o.typed || o.seen.has(fieldBody) {
 		return l.message(&s, &o, system)
 	}
 	return l.data(&s, &o)
