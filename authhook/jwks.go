@@ -34,7 +34,7 @@ const (
 // source is one JWKS, a file or a URL, that is read anew for as long as the
 // Verifier lives. The last set that could be read stays in use.
 type source struct {
-	name  string // path or URL without credentials, for logs
+	name  string // path, or URL without user, password and query, for logs
 	read  func(context.Context) ([]byte, error)
 	every time.Duration
 	gap   time.Duration
@@ -62,7 +62,8 @@ func newSource(location string, cfg *VerifierConfig, client *http.Client) (*sour
 		// Neither the text nor url.Parse's error: the address may hold a password.
 		return nil, errors.New("a JWKS must be a file or an http or https URL")
 	}
-	s.name, s.every, s.gap = u.Redacted(), cfg.RefreshInterval, cfg.RefreshGap
+	bare := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+	s.name, s.every, s.gap = bare.String(), cfg.RefreshInterval, cfg.RefreshGap
 	s.read = func(ctx context.Context) ([]byte, error) { return fetch(ctx, client, location) }
 	if u.Scheme == "http" && !loopbackHost(u.Hostname()) {
 		s.log.Warn("JWKS is fetched without TLS: whoever is on the way can sign tokens", "jwks", s.name)

@@ -123,7 +123,7 @@ func (l *live) quiet() {
 // could not be written, when another hook refused them, when a packet of theirs
 // made Mochi panic. It runs once in as many connects as there are clients.
 func (r *registry) sweep() {
-	now := time.Now() // mqtt.Client.StopTime is the machine's clock
+	now := r.now()
 	r.each(func(l *live) {
 		if l.cl.Closed() && now.Sub(time.Unix(l.cl.StopTime(), 0)) > closedFor {
 			r.forget(l.cl)
