@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -26,6 +27,7 @@ type stream struct {
 	door    *door
 	message io.Reader // the rest of the current message, or nil
 	err     error     // what ended reading; Gorilla must not be asked again
+	left    bool      // the peer has said goodbye, and was answered
 }
 
 // Read reads the payload of binary messages. The end of the WebSocket is io.EOF,
@@ -38,7 +40,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		if s.message == nil {
 			kind, r, err := s.ws.NextReader()
 			if err != nil {
-				s.err = readError(err)
+				s.fail(err)
 				break
 			}
 			if kind != websocket.BinaryMessage {
@@ -53,7 +55,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		case errors.Is(err, io.EOF):
 			s.message = nil
 		case err != nil:
-			s.err = readError(err)
+			s.fail(err)
 		}
 		if n > 0 {
 			return n, nil
@@ -62,15 +64,19 @@ func (s *stream) Read(p []byte) (int, error) {
 	return 0, s.err
 }
 
-// readError turns Gorilla's errors into those of a net.Conn.
-func readError(err error) error {
-	if _, ok := errors.AsType[*websocket.CloseError](err); ok {
-		return io.EOF
+// fail turns Gorilla's errors into those of a net.Conn.
+func (s *stream) fail(err error) {
+	s.err = err
+	if ce, ok := errors.AsType[*websocket.CloseError](err); ok {
+		s.err = io.EOF
+		s.left = ce.Code != websocket.CloseAbnormalClosure
+	}
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		s.err = os.ErrDeadlineExceeded // Gorilla hides which error it was
 	}
 	if errors.Is(err, websocket.ErrReadLimit) {
-		return fmt.Errorf("%w: WebSocket message over the limit", ErrMalformed)
+		s.err = fmt.Errorf("%w: WebSocket message over the limit", ErrMalformed)
 	}
-	return err
 }
 
 // Write writes p as binary messages of at most maxFrame bytes.
@@ -89,6 +95,9 @@ func (s *stream) Close() error {
 // linger gives the peer the time to read our last frames and to answer the
 // close frame, before the socket is closed.
 func (s *stream) linger() {
+	if s.left {
+		return
+	}
 	half, ok := s.Conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil || s.Conn.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return

@@ -1,0 +1,377 @@
+// Package mqttest is an MQTT client for tests that want to see and send single
+// packets. It keeps no state: what a test does not acknowledge stays unacknowledged.
+package mqttest
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// Patience is how long a client waits for a packet that should come.
+const Patience = 10 * time.Second
+
+// Options of Dial. The zero value is a 3.1.1 client with a clean session.
+type Options struct {
+	Version    byte // 3, 4 or 5; default 4
+	ClientID   string
+	Token      string // sent as the password
+	Keep       bool   // no clean session
+	Keepalive  uint16
+	Will       *packets.Packet // topic, payload and QoS of a will
+	WillDelay  uint32
+	Properties packets.Properties // of CONNECT, MQTT 5
+}
+
+// Client is a connection.
+type Client struct {
+	tb      testing.TB
+	Conn    net.Conn
+	r       *bufio.Reader
+	version byte
+	// Connack is the answer to CONNECT.
+	Connack packets.Packet
+	next    uint16
+	early   []packets.Packet // PUBLISHes that came while another packet was expected
+}
+
+// Dial connects to addr and reads the CONNACK, whatever it says.
+func Dial(tb testing.TB, addr string, o Options) *Client {
+	tb.Helper()
+	c, err := TryDial(tb, addr, o)
+	if err != nil {
+		tb.Fatalf("connect %s: %v", o.ClientID, err)
+	}
+	return c
+}
+
+// TryDial is Dial that returns an error if the connection ends before a CONNACK.
+func TryDial(tb testing.TB, addr string, o Options) (*Client, error) {
+	tb.Helper()
+	d := net.Dialer{Timeout: Patience}
+	conn, err := d.DialContext(tb.Context(), "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	tb.Cleanup(func() { _ = conn.Close() })
+	return Handshake(tb, conn, o)
+}
+
+// Handshake sends CONNECT on a connection and reads the CONNACK.
+func Handshake(tb testing.TB, conn net.Conn, o Options) (*Client, error) {
+	tb.Helper()
+	if o.Version == 0 {
+		o.Version = 4
+	}
+	c := &Client{tb: tb, Conn: conn, r: bufio.NewReader(conn), version: o.Version}
+	pk := packets.Packet{
+		FixedHeader:     packets.FixedHeader{Type: packets.Connect},
+		ProtocolVersion: o.Version,
+		Properties:      o.Properties,
+		Connect: packets.ConnectParams{
+			ProtocolName: []byte("MQTT"), Clean: !o.Keep, ClientIdentifier: o.ClientID, Keepalive: o.Keepalive,
+			UsernameFlag: true, Username: []byte("test"), PasswordFlag: o.Token != "", Password: []byte(o.Token),
+		},
+	}
+	if o.Version == 3 {
+		pk.Connect.ProtocolName = []byte("MQIsdp")
+	}
+	if o.Will != nil {
+		pk.Connect.WillFlag = true
+		pk.Connect.WillTopic, pk.Connect.WillPayload = o.Will.TopicName, o.Will.Payload
+		pk.Connect.WillQos, pk.Connect.WillRetain = o.Will.FixedHeader.Qos, o.Will.FixedHeader.Retain
+		pk.Connect.WillProperties.WillDelayInterval = o.WillDelay
+	}
+	c.Send(pk)
+	ack, err := c.Read(Patience)
+	if err != nil {
+		return nil, err
+	}
+	if ack.FixedHeader.Type != packets.Connack {
+		return nil, errors.New("the first packet is not CONNACK")
+	}
+	c.Connack = ack
+	return c, nil
+}
+
+// Send writes a packet.
+func (c *Client) Send(pk packets.Packet) {
+	c.tb.Helper()
+	pk.ProtocolVersion = c.version
+	var buf bytes.Buffer
+	var err error
+	switch pk.FixedHeader.Type {
+	case packets.Connect:
+		err = pk.ConnectEncode(&buf)
+	case packets.Publish:
+		err = pk.PublishEncode(&buf)
+	case packets.Puback:
+		err = pk.PubackEncode(&buf)
+	case packets.Pubrec:
+		err = pk.PubrecEncode(&buf)
+	case packets.Pubrel:
+		err = pk.PubrelEncode(&buf)
+	case packets.Pubcomp:
+		err = pk.PubcompEncode(&buf)
+	case packets.Subscribe:
+		err = pk.SubscribeEncode(&buf)
+	case packets.Unsubscribe:
+		err = pk.UnsubscribeEncode(&buf)
+	case packets.Pingreq:
+		err = pk.PingreqEncode(&buf)
+	case packets.Disconnect:
+		err = pk.DisconnectEncode(&buf)
+	default:
+		err = packets.ErrNoValidPacketAvailable
+	}
+	if err != nil {
+		c.tb.Fatalf("encode packet type %d: %v", pk.FixedHeader.Type, err)
+	}
+	c.SendBytes(buf.Bytes())
+}
+
+// SendBytes writes bytes as they are. That the other end is gone is no error here; the
+// next read says so.
+func (c *Client) SendBytes(b []byte) {
+	c.tb.Helper()
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(Patience))
+	var netErr net.Error
+	if _, err := c.Conn.Write(b); errors.As(err, &netErr) && netErr.Timeout() {
+		c.tb.Fatalf("write: %v", err)
+	}
+}
+
+// Read returns the next packet, or an error when the connection ends or nothing comes in
+// time.
+func (c *Client) Read(within time.Duration) (packets.Packet, error) {
+	_ = c.Conn.SetReadDeadline(time.Now().Add(within))
+	var pk packets.Packet
+	head, err := c.r.ReadByte()
+	if err != nil {
+		return pk, err
+	}
+	pk.ProtocolVersion = c.version
+	if err := pk.FixedHeader.Decode(head); err != nil {
+		return pk, err
+	}
+	if pk.FixedHeader.Remaining, _, err = packets.DecodeLength(c.r); err != nil {
+		return pk, err
+	}
+	body := make([]byte, pk.FixedHeader.Remaining)
+	if _, err := io.ReadFull(c.r, body); err != nil {
+		return pk, err
+	}
+	switch pk.FixedHeader.Type {
+	case packets.Connack:
+		err = pk.ConnackDecode(body)
+	case packets.Publish:
+		err = pk.PublishDecode(body)
+	case packets.Puback:
+		err = pk.PubackDecode(body)
+	case packets.Pubrec:
+		err = pk.PubrecDecode(body)
+	case packets.Pubrel:
+		err = pk.PubrelDecode(body)
+	case packets.Pubcomp:
+		err = pk.PubcompDecode(body)
+	case packets.Suback:
+		err = pk.SubackDecode(body)
+	case packets.Unsuback:
+		err = pk.UnsubackDecode(body)
+	case packets.Disconnect:
+		err = pk.DisconnectDecode(body)
+	}
+	return pk, err
+}
+
+// Next returns the next packet and fails the test if none comes.
+func (c *Client) Next() packets.Packet {
+	c.tb.Helper()
+	pk, err := c.Read(Patience)
+	if err != nil {
+		c.tb.Fatalf("read: %v", err)
+	}
+	return pk
+}
+
+// Expect returns the next packet of a type. Others are an error, but for PUBLISH, which
+// may come at any time and is kept for Receive.
+func (c *Client) Expect(packetType byte) packets.Packet {
+	c.tb.Helper()
+	for {
+		pk := c.Next()
+		if pk.FixedHeader.Type == packetType {
+			return pk
+		}
+		if pk.FixedHeader.Type != packets.Publish {
+			c.tb.Fatalf("got %s, want %s", describe(pk), packets.PacketNames[packetType])
+		}
+		c.early = append(c.early, pk)
+	}
+}
+
+// describe says of a packet what tests want to know.
+func describe(pk packets.Packet) string {
+	return fmt.Sprintf("%s id %d qos %d dup %v reason %#x topic %q payload %q", packets.PacketNames[pk.FixedHeader.Type],
+		pk.PacketID, pk.FixedHeader.Qos, pk.FixedHeader.Dup, pk.ReasonCode, pk.TopicName, pk.Payload)
+}
+
+// Subscribe subscribes to filters at a QoS and returns the reason codes.
+func (c *Client) Subscribe(qos byte, filters ...string) []byte {
+	c.tb.Helper()
+	subs := make(packets.Subscriptions, len(filters))
+	for i, f := range filters {
+		subs[i] = packets.Subscription{Filter: f, Qos: qos}
+	}
+	return c.SubscribeWith(packets.Properties{}, subs...)
+}
+
+// SubscribeWith subscribes with MQTT 5 options.
+func (c *Client) SubscribeWith(props packets.Properties, subs ...packets.Subscription) []byte {
+	c.tb.Helper()
+	c.Send(packets.Packet{
+		FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: c.ID(), Filters: subs, Properties: props,
+	})
+	return c.Expect(packets.Suback).ReasonCodes
+}
+
+// ID returns a fresh packet id.
+func (c *Client) ID() uint16 {
+	c.next++
+	return c.next
+}
+
+// Publish sends a PUBLISH and returns its packet id, 0 for QoS 0.
+func (c *Client) Publish(topic string, qos byte, payload string) uint16 {
+	c.tb.Helper()
+	pk := packets.Packet{
+		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: qos}, TopicName: topic, Payload: []byte(payload),
+	}
+	if qos > 0 {
+		pk.PacketID = c.ID()
+	}
+	c.Send(pk)
+	return pk.PacketID
+}
+
+// Ack sends an acknowledgement of a type.
+func (c *Client) Ack(packetType byte, id uint16) {
+	c.tb.Helper()
+	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packetType}, PacketID: id}
+	if packetType == packets.Pubrel {
+		pk.FixedHeader.Qos = 1
+	}
+	c.Send(pk)
+}
+
+// PublishAcked publishes at QoS 1 or 2 and finishes the exchange. It returns the PUBACK or
+// PUBREC.
+func (c *Client) PublishAcked(topic string, qos byte, payload string) packets.Packet {
+	c.tb.Helper()
+	id := c.Publish(topic, qos, payload)
+	if qos == 1 {
+		return c.Expect(packets.Puback)
+	}
+	rec := c.Expect(packets.Pubrec)
+	if rec.ReasonCode < 0x80 {
+		c.Ack(packets.Pubrel, id)
+		c.Expect(packets.Pubcomp)
+	}
+	return rec
+}
+
+// Message is a delivered message.
+type Message struct {
+	packets.Packet
+	Seq, Prev uint64
+	From, To  string
+	TS        int64
+	Type      string
+	Mid       string
+	Body      any
+}
+
+// Receive returns the next PUBLISH, not acknowledged, and fails the test if something
+// else comes.
+func (c *Client) Receive() Message {
+	c.tb.Helper()
+	var pk packets.Packet
+	if len(c.early) > 0 {
+		pk, c.early = c.early[0], c.early[1:]
+	} else if pk = c.Next(); pk.FixedHeader.Type != packets.Publish {
+		c.tb.Fatalf("got %s, want PUBLISH", describe(pk))
+	}
+	m := Message{Packet: pk}
+	if err := json.Unmarshal(pk.Payload, &m); err != nil {
+		c.tb.Fatalf("payload %q: %v", pk.Payload, err)
+	}
+	return m
+}
+
+// ReceiveAcked returns the next message and acknowledges it.
+func (c *Client) ReceiveAcked() Message {
+	c.tb.Helper()
+	m := c.Receive()
+	switch m.FixedHeader.Qos {
+	case 1:
+		c.Ack(packets.Puback, m.PacketID)
+	case 2:
+		c.Ack(packets.Pubrec, m.PacketID)
+		if rel := c.Expect(packets.Pubrel); rel.PacketID != m.PacketID {
+			c.tb.Fatalf("got %s, want id %d", describe(rel), m.PacketID)
+		}
+		c.Ack(packets.Pubcomp, m.PacketID)
+	}
+	return m
+}
+
+// Quiet fails the test if anything but a PINGRESP comes before the answer to a PINGREQ.
+// The broker writes in order, so what had been due would have come.
+func (c *Client) Quiet() {
+	c.tb.Helper()
+	if len(c.early) > 0 {
+		c.tb.Fatalf("got %s, want nothing", describe(c.early[0]))
+	}
+	c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingreq}})
+	if pk := c.Next(); pk.FixedHeader.Type != packets.Pingresp {
+		c.tb.Fatalf("got %s, want nothing", describe(pk))
+	}
+}
+
+// Ended fails the test unless the connection ends. It returns the DISCONNECT that came
+// before, if one did.
+func (c *Client) Ended() packets.Packet {
+	c.tb.Helper()
+	var last packets.Packet
+	for {
+		pk, err := c.Read(Patience)
+		var netErr net.Error
+		if errors.As(err, &netErr) && netErr.Timeout() {
+			c.tb.Fatal("the connection did not end")
+		}
+		if err != nil {
+			return last
+		}
+		if pk.FixedHeader.Type == packets.Disconnect {
+			last = pk
+		}
+	}
+}
+
+// Cut closes the connection without a DISCONNECT.
+func (c *Client) Cut() { _ = c.Conn.Close() }
+
+// Disconnect ends the connection as MQTT wants it.
+func (c *Client) Disconnect() {
+	c.tb.Helper()
+	c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}})
+	_ = c.Conn.Close()
+}
