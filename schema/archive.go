@@ -8,6 +8,9 @@ func MessageColumns() []string {
 
 // Queries of the archive. $n and what each column means are said with each.
 const (
+	// SelectLastSeq gives the greatest seq, 0 for an empty archive.
+	SelectLastSeq = `SELECT coalesce(max(seq), 0) FROM messages`
+
 	// InsertDeadLetter keeps a message that could not be stored: seq (or
 	// NULL), topic, payload, reason, sqlstate (or NULL). If it is there
 	// already it counts one more attempt.

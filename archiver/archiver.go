@@ -1,0 +1,288 @@
+// Package archiver copies every chat message from the broker into PostgreSQL.
+//
+// It is an MQTT client with a persistent session, subscribed to all chat topics at
+// QoS 1. It guarantees:
+//
+//   - A message is acknowledged to the broker only after the transaction that holds
+//     it (or its dead letter) has been committed. Whatever dies, and whenever, the
+//     broker delivers the rest again.
+//   - A message that is delivered again is stored once: seq is the key.
+//   - A message that PostgreSQL refuses goes to table dead_letters with the reason
+//     and does not hold up the others.
+//   - While PostgreSQL is away nothing is acknowledged, the MQTT session stays
+//     alive and memory stays bounded: the messages wait in the broker's log.
+//   - Two archivers at once do no harm.
+//
+// A message passes four stages, each a goroutine: paho's, which only enqueues; the
+// batcher, which renders rows while the batch before is being committed; the
+// committer; and the acknowledger. Acknowledgements leave in the order in which
+// the messages came.
+package archiver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
+)
+
+// Defaults of Config.
+const (
+	DefaultClientID  = "archiver"
+	DefaultBatchSize = 4096
+	DefaultLinger    = 5 * time.Millisecond
+	DefaultMaxBytes  = 256 << 20
+	DefaultKeepAlive = 30 * time.Second
+
+	// queueLen is how many messages wait for the batcher at most. It is above
+	// what any broker's window lets be in flight, see intake.enqueue.
+	queueLen = 1 << 16
+	// batchBytes ends a batch of long messages early, so that its memory and
+	// its transaction stay small.
+	batchBytes = 8 << 20
+	// quiesce is how long the last acknowledgements and DISCONNECT may take to
+	// be written.
+	quiesce = 2 * time.Second
+	// reportEvery is how often a lag is logged.
+	reportEvery = 10 * time.Second
+	// reportLag is the lag in seconds from which it is logged.
+	reportLag = 5
+)
+
+// Config says where messages come from and where they go.
+type Config struct {
+	// BrokerURL is the broker's address: tcp, mqtt, ssl, tls, mqtts, ws or
+	// wss. Required.
+	BrokerURL string
+	// ClientID is the MQTT client id, which names the session. Default
+	// "archiver". With another one the archive begins anew: every message that
+	// the broker still has is delivered once more.
+	ClientID string
+	// Token returns the token to connect with. It is called for every
+	// connection, so that a token may be short-lived. Nil connects without.
+	Token func(context.Context) (string, error)
+	// TLS is used for ssl, tls, mqtts and wss. Nil means Go's defaults.
+	TLS *tls.Config
+	// DatabaseURL is the address of a database with the schema's migrations.
+	// Required.
+	DatabaseURL string
+	// BatchSize is how many messages are committed at once at most; default
+	// 4096.
+	BatchSize int
+	// Linger is how long a message waits for others to share its transaction,
+	// default 5 ms. While a transaction runs messages wait anyhow.
+	Linger time.Duration
+	// MaxBytes bounds the memory that unacknowledged messages take, default
+	// 256 MiB. Beyond it nothing more is read from the broker.
+	MaxBytes int64
+	// KeepAlive is MQTT's, default 30 s.
+	KeepAlive time.Duration
+	// Logger gets what happens. Nil discards it.
+	Logger *slog.Logger
+	// Now returns the time, for the lag. Nil means time.Now.
+	Now func() time.Time
+}
+
+// validate fills in defaults and returns an error for what is wrong.
+func (c *Config) validate() error {
+	broker, err := url.Parse(c.BrokerURL)
+	if err != nil || !slices.Contains(schemes, broker.Scheme) || broker.Host == "" {
+		return fmt.Errorf("archiver: broker address %q: want %s and a host, like tcp://localhost:1883",
+			c.BrokerURL, strings.Join(schemes, "://, "))
+	}
+	if _, err := pgx.ParseConfig(c.DatabaseURL); err != nil || c.DatabaseURL == "" {
+		return errors.Join(errors.New("archiver: database address is missing or wrong"), err)
+	}
+	if c.BatchSize < 0 || c.Linger < 0 || c.MaxBytes < 0 || c.KeepAlive < 0 {
+		return errors.New("archiver: batch size, linger, memory and keep-alive cannot be negative")
+	}
+	if c.ClientID == "" {
+		c.ClientID = DefaultClientID
+	}
+	if c.BatchSize == 0 {
+		c.BatchSize = DefaultBatchSize
+	}
+	if c.Linger == 0 {
+		c.Linger = DefaultLinger
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = DefaultMaxBytes
+	}
+	if c.KeepAlive == 0 {
+		c.KeepAlive = DefaultKeepAlive
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return nil
+}
+
+// Archiver copies messages from a broker into PostgreSQL. It is safe for use by
+// several goroutines.
+type Archiver struct {
+	cfg   Config
+	stats *stats
+
+	mu      sync.Mutex // guards what follows
+	running *run       // nil if not started
+}
+
+// run is what lives from Start to Stop.
+type run struct {
+	cfg   Config
+	log   *slog.Logger
+	stats *stats
+
+	queue    chan message        // from paho to the batcher
+	memory   *semaphore.Weighted // bytes of unacknowledged messages
+	draining chan struct{}       // closed by Stop: take nothing more in
+
+	abandon context.CancelFunc // gives up what is not committed
+	leave   context.CancelFunc // ends the MQTT connection
+	stages  sync.WaitGroup     // batcher, committer, acknowledger
+	others  sync.WaitGroup     // connection, report
+}
+
+// New returns an archiver that is not started, or an error that says what is
+// wrong with cfg.
+func New(cfg Config) (*Archiver, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	return &Archiver{cfg: cfg, stats: newStats(cfg.Now)}, nil
+}
+
+// Start begins to archive and returns at once. Neither broker nor PostgreSQL need
+// be there: it tries to reach them until Stop. It does nothing if the archiver is
+// running. The end of ctx does not stop it.
+func (a *Archiver) Start(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.running != nil {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	work, abandon := context.WithCancel(ctx)
+	connected, leave := context.WithCancel(ctx)
+	r := &run{
+		cfg: a.cfg, log: a.cfg.Logger, stats: a.stats,
+		queue:    make(chan message, queueLen),
+		memory:   semaphore.NewWeighted(a.cfg.MaxBytes),
+		draining: make(chan struct{}),
+		abandon:  abandon, leave: leave,
+	}
+	batches := make(chan *batch) // without a buffer: while the committer is busy the batch grows
+	committed := make(chan *batch, 1)
+	r.stages.Go(func() {
+		defer close(batches)
+		r.collect(work, batches)
+	})
+	r.stages.Go(func() {
+		defer close(committed)
+		r.commit(work, batches, committed)
+	})
+	r.stages.Go(func() { r.acknowledge(committed) })
+	r.others.Go(func() { r.receive(connected) })
+	r.others.Go(func() { r.report(connected) })
+	a.running = r
+	return nil
+}
+
+// Stop takes in nothing more, commits and acknowledges what was received, and
+// disconnects without ending the MQTT session. What is not committed when ctx ends
+// is given up; the broker delivers it again. Stop does nothing if the archiver is
+// not running.
+func (a *Archiver) Stop(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := a.running
+	if r == nil {
+		return nil
+	}
+	a.running = nil
+	close(r.draining)
+	done := make(chan struct{})
+	go func() {
+		r.stages.Wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = fmt.Errorf("archiver: stop: %w: what was not committed will be delivered again", ctx.Err())
+	}
+	r.abandon()
+	if err != nil {
+		// An acknowledgement may be stuck behind a broker that does not read;
+		// only the end of the connection frees it.
+		r.leave()
+	}
+	<-done
+	r.leave()
+	r.others.Wait()
+	a.stats.stopped()
+	return err
+}
+
+// Lag returns how far the archive is behind.
+func (a *Archiver) Lag() Lag { return a.stats.lag() }
+
+// Collector returns the archiver's metrics.
+func (a *Archiver) Collector() prometheus.Collector { return a.stats }
+
+// weight is what a message holds of the memory: its payload, its row and what Go
+// and paho need around them.
+func (r *run) weight(m message) int64 {
+	return min(int64(2*len(m.Payload())+1024), r.cfg.MaxBytes)
+}
+
+// acknowledge tells the broker that batches have been committed.
+func (r *run) acknowledge(committed <-chan *batch) {
+	for b := range committed {
+		for i := range b.items {
+			m := b.items[i].message
+			m.Ack() // of a connection that is gone: paho forgets it, the broker delivers again
+			r.memory.Release(r.weight(m))
+		}
+		r.stats.acknowledged(len(b.items))
+		b.recycle()
+	}
+}
+
+// report logs the lag from time to time while there is one, and its end.
+func (r *run) report(ctx context.Context) {
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	behind := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		lag := r.stats.lag()
+		switch {
+		case lag.Seconds >= reportLag:
+			behind = true
+			r.log.WarnContext(ctx, "the archive is behind", "messages", lag.Messages, "seconds", lag.Seconds,
+				"committed", lag.Committed, "broker", lag.Connected, "database", lag.Database)
+		case behind && lag.Connected && lag.Database:
+			behind = false
+			r.log.InfoContext(ctx, "the archive has caught up", "committed", lag.Committed)
+		}
+	}
+}

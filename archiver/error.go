@@ -1,0 +1,55 @@
+package archiver
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	uniqueViolation = "23505"
+	undefinedTable  = "42P01"
+	messagesKey     = "messages_pkey"
+)
+
+// isDuplicate reports whether PostgreSQL refused a row because its seq is there
+// already.
+func isDuplicate(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == uniqueViolation && pgErr.ConstraintName == messagesKey
+}
+
+// isPoison reports whether PostgreSQL refused the data itself, so that trying
+// again is in vain: classes 22 (data exception), 23 (a constraint), 54 (a limit,
+// such as an index entry too long) and P0 (raised by a trigger of the user's own).
+// Everything else may pass: the server is away, full, read-only, out of memory, or
+// somebody has taken our rights.
+func isPoison(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || isDuplicate(err) {
+		return false
+	}
+	for _, class := range []string{"22", "23", "54", "P0"} {
+		if strings.HasPrefix(pgErr.Code, class) {
+			return true
+		}
+	}
+	return false
+}
+
+// sqlstate returns PostgreSQL's code of an error, nil if it has none.
+func sqlstate(err error) *string {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return &pgErr.Code
+	}
+	return nil
+}
+
+// hint says what the operator can do about an error, "" if nothing comes to mind.
+func hint(err error) string {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == undefinedTable {
+		return "run mynah migrate"
+	}
+	return ""
+}

@@ -1,0 +1,262 @@
+package archiver
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"mynah/schema"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+const (
+	// commitTimeout is how long PostgreSQL may take over a batch before the
+	// connection is given up. The batch is kept.
+	commitTimeout = time.Minute
+	// carefulBatches is how many batches go through the staging table after a
+	// duplicate was met: where one is, more follow.
+	carefulBatches = 16
+
+	stagingTable = "pg_temp.mynah_incoming"
+)
+
+var (
+	columns     = strings.Join(schema.MessageColumns(), ", ")
+	copyDirect  = "COPY messages (" + columns + ") FROM STDIN (FORMAT binary)"
+	copyStaging = "COPY " + stagingTable + " (" + columns + ") FROM STDIN (FORMAT binary)"
+	makeStaging = "CREATE TEMPORARY TABLE IF NOT EXISTS mynah_incoming (LIKE messages) ON COMMIT DELETE ROWS"
+	// In the order of seq, so that two archivers that store the same messages
+	// wait for each other instead of meeting crosswise.
+	fromStaging = "INSERT INTO messages (" + columns + ") SELECT " + columns + " FROM " + stagingTable + " ORDER BY seq ON CONFLICT (seq) DO NOTHING"
+
+	// columnTypes are what appendRow renders.
+	columnTypes = []uint32{
+		pgtype.Int8OID, pgtype.TextOID, pgtype.TextOID, pgtype.TextOID,
+		pgtype.TimestamptzOID, pgtype.TextOID, pgtype.TextOID, pgtype.JSONBOID,
+	}
+)
+
+// store writes batches into PostgreSQL over one connection of its own, so that
+// whoever else uses the database cannot exhaust it. It is used by one goroutine.
+type store struct {
+	address string
+	log     *slog.Logger
+	stats   *stats
+	conn    *pgx.Conn // nil while there is none
+	careful int       // batches that still go through the staging table
+}
+
+// commit stores batch after batch, each for as long as it takes, until in is
+// closed or ctx ends.
+func (r *run) commit(ctx context.Context, in <-chan *batch, out chan<- *batch) {
+	s := &store{address: r.cfg.DatabaseURL, log: r.log, stats: r.stats}
+	defer s.disconnect()
+	// The connection is made at once and not with the first message: the lag
+	// needs the position, and what is wrong shall be seen at the start.
+	if err := s.connect(ctx); err != nil && ctx.Err() == nil {
+		s.failed(ctx, err)
+	}
+	for b := range in {
+		began := time.Now()
+		r.stats.handed(b.items[0].ts)
+		var pause backoff
+		for {
+			err := s.storeBatch(ctx, b)
+			if err == nil {
+				break
+			}
+			if ctx.Err() == nil {
+				s.failed(ctx, err)
+			}
+			if !pause.wait(ctx) {
+				return // given up, and not acknowledged
+			}
+		}
+		r.stats.done(len(b.items), b.last, began)
+		out <- b
+	}
+}
+
+// failed gives up the connection, whatever the error: the next one may lead to a
+// server that is well.
+func (s *store) failed(ctx context.Context, err error) {
+	s.stats.databaseAway()
+	s.disconnect()
+	attrs := []any{"error", err}
+	if advice := hint(err); advice != "" {
+		attrs = append(attrs, "advice", advice)
+	}
+	s.log.WarnContext(ctx, "PostgreSQL does not take messages; keeping them and trying again", attrs...)
+}
+
+func (s *store) disconnect() {
+	if s.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.conn.Close(ctx) // nothing is pending on it that anybody waits for
+	s.conn = nil
+}
+
+// connect makes a connection if there is none and checks the table.
+func (s *store) connect(ctx context.Context) error {
+	if s.conn != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	config, err := pgx.ParseConfig(s.address)
+	if err != nil {
+		return fmt.Errorf("read the database address: %w", err)
+	}
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "mynah archiver"
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return fmt.Errorf("connect to the database: %w", err)
+	}
+	if err := s.prepare(ctx, conn); err != nil {
+		return errors.Join(err, conn.Close(ctx))
+	}
+	s.conn = conn
+	return nil
+}
+
+func (s *store) prepare(ctx context.Context, conn *pgx.Conn) error {
+	// A wrong column type must not turn every message into a dead letter.
+	table, err := conn.Prepare(ctx, "", "SELECT "+columns+" FROM messages")
+	if err != nil {
+		return fmt.Errorf("look at table messages: %w", err)
+	}
+	for i, field := range table.Fields {
+		if field.DataTypeOID != columnTypes[i] {
+			return fmt.Errorf("column messages.%s is not of the type that the migrations gave it", field.Name)
+		}
+	}
+	// A commit that is only in memory is none: the broker may forget the
+	// message as soon as it is acknowledged.
+	if _, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`); err != nil {
+		return fmt.Errorf("set synchronous_commit: %w", err)
+	}
+	var last int64
+	if err := conn.QueryRow(ctx, schema.SelectLastSeq).Scan(&last); err != nil {
+		return fmt.Errorf("read the archive's position: %w", err)
+	}
+	s.stats.position(uint64(max(0, last)))
+	return nil
+}
+
+// storeBatch makes every message of the batch a row or a dead letter. After an
+// error some may be stored and some not; to store the batch again is harmless.
+func (s *store) storeBatch(ctx context.Context, b *batch) error {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	if err := s.connect(ctx); err != nil {
+		return err
+	}
+	if err := s.storeItems(ctx, b, b.items); err != nil {
+		return err
+	}
+	for i := range b.items {
+		if it := &b.items[i]; it.refused != nil {
+			if err := s.bury(ctx, it, it.refused); err != nil {
+				return err
+			}
+		}
+	}
+	if s.careful > 0 {
+		s.careful--
+	}
+	return nil
+}
+
+// storeItems stores consecutive messages in one transaction. If PostgreSQL refuses
+// what is in them it halves them until the one that it refuses stands alone.
+func (s *store) storeItems(ctx context.Context, b *batch, items []item) error {
+	rows := b.buf[items[0].from:items[len(items)-1].to]
+	if len(rows) == 0 {
+		return nil
+	}
+	err := s.write(ctx, rows)
+	if err == nil || !isPoison(err) {
+		return err
+	}
+	if len(items) == 1 {
+		return s.bury(ctx, &items[0], err)
+	}
+	half := len(items) / 2
+	if err := s.storeItems(ctx, b, items[:half]); err != nil {
+		return err
+	}
+	return s.storeItems(ctx, b, items[half:])
+}
+
+// write commits rows. In most cases none of them is there yet and they are copied
+// straight into the table; a duplicate is known only from PostgreSQL's refusal.
+func (s *store) write(ctx context.Context, rows []byte) error {
+	if s.careful == 0 {
+		tag, err := s.conn.PgConn().CopyFrom(ctx, copyReader(rows), copyDirect)
+		if err == nil {
+			s.stats.stored.Add(float64(tag.RowsAffected()))
+			return nil
+		}
+		if !isDuplicate(err) {
+			return fmt.Errorf("copy messages: %w", err)
+		}
+		s.careful = carefulBatches
+	}
+	tx, err := s.conn.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // does nothing after a commit
+	if _, err := tx.Exec(ctx, makeStaging); err != nil {
+		return fmt.Errorf("make the staging table: %w", err)
+	}
+	copied, err := s.conn.PgConn().CopyFrom(ctx, copyReader(rows), copyStaging)
+	if err != nil {
+		return fmt.Errorf("copy messages to the staging table: %w", err)
+	}
+	inserted, err := tx.Exec(ctx, fromStaging)
+	if err != nil {
+		return fmt.Errorf("insert messages: %w", err)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	s.stats.stored.Add(float64(inserted.RowsAffected()))
+	s.stats.duplicates.Add(float64(copied.RowsAffected() - inserted.RowsAffected()))
+	if inserted.RowsAffected() < copied.RowsAffected() {
+		s.careful = carefulBatches
+	}
+	return nil
+}
+
+func copyReader(rows []byte) io.Reader {
+	return io.MultiReader(bytes.NewReader(copyHeader), bytes.NewReader(rows), bytes.NewReader(copyTrailer))
+}
+
+// bury makes a message a dead letter.
+func (s *store) bury(ctx context.Context, it *item, reason error) error {
+	var seq *uint64
+	if it.seq != 0 {
+		seq = &it.seq
+	}
+	topic := strings.ToValidUTF8(it.message.Topic(), "\uFFFD")
+	_, err := s.conn.Exec(ctx, schema.InsertDeadLetter, seq, topic, it.message.Payload(), reason.Error(), sqlstate(reason))
+	if err != nil {
+		return fmt.Errorf("store a dead letter: %w", err)
+	}
+	s.stats.dead.Inc()
+	s.log.ErrorContext(ctx, "a message could not be stored and is in dead_letters", "topic", topic, "seq", it.seq, "reason", reason)
+	return nil
+}
