@@ -12,9 +12,10 @@ import (
 
 // MosquittoSpec says how Mosquitto is to run.
 type MosquittoSpec struct {
-	Dir     string // for its configuration and log
-	Port    int
-	Persist string // folder for Debian's persistence, "" for none
+	Dir       string // for its configuration and log
+	Port      int
+	WebSocket int    // port for WebSocket, 0 for none
+	Persist   string // folder for Debian's persistence, "" for none
 }
 
 // Mosquitto starts Mosquitto and waits until it accepts connections.
@@ -29,7 +30,11 @@ func Mosquitto(s *MosquittoSpec) (*Proc, error) {
 	if err != nil {
 		return nil, err
 	}
-	conf := fmt.Sprintf("listener %d 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nset_tcp_nodelay true\n", s.Port)
+	conf := fmt.Sprintf("listener %d 127.0.0.1\n", s.Port)
+	if s.WebSocket > 0 {
+		conf += fmt.Sprintf("listener %d 127.0.0.1\nprotocol websockets\n", s.WebSocket)
+	}
+	conf += "allow_anonymous true\nmax_queued_messages 0\nset_tcp_nodelay true\n"
 	if s.Persist == "" {
 		conf += "persistence false\nmax_inflight_messages 64\n"
 	} else {

@@ -1,0 +1,120 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"mynah/bench/wire"
+)
+
+// transport carries whole packets. read is called by one goroutine, write by one
+// at a time; close by any, repeatedly.
+type transport interface {
+	read() ([]byte, error) // the next packet, a copy
+	write(b []byte) error
+	close()
+}
+
+func dial(ctx context.Context, cfg *Config) (transport, error) {
+	if !cfg.WebSocket {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", cfg.Addr)
+		if err != nil {
+			return nil, err
+		}
+		return &tcp{conn: conn}, nil
+	}
+	d := websocket.Dialer{Subprotocols: []string{"mqtt"}}
+	conn, resp, err := d.DialContext(ctx, "ws://"+cfg.Addr+"/mqtt", http.Header{})
+	if err != nil {
+		if resp != nil {
+			return nil, errors.Join(fmt.Errorf("WebSocket: %w: %s", err, resp.Status), resp.Body.Close())
+		}
+		return nil, fmt.Errorf("WebSocket: %w", err)
+	}
+	if conn.Subprotocol() != "mqtt" {
+		return nil, errors.Join(errors.New("WebSocket: the broker does not speak the subprotocol mqtt"), conn.Close())
+	}
+	return &ws{conn: conn}, nil
+}
+
+// frames cuts a stream of bytes into packets.
+type frames struct{ buf []byte }
+
+// cut returns the first whole packet, nil if there is none yet.
+func (f *frames) cut() ([]byte, error) {
+	n, _, err := wire.Frame(f.buf)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	packet := slices.Clone(f.buf[:n])
+	f.buf = f.buf[:copy(f.buf, f.buf[n:])]
+	return packet, nil
+}
+
+type tcp struct {
+	frames
+	conn  net.Conn
+	chunk [16 << 10]byte
+}
+
+func (t *tcp) read() ([]byte, error) {
+	for {
+		if p, err := t.cut(); p != nil || err != nil {
+			return p, err
+		}
+		n, err := t.conn.Read(t.chunk[:])
+		t.buf = append(t.buf, t.chunk[:n]...)
+		if err != nil && n == 0 {
+			return nil, err
+		}
+	}
+}
+
+func (t *tcp) write(b []byte) error {
+	if err := t.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	_, err := t.conn.Write(b)
+	return err
+}
+
+func (t *tcp) close() { _ = t.conn.Close() }
+
+// ws carries packets in WebSocket messages, cut anywhere (MQTT 5, section 6).
+type ws struct {
+	frames
+	conn *websocket.Conn
+}
+
+func (w *ws) read() ([]byte, error) {
+	for {
+		if p, err := w.cut(); p != nil || err != nil {
+			return p, err
+		}
+		kind, b, err := w.conn.ReadMessage()
+		if err != nil {
+			return nil, err
+		}
+		if kind != websocket.BinaryMessage {
+			return nil, fmt.Errorf("WebSocket message of type %d: %w", kind, wire.ErrMalformed)
+		}
+		w.buf = append(w.buf, b...)
+	}
+}
+
+func (w *ws) write(b []byte) error {
+	if err := w.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	return w.conn.WriteMessage(websocket.BinaryMessage, b)
+}
+
+func (w *ws) close() { _ = w.conn.Close() }
