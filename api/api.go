@@ -26,6 +26,9 @@ type API struct {
 	document []byte // openapi.json
 	accounts *accounts.Service
 	limits   limits
+	// groupOwner returns nil if the subject owns the group, and a *chat.Error
+	// if not. The groups set it.
+	groupOwner func(ctx context.Context, subject, group string) error
 
 	mu   sync.Mutex // guards what follows
 	stop context.CancelFunc
@@ -39,7 +42,10 @@ func New(cfg Config) (*API, error) {
 	}
 	a := &API{cfg: cfg, log: cfg.Log, db: pgtx.New(cfg.DB), mux: http.NewServeMux(), limits: newLimits(cfg.Now)}
 	cfg.Accounts.PublicURL = cfg.PublicURL
-	a.accounts = accounts.New(a.db, cfg.Keys, cfg.Accounts, cfg.Log, cfg.Now)
+	var err error
+	if a.accounts, err = accounts.New(a.db, cfg.Keys, cfg.Accounts, cfg.Log, cfg.Now); err != nil {
+		return nil, fmt.Errorf("set up accounts: %w", err)
+	}
 	a.huma = humago.New(a.mux, humaConfig())
 	a.routes()
 	if err := a.serveDocs(); err != nil {

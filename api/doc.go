@@ -30,9 +30,9 @@
 //	problem.go      errors to statuses, one table
 //	idempotency.go  answers kept for a key
 //	page.go         keyset pagination
-//	limit.go        rates by address and target
 //	docs.go         /openapi.json and /docs
 //	accounts/       people, identities, codes, sessions, keys, devices: the domain, without HTTP
+//	limit/          rates by address and target
 //	pgtx/           the transaction in the context
 //
 // A handler is a method of API that takes a context and an input struct and

@@ -9,6 +9,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"mynah/api/limit"
 	"mynah/authhook"
 	"mynah/chat"
 )
@@ -21,10 +22,9 @@ const bodyLimit = 64 << 10
 type route struct {
 	huma.Operation
 	public     bool            // no token needed
-	optional   bool            // a token is used if there is one
 	idempotent bool            // takes an Idempotency-Key
 	roles      []authhook.Role // who may call it; empty: everyone with a token
-	perAddress *limiter
+	perAddress *limit.Limiter
 }
 
 type option func(*route)
@@ -40,6 +40,10 @@ func created(r *route) {
 	r.idempotent = true
 }
 
+// anyQuery is an option: unknown query parameters are ignored, because others
+// write the query.
+func anyQuery(r *route) { r.RejectUnknownQueryParameters = false }
+
 // status is an option: the status of success, if it is not 200 (or 204 without a body).
 func status(code int) option {
 	return func(r *route) { r.DefaultStatus = code }
@@ -51,7 +55,7 @@ func only(roles ...authhook.Role) option {
 }
 
 // perAddress is an option: an address may call so many times in the period.
-func perAddress(l *limiter) option {
+func perAddress(l *limit.Limiter) option {
 	return func(r *route) { r.perAddress = l }
 }
 
@@ -144,11 +148,11 @@ func (a *API) refuse(ctx huma.Context, err error) {
 func (a *API) admit(ctx context.Context, r *route) (context.Context, error) {
 	req := requestOf(ctx)
 	if r.perAddress != nil {
-		if err := r.perAddress.allow(addressKey(req.address)); err != nil {
+		if err := r.perAddress.Allow(limit.Address(req.address)); err != nil {
 			return nil, err
 		}
 	}
-	if r.public && (!r.optional || req.token == "") {
+	if r.public {
 		return ctx, nil
 	}
 	caller, err := a.authenticate(ctx, req)

@@ -142,3 +142,9 @@ func (a *API) problemOf(ctx context.Context, err error) *Problem {
 	a.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.String("request", requestID(ctx)), slog.Any("error", err))
 	return statusProblem(http.StatusInternalServerError, "")
 }
+
+// isRefusal reports whether err was written for clients.
+func isRefusal(err error) bool {
+	_, ok := errors.AsType[*chat.Error](err)
+	return ok
+}

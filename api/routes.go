@@ -3,20 +3,23 @@ package api
 import (
 	"net/http"
 	"time"
+
+	"mynah/api/limit"
+	"mynah/authhook"
 )
 
 // limits are the rates of what can be tried from outside, by address. What
 // concerns one target (an account, a phone number) is counted in accounts.
 type limits struct {
-	signIn, register, codes, refresh *limiter
+	signIn, register, codes, refresh *limit.Limiter
 }
 
 func newLimits(now func() time.Time) limits {
 	return limits{
-		signIn:   newLimiter(60, 15*time.Minute, now),
-		register: newLimiter(20, time.Hour, now),
-		codes:    newLimiter(20, time.Hour, now),
-		refresh:  newLimiter(600, 15*time.Minute, now), // an office behind one address
+		signIn:   limit.New(60, 15*time.Minute, now),
+		register: limit.New(20, time.Hour, now),
+		codes:    limit.New(20, time.Hour, now),
+		refresh:  limit.New(600, 15*time.Minute, now), // an office behind one address
 	}
 }
 
@@ -28,8 +31,53 @@ func (a *API) routes() {
 }
 
 func (a *API) accountRoutes() {
+	l := &a.limits
+	made := status(http.StatusCreated)
+
+	call(a, "GET /v1/sign-in", "waysToSignIn", "What a sign-in page can offer", a.ways, public)
+	call(a, "POST /v1/accounts", "register", "Register with a password", a.register, public, made, perAddress(l.register))
+	call(a, "POST /v1/codes", "askCode", "Have a one-time code sent", a.askCode, public, status(http.StatusAccepted), perAddress(l.codes))
+	call(a, "POST /v1/password/reset", "resetPassword", "Set a new password with a code", a.resetPassword, public, perAddress(l.signIn))
+	call(a, "POST /v1/sessions/password", "signInPassword", "Sign in with id and password", a.signInPassword, public, made, perAddress(l.signIn))
+	call(a, "POST /v1/sessions/code", "signInCode", "Sign in, or register, with a code", a.signInCode, public, made, perAddress(l.signIn))
+	call(a, "POST /v1/sessions/wechat", "signInWeChat", "Sign in, or register, from a WeChat mini-program", a.signInWeChat, public, made, perAddress(l.signIn))
+	call(a, "POST /v1/sessions/ticket", "signInTicket", "Sign in, or register, after OpenID Connect", a.signInTicket, public, made, perAddress(l.signIn))
+	call(a, "POST /v1/sessions/refresh", "refresh", "Change a refresh token for new tokens", a.refresh, public, perAddress(l.refresh))
+	call(a, "GET /v1/oidc/{provider}/start", "beginOIDC", "Send the browser here to sign in with OpenID Connect", a.beginOIDC, public, status(http.StatusFound), perAddress(l.signIn))
+	call(a, "GET /v1/oidc/{provider}/callback", "finishOIDC", "Where the provider sends the browser back", a.finishOIDC, public, status(http.StatusFound), anyQuery)
+
+	call(a, "GET /v1/me", "me", "Your own account", a.me)
+	call(a, "PATCH /v1/me", "editMe", "Change your profile and settings", a.editMe)
+	call(a, "DELETE /v1/me", "deleteMe", "Delete your account; your messages stay, your name goes", a.deleteMe)
+	call(a, "PUT /v1/me/password", "changePassword", "Set or change your password; other devices are signed out", a.changePassword)
+	call(a, "GET /v1/me/identities", "identities", "Your ways to sign in", a.identities)
+	call(a, "POST /v1/me/identities/code", "linkCode", "Link a phone number or mail address", a.linkCode)
+	call(a, "POST /v1/me/identities/wechat", "linkWeChat", "Link WeChat", a.linkWeChat)
+	call(a, "POST /v1/me/identities/ticket", "linkTicket", "Link an OpenID Connect identity", a.linkTicket)
+	call(a, "DELETE /v1/me/identities/{provider}", "unlink", "Remove a way to sign in, but not the last", a.unlink)
+	call(a, "GET /v1/me/sessions", "sessions", "Your signed-in devices, newest first", a.sessions)
+	call(a, "DELETE /v1/me/sessions", "endOtherSessions", "Sign out all your other devices", a.endOtherSessions)
+	call(a, "DELETE /v1/me/sessions/{id}", "endSession", "Sign out a device; current is this one", a.endSession)
+
+	call(a, "GET /v1/people/{id}", "profile", "Somebody's profile", a.profile)
+	call(a, "POST /v1/people/lookup", "lookUp", "Up to 100 profiles", a.lookUp)
+	call(a, "POST /v1/people/find", "find", "Find who lets strangers find them", a.find)
+
+	call(a, "POST /v1/devices", "createDevice", "Make a device or service", a.createDevice, created)
+	call(a, "GET /v1/devices", "devices", "Devices and services, by id", a.devices)
+	call(a, "GET /v1/devices/{id}", "device", "A device or service", a.device)
+	call(a, "PATCH /v1/devices/{id}", "renameDevice", "Rename it", a.renameDevice)
+	call(a, "DELETE /v1/devices/{id}", "deleteDevice", "Delete it; its messages stay", a.deleteDevice)
+	call(a, "POST /v1/devices/{id}/credential", "renewDevice", "Give it a new token or key; the one before is refused at once", a.renewDevice, created)
+	call(a, "POST /v1/devices/{id}/disable", "disableDevice", "Disable it at once", a.disableDevice)
+	call(a, "POST /v1/devices/{id}/enable", "enableDevice", "Enable it again", a.enableDevice)
+
+	call(a, "POST /v1/admin/accounts/{id}/disable", "disableAccount", "Disable an account at once", a.disableAccount, only(authhook.RoleAdmin))
+	call(a, "POST /v1/admin/accounts/{id}/enable", "enableAccount", "Enable it again", a.enableAccount, only(authhook.RoleAdmin))
+	call(a, "POST /v1/admin/keys/rotate", "rotateKeys", "Make a new signing key", a.rotateKeys, only(authhook.RoleAdmin))
 }
 
+// socialRoutes are contacts, groups and rooms.
 func (a *API) socialRoutes() {
 }
 

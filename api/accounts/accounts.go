@@ -21,11 +21,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"mynah/api/limit"
 	"mynah/api/pgtx"
 	"mynah/authhook"
 	"mynah/chat"
@@ -34,27 +36,62 @@ import (
 
 // Service is the accounts of one database. Make it with New.
 type Service struct {
-	cfg  Config
-	db   *pgtx.DB
-	keys *Keys
-	log  *slog.Logger
-	now  func() time.Time
+	// Acquainted tells whose profile a viewer may see besides those that
+	// anybody may; nil: nobody's.
+	Acquainted Acquainted
+	// OnDelete is called in the transaction that deletes an account, or is nil.
+	OnDelete func(ctx context.Context, account string) error
+
+	cfg    Config
+	db     *pgtx.DB
+	keys   *Keys
+	log    *slog.Logger
+	now    func() time.Time
+	http   *http.Client
+	hasher *hasher
+	post   *post
+	oidc   map[string]*oidcProvider
+	limits struct {
+		passwordHere *limit.Limiter // tries at one account's password from one address
+		passwordAll  *limit.Limiter // … from everywhere
+		find         *limit.Limiter // searches by one person
+	}
 }
 
 // New returns a Service. cfg must have been validated.
-func New(db *pgtx.DB, keys *Keys, cfg Config, log *slog.Logger, now func() time.Time) *Service {
-	return &Service{cfg: cfg, db: db, keys: keys, log: log, now: now}
+func New(db *pgtx.DB, keys *Keys, cfg Config, log *slog.Logger, now func() time.Time) (*Service, error) {
+	hasher, err := newHasher()
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		cfg: cfg, db: db, keys: keys, log: log, now: now, http: direct(cfg.HTTP),
+		hasher: hasher, post: newPost(log), oidc: map[string]*oidcProvider{},
+	}
+	for _, p := range cfg.OIDC {
+		s.oidc[p.Name] = &oidcProvider{cfg: p}
+	}
+	s.limits.passwordHere = limit.New(10, 15*time.Minute, now)
+	s.limits.passwordAll = limit.New(100, time.Hour, now)
+	s.limits.find = limit.New(60, time.Hour, now)
+	return s, nil
 }
 
 // Start reads the keys and starts sending codes. To start what is started does
 // nothing.
 func (s *Service) Start(ctx context.Context) error {
-	return s.keys.Start(ctx)
+	if err := s.keys.Start(ctx); err != nil {
+		return err
+	}
+	s.post.start(ctx)
+	return nil
 }
 
-// Stop ends what Start began, except the keys, which others use as well.
-func (s *Service) Stop(context.Context) error {
-	return nil
+// Stop sends the codes that wait to be sent, at most until ctx ends. The keys go
+// on: others use them as well.
+func (s *Service) Stop(ctx context.Context) error {
+	s.http.CloseIdleConnections()
+	return s.post.stop(ctx)
 }
 
 // JWKS returns the public signing keys as a JWK Set.

@@ -73,7 +73,7 @@ CREATE TABLE identities (
     PRIMARY KEY (provider, subject),
     CHECK ((provider = 'password') = (secret IS NOT NULL))
 );
-CREATE INDEX identities_account ON identities (account);
+CREATE UNIQUE INDEX identities_account ON identities (account, provider); -- one of each kind
 CREATE UNIQUE INDEX identities_alias ON identities (provider, alias) WHERE alias IS NOT NULL;
 
 -- Signed-in devices. A session is a family of refresh tokens: family stays for

@@ -1,4 +1,6 @@
-package api
+// Package limit counts what an address, an account or a phone number does in a
+// time, in bounded memory. The counts are this process's own.
+package limit
 
 import (
 	"container/list"
@@ -11,10 +13,10 @@ import (
 	"mynah/chat"
 )
 
-// limiter counts what an address or a target does, with a token bucket each. It
+// Limiter counts what each key does, with a token bucket for each. It
 // remembers a bounded number of them: when it is full the one that has been
 // quiet the longest is forgotten.
-type limiter struct {
+type Limiter struct {
 	every time.Duration // one more is allowed after this time
 	burst int           // so many at once
 	most  int           // keys remembered
@@ -33,17 +35,18 @@ type bucket struct {
 // mostBuckets is 50,000: some 15 MB when an attack fills it.
 const mostBuckets = 50_000
 
-// newLimiter allows burst at once and burst in every period.
-func newLimiter(burst int, period time.Duration, now func() time.Time) *limiter {
-	return &limiter{
+// New returns a Limiter that allows each key burst at once and burst in every
+// period. now tells the time.
+func New(burst int, period time.Duration, now func() time.Time) *Limiter {
+	return &Limiter{
 		every: period / time.Duration(burst), burst: burst, most: mostBuckets, now: now,
 		quiet: list.New(), bucket: map[string]*list.Element{},
 	}
 }
 
-// allow counts one for the key. If that is one too many it returns an error that
+// Allow counts one for the key. If that is one too many it returns an error that
 // says when to try again; refused attempts do not count.
-func (l *limiter) allow(key string) error {
+func (l *Limiter) Allow(key string) error {
 	now := l.now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -82,9 +85,9 @@ func (e *tooMany) RetryAfter() time.Duration { return e.after }
 // Unwrap returns the refusal.
 func (e *tooMany) Unwrap() error { return errTooMany }
 
-// addressKey is what limits count an address as: IPv6 users own a /64, so that
+// Address returns what an address is counted as: IPv6 users own a /64, so that
 // one person is not 2^64.
-func addressKey(a netip.Addr) string {
+func Address(a netip.Addr) string {
 	if a.Is6() && !a.Is4In6() {
 		if p, err := a.WithZone("").Prefix(64); err == nil {
 			return p.Addr().String()

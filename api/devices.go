@@ -1,0 +1,217 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"mynah/api/accounts"
+	"mynah/authhook"
+	"mynah/chat"
+)
+
+// credentialFields are how a device is to prove itself.
+type credentialFields struct {
+	Days int        `json:"days,omitempty" minimum:"1" maximum:"3650" doc:"How long the token is valid; default 365. Not with key"`
+	Key  *deviceJWK `json:"key,omitempty" doc:"The public part of a key of the device's own, with which it signs its JWTs (EdDSA or ES256). Without it a token is given out"`
+}
+
+// deviceJWK is a public key (RFC 7517): Ed25519 or P-256.
+type deviceJWK struct {
+	KTY string `json:"kty" enum:"OKP,EC"`
+	Crv string `json:"crv" enum:"Ed25519,P-256"`
+	X   string `json:"x" maxLength:"64"`
+	Y   string `json:"y,omitempty" maxLength:"64"`
+	Use string `json:"use,omitempty" maxLength:"16"`
+	Alg string `json:"alg,omitempty" maxLength:"16"`
+	KID string `json:"kid,omitempty" maxLength:"128" doc:"Not used: the answer has the kid to use"`
+}
+
+func (c *credentialFields) split() (ttl time.Duration, key json.RawMessage, err error) {
+	if c.Key == nil {
+		return time.Duration(c.Days) * 24 * time.Hour, nil, nil
+	}
+	if c.Days != 0 {
+		return 0, nil, chat.Refuse(chat.CodeInvalid, "A key does not expire: leave days out.")
+	}
+	key, err = json.Marshal(c.Key)
+	return 0, key, err
+}
+
+// credential is how a device proves itself, in the answer that shows it.
+type credential struct {
+	Token   string     `json:"token,omitempty" doc:"A JWT for MQTT and HTTP. It is shown this once"`
+	Expires *time.Time `json:"expires,omitempty" doc:"When the token expires"`
+	KID     string     `json:"kid,omitempty" doc:"The kid that the header of the device's JWTs must have; sub must be its id"`
+}
+
+func credentialAnswer(c *accounts.Credential) credential {
+	return credential{Token: c.Token, Expires: c.Expires, KID: c.KeyID}
+}
+
+type deviceInput struct {
+	Body struct {
+		credentialFields
+		ID     string   `json:"id,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"Leave it out to have one chosen"`
+		Role   string   `json:"role,omitempty" enum:"device,service" default:"device" doc:"A service may subscribe to everything; only an admin makes one"`
+		Name   string   `json:"name,omitempty" maxLength:"64"`
+		Group  string   `json:"group,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"The group that it is for; its owner may make it"`
+		Groups []string `json:"groups,omitempty" maxItems:"100" doc:"More groups that it is a member of; for an admin only"`
+		Pub    []string `json:"acl_pub,omitempty" maxItems:"100" doc:"MQTT topic filters that it may publish to besides the chat; for an admin only"`
+		Sub    []string `json:"acl_sub,omitempty" maxItems:"100" doc:"… subscribe to; for an admin only"`
+	}
+}
+
+type deviceOutput struct {
+	Location string `header:"Location"`
+	Body     struct {
+		Device     accounts.Device `json:"device"`
+		Credential credential      `json:"credential"`
+	}
+}
+
+func (a *API) createDevice(ctx context.Context, in *deviceInput) (*deviceOutput, error) {
+	c := callerOf(ctx)
+	b := &in.Body
+	if c.Role != authhook.RoleAdmin {
+		if b.Group == "" || b.Role != "device" || b.Groups != nil || b.Pub != nil || b.Sub != nil {
+			return nil, chat.Refuse(chat.CodeNotAllowed, "Only an admin makes services, devices without a group, and devices with more rights than one group gives.")
+		}
+		if err := a.mayManageDevices(ctx, c, b.Group); err != nil {
+			return nil, err
+		}
+	}
+	spec := accounts.DeviceSpec{
+		ID: b.ID, Role: authhook.Role(b.Role), Name: b.Name, Group: b.Group, Groups: b.Groups, Pub: b.Pub, Sub: b.Sub,
+	}
+	if b.Group != "" {
+		spec.Groups = append([]string{b.Group}, b.Groups...)
+	}
+	var err error
+	if spec.TTL, spec.Key, err = b.split(); err != nil {
+		return nil, err
+	}
+	device, cred, err := a.accounts.CreateDevice(ctx, c.Subject, spec)
+	if err != nil {
+		return nil, err
+	}
+	out := &deviceOutput{Location: "/v1/devices/" + device.ID}
+	out.Body.Device, out.Body.Credential = *device, credentialAnswer(cred)
+	return out, nil
+}
+
+// mayManageDevices returns nil if the caller may make and manage devices for the
+// group: an admin, or the group's owner. The group's part of the API decides who
+// that is (groupOwner); until it is there nobody is.
+func (a *API) mayManageDevices(ctx context.Context, c *Caller, group string) error {
+	if c.Role == authhook.RoleAdmin {
+		return nil
+	}
+	if a.groupOwner != nil && group != "" {
+		return a.groupOwner(ctx, c.Subject, group)
+	}
+	return chat.Refuse(chat.CodeNotAllowed, "Only the owner of a group manages its devices.")
+}
+
+// ownDevice returns the device if the caller may manage it. To others it looks
+// like one that does not exist.
+func (a *API) ownDevice(ctx context.Context, id string) (*accounts.Device, error) {
+	d, err := a.accounts.Device(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.mayManageDevices(ctx, callerOf(ctx), d.Group); err != nil {
+		if isRefusal(err) {
+			return nil, chat.Refuse(chat.CodeNotFound, "There is no such device.")
+		}
+		return nil, err
+	}
+	return d, nil
+}
+
+func (a *API) device(ctx context.Context, in *idPath) (*body[accounts.Device], error) {
+	d, err := a.ownDevice(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return answer(*d), nil
+}
+
+type devicesInput struct {
+	Page
+	Group string `query:"group" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"Only this group's; who is no admin must give it"`
+}
+
+func (a *API) devices(ctx context.Context, in *devicesInput) (*body[List[accounts.Device]], error) {
+	if err := a.mayManageDevices(ctx, callerOf(ctx), in.Group); err != nil {
+		return nil, err
+	}
+	var after string
+	if _, err := in.after(&after); err != nil {
+		return nil, err
+	}
+	rows, err := a.accounts.Devices(ctx, in.Group, after, in.Limit+1)
+	if err != nil {
+		return nil, err
+	}
+	return answer(listOf(rows, in.Limit, func(d accounts.Device) any { return d.ID })), nil
+}
+
+type renameInput struct {
+	idPath
+	Body struct {
+		Name string `json:"name" maxLength:"64"`
+	}
+}
+
+func (a *API) renameDevice(ctx context.Context, in *renameInput) (*body[accounts.Device], error) {
+	if _, err := a.ownDevice(ctx, in.ID); err != nil {
+		return nil, err
+	}
+	if err := a.accounts.RenameDevice(ctx, in.ID, in.Body.Name); err != nil {
+		return nil, err
+	}
+	return a.device(ctx, &in.idPath)
+}
+
+type renewInput struct {
+	idPath
+	Body credentialFields
+}
+
+func (a *API) renewDevice(ctx context.Context, in *renewInput) (*body[credential], error) {
+	if _, err := a.ownDevice(ctx, in.ID); err != nil {
+		return nil, err
+	}
+	ttl, key, err := in.Body.split()
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.accounts.RenewDevice(ctx, in.ID, ttl, key)
+	if err != nil {
+		return nil, err
+	}
+	return answer(credentialAnswer(c)), nil
+}
+
+func (a *API) disableDevice(ctx context.Context, in *idPath) (*empty, error) {
+	return a.setDeviceDisabled(ctx, in.ID, true)
+}
+
+func (a *API) enableDevice(ctx context.Context, in *idPath) (*empty, error) {
+	return a.setDeviceDisabled(ctx, in.ID, false)
+}
+
+func (a *API) setDeviceDisabled(ctx context.Context, id string, disabled bool) (*empty, error) {
+	if _, err := a.ownDevice(ctx, id); err != nil {
+		return nil, err
+	}
+	return nil, a.accounts.SetDisabled(ctx, id, disabled)
+}
+
+func (a *API) deleteDevice(ctx context.Context, in *idPath) (*empty, error) {
+	if _, err := a.ownDevice(ctx, in.ID); err != nil {
+		return nil, err
+	}
+	return nil, a.accounts.Delete(ctx, in.ID)
+}

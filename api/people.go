@@ -1,0 +1,60 @@
+package api
+
+import (
+	"context"
+
+	"mynah/api/accounts"
+	"mynah/chat"
+)
+
+// idPath is the id of an account or a group in a path.
+type idPath struct {
+	ID string `path:"id" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$"`
+}
+
+func (a *API) profile(ctx context.Context, in *idPath) (*body[accounts.Profile], error) {
+	list, err := a.accounts.Profiles(ctx, callerOf(ctx).Subject, []string{in.ID})
+	if err != nil {
+		return nil, err
+	}
+	return answer(list[0]), nil
+}
+
+type lookUpInput struct {
+	Body struct {
+		IDs []string `json:"ids" minItems:"1" maxItems:"100" nullable:"false" doc:"Account ids"`
+	}
+}
+
+type profiles struct {
+	Items []accounts.Profile `json:"items" nullable:"false" doc:"One for each id, in the same order; blank for who cannot be seen"`
+}
+
+func (a *API) lookUp(ctx context.Context, in *lookUpInput) (*body[profiles], error) {
+	for _, id := range in.Body.IDs {
+		if !chat.ValidID(id) {
+			return nil, chat.Refuse(chat.CodeInvalid, "An id is 1–64 characters of A-Z a-z 0-9 _ . ~ -")
+		}
+	}
+	list, err := a.accounts.Profiles(ctx, callerOf(ctx).Subject, in.Body.IDs)
+	if err != nil {
+		return nil, err
+	}
+	return answer(profiles{Items: list}), nil
+}
+
+type findInput struct {
+	Body struct {
+		By  string `json:"by" enum:"id,phone,mail"`
+		Key string `json:"key" minLength:"1" maxLength:"254" doc:"The exact id, phone number or mail address"`
+	}
+}
+
+// find is a POST, so that phone numbers are not in the addresses that proxies log.
+func (a *API) find(ctx context.Context, in *findInput) (*body[accounts.Profile], error) {
+	p, err := a.accounts.Find(ctx, callerOf(ctx).Subject, in.Body.By, in.Body.Key)
+	if err != nil {
+		return nil, err
+	}
+	return answer(*p), nil
+}

@@ -1,0 +1,259 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"mynah/api/accounts"
+	"mynah/chat"
+)
+
+// signedIn is the answer to every way of signing in, and to refreshing.
+type signedIn struct {
+	Account      string `json:"account" doc:"The id of who is signed in"`
+	Session      string `json:"session" doc:"The id of the signed-in device, see /v1/me/sessions"`
+	AccessToken  string `json:"access_token" doc:"A JWT: Authorization: Bearer … here, the password in MQTT"`
+	TokenType    string `json:"token_type" enum:"Bearer"`
+	ExpiresIn    int    `json:"expires_in" doc:"Seconds until the access token expires"`
+	RefreshToken string `json:"refresh_token" doc:"For /v1/sessions/refresh. Each is used once"`
+	Created      bool   `json:"created,omitempty" doc:"Whether the account has just been made"`
+}
+
+type signedInOutput struct {
+	Location string `header:"Location" json:"-"`
+	Body     signedIn
+}
+
+func signedInAnswer(t *accounts.Tokens, created bool) *signedInOutput {
+	return &signedInOutput{Location: "/v1/me/sessions/" + t.Session, Body: signedIn{
+		Account: t.Account, Session: t.Session, AccessToken: t.Access, TokenType: "Bearer",
+		ExpiresIn: int(t.AccessTTL / time.Second), RefreshToken: t.Refresh, Created: created,
+	}}
+}
+
+// deviceField is in every way of signing in.
+type deviceField struct {
+	Device string `json:"device,omitempty" maxLength:"64" doc:"What the person calls this device, for the list of devices" example:"Anna's phone"`
+}
+
+func client(ctx context.Context, d deviceField) accounts.Client {
+	return accounts.Client{Address: requestOf(ctx).address, Device: d.Device}
+}
+
+// The proofs. Each is a body of its own, for signing in and for linking.
+type (
+	passwordProof struct {
+		ID       string `json:"id" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$"`
+		Password string `json:"password" minLength:"1" maxLength:"256" format:"password"`
+	}
+	codeProof struct {
+		Challenge string `json:"challenge" minLength:"1" maxLength:"64" doc:"What /v1/codes answered"`
+		Code      string `json:"code" minLength:"6" maxLength:"6" pattern:"^[0-9]{6}$" doc:"The six digits"`
+	}
+	wechatProof struct {
+		Code string `json:"code" minLength:"1" maxLength:"256" doc:"What wx.login gave"`
+	}
+	ticketProof struct {
+		Ticket   string `json:"ticket" minLength:"1" maxLength:"64" doc:"What the redirect address was given"`
+		Verifier string `json:"verifier,omitempty" maxLength:"128" doc:"Of the challenge, if the sign-in was begun with one"`
+	}
+)
+
+type registerInput struct {
+	Body struct {
+		deviceField
+		ID       string `json:"id,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"Leave it out to have one chosen"`
+		Password string `json:"password" minLength:"8" maxLength:"256" format:"password"`
+		Name     string `json:"name,omitempty" maxLength:"64"`
+	}
+}
+
+func (a *API) register(ctx context.Context, in *registerInput) (*signedInOutput, error) {
+	t, err := a.accounts.Register(ctx, in.Body.ID, in.Body.Password, in.Body.Name, client(ctx, in.Body.deviceField))
+	if err != nil {
+		return nil, err
+	}
+	return signedInAnswer(t, true), nil
+}
+
+type codeInput struct {
+	Body struct {
+		Channel string `json:"channel" enum:"phone,mail"`
+		To      string `json:"to" minLength:"3" maxLength:"254" doc:"A phone number with + and the country's code, or a mail address"`
+		Purpose string `json:"purpose" enum:"signin,link,reset"`
+	}
+}
+
+type codeAsked struct {
+	Challenge string `json:"challenge" doc:"To be shown together with the code"`
+	ExpiresIn int    `json:"expires_in" doc:"Seconds until the code fits no more"`
+}
+
+func (a *API) askCode(ctx context.Context, in *codeInput) (*body[codeAsked], error) {
+	challenge, err := a.accounts.AskCode(ctx, in.Body.Channel, in.Body.To, in.Body.Purpose)
+	if err != nil {
+		return nil, err
+	}
+	return answer(codeAsked{Challenge: challenge, ExpiresIn: int(accounts.CodeTTL / time.Second)}), nil
+}
+
+// signIn opens a session for a proof, or passes on why there is none.
+func (a *API) signIn(ctx context.Context, p accounts.Proof, err error, d deviceField) (*signedInOutput, error) {
+	if err != nil {
+		return nil, err
+	}
+	t, created, err := a.accounts.SignIn(ctx, p, client(ctx, d))
+	if err != nil {
+		return nil, err
+	}
+	return signedInAnswer(t, created), nil
+}
+
+type signInPasswordInput struct {
+	Body struct {
+		passwordProof
+		deviceField
+	}
+}
+
+func (a *API) signInPassword(ctx context.Context, in *signInPasswordInput) (*signedInOutput, error) {
+	p, err := a.accounts.CheckPassword(ctx, in.Body.ID, in.Body.Password, client(ctx, in.Body.deviceField))
+	return a.signIn(ctx, p, err, in.Body.deviceField)
+}
+
+type signInCodeInput struct {
+	Body struct {
+		codeProof
+		deviceField
+	}
+}
+
+func (a *API) signInCode(ctx context.Context, in *signInCodeInput) (*signedInOutput, error) {
+	p, err := a.accounts.CheckCode(ctx, in.Body.Challenge, in.Body.Code, accounts.PurposeSignIn)
+	return a.signIn(ctx, p, err, in.Body.deviceField)
+}
+
+type signInWeChatInput struct {
+	Body struct {
+		wechatProof
+		deviceField
+	}
+}
+
+func (a *API) signInWeChat(ctx context.Context, in *signInWeChatInput) (*signedInOutput, error) {
+	p, err := a.accounts.CheckWeChat(ctx, in.Body.Code)
+	return a.signIn(ctx, p, err, in.Body.deviceField)
+}
+
+type signInTicketInput struct {
+	Body struct {
+		ticketProof
+		deviceField
+	}
+}
+
+func (a *API) signInTicket(ctx context.Context, in *signInTicketInput) (*signedInOutput, error) {
+	p, err := a.accounts.CheckTicket(ctx, in.Body.Ticket, in.Body.Verifier)
+	return a.signIn(ctx, p, err, in.Body.deviceField)
+}
+
+type refreshInput struct {
+	Body struct {
+		RefreshToken string `json:"refresh_token" minLength:"1" maxLength:"128"`
+	}
+}
+
+func (a *API) refresh(ctx context.Context, in *refreshInput) (*body[signedIn], error) {
+	t, err := a.accounts.Refresh(ctx, in.Body.RefreshToken, client(ctx, deviceField{}))
+	if err != nil {
+		return nil, err
+	}
+	return answer(signedInAnswer(t, false).Body), nil
+}
+
+type resetInput struct {
+	Body struct {
+		codeProof
+		Password string `json:"password" minLength:"8" maxLength:"256" format:"password" doc:"The new one"`
+	}
+}
+
+func (a *API) resetPassword(ctx context.Context, in *resetInput) (*empty, error) {
+	return nil, a.accounts.ResetPassword(ctx, in.Body.Challenge, in.Body.Code, in.Body.Password)
+}
+
+// ways tells a sign-in page what to offer.
+type ways struct {
+	Registration string   `json:"registration" enum:"open,assigned,closed"`
+	Methods      []string `json:"methods" nullable:"false" doc:"Of password, phone, mail, wechat"`
+	OIDC         []string `json:"oidc" nullable:"false" doc:"Names of OpenID Connect providers"`
+}
+
+func (a *API) ways(context.Context, *empty) (*body[ways], error) {
+	c := &a.cfg.Accounts
+	w := ways{Registration: string(c.Registration), Methods: []string{accounts.ProviderPassword}, OIDC: a.accounts.Providers()}
+	if c.SMS != nil {
+		w.Methods = append(w.Methods, accounts.ProviderPhone)
+	}
+	if c.Mail != nil {
+		w.Methods = append(w.Methods, accounts.ProviderMail)
+	}
+	if c.WeChat.AppID != "" {
+		w.Methods = append(w.Methods, accounts.ProviderWeChat)
+	}
+	return answer(w), nil
+}
+
+// stateCookie binds an OpenID Connect sign-in to the browser in which it was
+// begun.
+const stateCookie = "mynah_oidc"
+
+type beginInput struct {
+	Provider  string `path:"provider" maxLength:"32" pattern:"^[a-z0-9-]+$"`
+	Redirect  string `query:"redirect" required:"true" maxLength:"1024" doc:"Where the browser is sent with ?ticket=…, or ?error=…"`
+	Challenge string `query:"challenge" maxLength:"43" doc:"S256 (RFC 7636) of a random verifier; then only the verifier opens the ticket"`
+}
+
+type redirectOutput struct {
+	Status    int         `json:"-"`
+	Location  string      `header:"Location"`
+	SetCookie http.Cookie `header:"Set-Cookie"`
+}
+
+func (a *API) beginOIDC(ctx context.Context, in *beginInput) (*redirectOutput, error) {
+	address, state, err := a.accounts.BeginOIDC(ctx, in.Provider, in.Redirect, in.Challenge)
+	if err != nil {
+		return nil, err
+	}
+	return &redirectOutput{Status: http.StatusFound, Location: address, SetCookie: a.cookie(in.Provider, state, 600)}, nil
+}
+
+// cookie is for the callback alone. Lax: the provider's redirect is a navigation
+// from another site.
+func (a *API) cookie(provider, state string, maxAge int) http.Cookie {
+	return http.Cookie{
+		Name: stateCookie, Value: state, Path: "/v1/oidc/" + provider + "/callback", MaxAge: maxAge,
+		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: len(a.cfg.PublicURL) > 5 && a.cfg.PublicURL[:5] == "https",
+	}
+}
+
+type callbackInput struct {
+	Provider string `path:"provider" maxLength:"32" pattern:"^[a-z0-9-]+$"`
+	State    string `query:"state" maxLength:"128"`
+	Code     string `query:"code" maxLength:"4096"`
+	Failure  string `query:"error" maxLength:"256"`
+	Cookie   string `cookie:"mynah_oidc" maxLength:"128"`
+}
+
+func (a *API) finishOIDC(ctx context.Context, in *callbackInput) (*redirectOutput, error) {
+	address, err := a.accounts.FinishOIDC(ctx, in.Provider, accounts.Callback{
+		State: in.State, Code: in.Code, Failure: in.Failure, Cookie: in.Cookie,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &redirectOutput{Status: http.StatusFound, Location: address, SetCookie: a.cookie(in.Provider, "", -1)}, nil
+}
+
+var errNoSession = chat.Refuse(chat.CodeNotFound, "You have no such session.")
