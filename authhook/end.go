@@ -74,6 +74,7 @@ func (h *Hook) revoked(r Revocation) {
 func (h *Hook) changed(c Change) {
 	switch c.Kind {
 	case ChangeDisabled:
+		h.epoch.Add(1) // before looking: see still
 		h.clients.each(func(l *live) {
 			id := l.id.Load()
 			if id.Subject == c.Subject && (c.Session == "" || id.Session == c.Session) {
@@ -81,6 +82,7 @@ func (h *Hook) changed(c Change) {
 			}
 		})
 	case ChangeAll:
+		h.epoch.Add(1)
 		select {
 		case h.recheck <- struct{}{}:
 		default: // is about to be done anyway

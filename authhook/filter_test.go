@@ -109,7 +109,8 @@ func topicsUpTo(depth int, alphabet []string) []string {
 // TestCoversIsContainment compares covers with its definition, by enumeration:
 // every topic that the filter matches is matched by the allowed one. The topics
 // have a level more than the filters and one word that no filter has, so that
-// two different filters always differ in one of them.
+// two different filters always differ in one of them. "" counts as a topic of one
+// empty level here, though MQTT knows none so short: "/#" is wider than "/+/#".
 func TestCoversIsContainment(t *testing.T) {
 	t.Parallel()
 	topics := topicsUpTo(5, []string{"a", "b", "", "$s", "z"})
@@ -139,7 +140,7 @@ func TestCoversIsContainment(t *testing.T) {
 		}
 		want := true
 		for _, topic := range topics {
-			if topic != "" && matchesTopic(asked, topic) && !matchesTopic(allowed, topic) {
+			if matchesTopic(asked, topic) && !matchesTopic(allowed, topic) {
 				want = false
 				break
 			}
@@ -160,7 +161,7 @@ func TestCoversMatchesTopics(t *testing.T) {
 				continue
 			}
 			for _, topic := range topics {
-				if topic != "" && authhook.Covers(f, topic) != matchesTopic(f, topic) {
+				if authhook.Covers(f, topic) != matchesTopic(f, topic) {
 					t.Errorf("%q matches %q: got %v", f, topic, authhook.Covers(f, topic))
 				}
 			}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -69,6 +70,8 @@ type Hook struct {
 	mqtt.HookBase
 	cfg     HookConfig
 	clients registry
+
+	epoch atomic.Uint64 // counts what the directory said about who may be connected
 
 	once    sync.Once // of Stop
 	stopped chan struct{}
@@ -147,18 +150,36 @@ func (h *Hook) Stop() error {
 // "subject/client id". An assigned client id (MQTT 5 section 3.2.2.3.7) is told
 // to the client without the subject.
 func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
+	epoch := h.epoch.Load()
 	id, err := h.admit(cl, pk)
+	if err == nil {
+		cl.ID = id.Subject + "/" + cl.ID // before others can see the client
+		h.clients.set(cl, id)
+		if err = h.still(id, epoch); err != nil {
+			h.clients.forget(cl)
+		}
+	}
 	if err != nil {
 		h.refused(cl, err)
 		return verdictOf(err).refuse(cl)
 	}
-	cl.ID = id.Subject + "/" + cl.ID
-	h.clients.set(cl, id)
-	// A revocation between Verify and here found no connection to end.
+	return nil
+}
+
+// still asks once more about an identity that has just been given to a client:
+// what was revoked or disabled since epoch found no connection to end, or one
+// with another identity.
+func (h *Hook) still(id *Identity, epoch uint64) error {
 	if h.cfg.Revoked.Has(id) {
-		h.clients.forget(cl)
-		h.refused(cl, &TokenError{Subject: id.Subject, Err: ErrRevoked})
-		return verdictOf(ErrRevoked).refuse(cl)
+		return &TokenError{Subject: id.Subject, Err: ErrRevoked}
+	}
+	if h.epoch.Load() == epoch {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.Timeout)
+	defer cancel()
+	if err := h.mayConnect(ctx, id); err != nil {
+		return &TokenError{Subject: id.Subject, Err: err}
 	}
 	return nil
 }
@@ -292,6 +313,7 @@ func (h *Hook) Renew(ctx context.Context, cl *mqtt.Client, token string) (*Ident
 	if old == nil {
 		return nil, ErrNotConnected
 	}
+	epoch := h.epoch.Load()
 	id, err := h.cfg.Verifier.Verify(ctx, strings.TrimSpace(token))
 	if err != nil {
 		return nil, err
@@ -302,15 +324,13 @@ func (h *Hook) Renew(ctx context.Context, cl *mqtt.Client, token string) (*Ident
 	if err := h.mayConnect(ctx, id); err != nil {
 		return nil, &TokenError{Subject: id.Subject, Err: err}
 	}
-	l := h.clients.get(cl)
-	if l == nil {
+	if cl.Closed() { // meanwhile: not to be remembered anew
 		return nil, ErrNotConnected
 	}
-	h.clients.set(cl, id)
-	// A revocation between Verify and here looked at the old identity.
-	if h.cfg.Revoked.Has(id) {
-		h.endSoon(l, ErrRevoked)
-		return nil, &TokenError{Subject: id.Subject, Err: ErrRevoked}
+	l := h.clients.set(cl, id)
+	if err := h.still(id, epoch); err != nil {
+		h.endSoon(l, err)
+		return nil, err
 	}
 	return id, nil
 }

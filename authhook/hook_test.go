@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -403,6 +404,38 @@ func TestDirectoryEndsConnections(t *testing.T) {
 	bob.closed()
 	if carol.subscribe("user/carol") != 1 {
 		t.Error("a directory that cannot tell must disconnect nobody")
+	}
+}
+
+// racingDoor lets a holder in and shuts the door behind it, before the caller can
+// know: what happens when an account is disabled in the middle of a CONNECT.
+type racingDoor struct {
+	door
+	asked atomic.Int64
+}
+
+func (d *racingDoor) MayConnect(ctx context.Context, id *authhook.Identity) error {
+	d.asked.Add(1)
+	err := d.door.MayConnect(ctx, id)
+	if err == nil && id.Subject == "racer" {
+		d.shutTo("racer", chat.Refuse(chat.CodeNotAllowed, "disabled"))
+		d.change(authhook.Change{Kind: authhook.ChangeDisabled, Subject: "racer"})
+	}
+	return err
+}
+
+// TestDisabledWhileConnecting guards against a connection that the change came
+// too early to end.
+func TestDisabledWhileConnecting(t *testing.T) {
+	t.Parallel()
+	d := &racingDoor{}
+	b := serve(t, authhook.HookConfig{Policy: authhook.NewPolicy(d)}, nil)
+	if _, ack := b.connect(t, 5, "c", goodToken(authhook.TokenClaims{Subject: "racer"}), nil); ack.ReasonCode != 0x87 {
+		t.Errorf("CONNACK 0x%02x", ack.ReasonCode)
+	}
+	b.connected(t, 5, "c", goodToken(authhook.TokenClaims{Subject: "alice"}), nil)
+	if n := d.asked.Load(); n != 3 {
+		t.Errorf("the directory was asked %d times: twice for the racer, once for alice", n)
 	}
 }
 

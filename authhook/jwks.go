@@ -34,6 +34,7 @@ const (
 // source is one JWKS, a file or a URL, that is read anew for as long as the
 // Verifier lives. The last set that could be read stays in use.
 type source struct {
+	file  bool
 	name  string // path, or URL without user, password and query, for logs
 	read  func(context.Context) ([]byte, error)
 	every time.Duration
@@ -53,7 +54,8 @@ type source struct {
 func newSource(location string, cfg *VerifierConfig, client *http.Client) (*source, error) {
 	s := &source{log: cfg.Log, asks: make(chan chan struct{}), done: make(chan struct{})}
 	if !strings.Contains(location, "://") {
-		s.name, s.every, s.gap = location, fileEvery, fileGap
+		s.name, s.every, s.gap = location, min(fileEvery, cfg.RefreshInterval), min(fileGap, cfg.RefreshGap)
+		s.file = true
 		s.read = func(context.Context) ([]byte, error) { return readFile(location) }
 		return s, nil
 	}

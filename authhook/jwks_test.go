@@ -1,6 +1,7 @@
 package authhook_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -133,7 +134,7 @@ func TestJWKSFileRotation(t *testing.T) {
 	var log logBuffer
 	old, fresh := newEd(), newEd()
 	path := writeJWKS(t, jwks(jwk(old.Public(), map[string]any{"kid": "old"})))
-	v := newVerifier(t, authhook.VerifierConfig{JWKS: []string{path}, Log: log.logger()})
+	v := newVerifier(t, authhook.VerifierConfig{JWKS: []string{path}, Log: log.logger(), RefreshInterval: 20 * time.Millisecond})
 	accepted := func(token string) func() bool {
 		return func() bool {
 			_, err := v.Verify(t.Context(), token)
@@ -286,7 +287,9 @@ func TestJWKSURLHangs(t *testing.T) {
 	t.Cleanup(server.Close)
 	t.Cleanup(func() { close(release) })
 	v := newVerifier(t, authhook.VerifierConfig{Secret: secret, JWKS: []string{server.URL}})
-	if _, err := v.Verify(t.Context(), sign(jwt.SigningMethodEdDSA, edKey(), "k", claims(nil))); !errors.Is(err, authhook.ErrKeysUnavailable) {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := v.Verify(ctx, sign(jwt.SigningMethodEdDSA, edKey(), "k", claims(nil))); !errors.Is(err, authhook.ErrKeysUnavailable) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -42,20 +42,25 @@ type registry struct {
 
 // get returns the client's entry, or nil.
 func (r *registry) get(cl *mqtt.Client) *live {
-	if l, ok := r.clients.Load(cl); ok {
-		return l.(*live) //nolint:errcheck // nothing else is ever stored
-	}
-	return nil
+	v, _ := r.clients.Load(cl)
+	return asLive(v)
 }
 
-// set gives the client an identity, in place of the one that it has if any.
-func (r *registry) set(cl *mqtt.Client, id *Identity) {
+// asLive is the type of all that the map holds; nil stays nil.
+func asLive(v any) *live {
+	l, _ := v.(*live)
+	return l
+}
+
+// set gives the client an identity, in place of the one that it has if any, and
+// returns its entry.
+func (r *registry) set(cl *mqtt.Client, id *Identity) *live {
 	l := r.get(cl)
 	if l == nil {
 		fresh := &live{cl: cl}
 		fresh.id.Store(id)
 		stored, loaded := r.clients.LoadOrStore(cl, fresh)
-		l = stored.(*live) //nolint:errcheck // nothing else is ever stored
+		l = asLive(stored)
 		if !loaded {
 			r.count.Add(1)
 			if r.untilSweep.Add(-1) < 0 {
@@ -66,14 +71,14 @@ func (r *registry) set(cl *mqtt.Client, id *Identity) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.id.Store(id)
-	if l.ended {
-		return
-	}
-	if l.timer == nil {
+	switch {
+	case l.ended:
+	case l.timer == nil:
 		l.timer = time.AfterFunc(r.sleep(id), func() { r.wake(l) })
-		return
+	default:
+		l.timer.Reset(r.sleep(id))
 	}
-	l.timer.Reset(r.sleep(id))
+	return l
 }
 
 func (r *registry) sleep(id *Identity) time.Duration {
@@ -106,7 +111,7 @@ func (r *registry) forget(cl *mqtt.Client) {
 		return
 	}
 	r.count.Add(-1)
-	v.(*live).quiet() //nolint:errcheck // nothing else is ever stored
+	asLive(v).quiet()
 }
 
 // quiet stops the timer for good.
@@ -135,7 +140,7 @@ func (r *registry) sweep() {
 // each calls fn for every client.
 func (r *registry) each(fn func(*live)) {
 	r.clients.Range(func(_, v any) bool {
-		fn(v.(*live)) //nolint:errcheck // nothing else is ever stored
+		fn(asLive(v))
 		return true
 	})
 }

@@ -95,6 +95,7 @@ func alice(role authhook.Role) *authhook.Identity {
 // code returns the code of a refusal, or "ok".
 func code(t *testing.T, err error) chat.Code {
 	t.Helper()
+	t.Helper()
 	if err == nil {
 		return "ok"
 	}

@@ -46,7 +46,8 @@ type VerifierConfig struct {
 	Revoked *Revoked
 	// RefreshInterval is the time between two fetches of a JWKS URL, default
 	// 5 minutes; RefreshGap the least time between two that tokens with
-	// unknown keys cause, default 10 seconds.
+	// unknown keys cause, default 10 seconds. A file is read every 2 seconds,
+	// or every second if tokens ask, and more often if these say so.
 	RefreshInterval time.Duration
 	RefreshGap      time.Duration
 	// Now is the clock for exp and nbf, default time.Now.
@@ -131,7 +132,7 @@ func (v *Verifier) startSources() error {
 		if err != nil {
 			return err
 		}
-		if s.every == fileEvery && s.name == location {
+		if s.file {
 			if err := checkFile(location); err != nil {
 				return err
 			}
