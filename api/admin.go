@@ -2,11 +2,11 @@ package api
 
 import "context"
 
-func (a *API) disableAccount(ctx context.Context, in *idPath) (*empty, error) {
+func (a *API) disableAccount(ctx context.Context, in *IDPath) (*empty, error) {
 	return nil, a.accounts.SetDisabled(ctx, in.ID, true)
 }
 
-func (a *API) enableAccount(ctx context.Context, in *idPath) (*empty, error) {
+func (a *API) enableAccount(ctx context.Context, in *IDPath) (*empty, error) {
 	return nil, a.accounts.SetDisabled(ctx, in.ID, false)
 }
 

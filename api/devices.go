@@ -10,8 +10,8 @@ import (
 	"mynah/chat"
 )
 
-// credentialFields are how a device is to prove itself.
-type credentialFields struct {
+// CredentialFields are how a device is to prove itself.
+type CredentialFields struct {
 	Days int        `json:"days,omitempty" minimum:"1" maximum:"3650" doc:"How long the token is valid; default 365. Not with key"`
 	Key  *deviceJWK `json:"key,omitempty" doc:"The public part of a key of the device's own, with which it signs its JWTs (EdDSA or ES256). Without it a token is given out"`
 }
@@ -27,7 +27,7 @@ type deviceJWK struct {
 	KID string `json:"kid,omitempty" maxLength:"128" doc:"Not used: the answer has the kid to use"`
 }
 
-func (c *credentialFields) split() (ttl time.Duration, key json.RawMessage, err error) {
+func (c *CredentialFields) split() (ttl time.Duration, key json.RawMessage, err error) {
 	if c.Key == nil {
 		return time.Duration(c.Days) * 24 * time.Hour, nil, nil
 	}
@@ -51,7 +51,7 @@ func credentialAnswer(c *accounts.Credential) credential {
 
 type deviceInput struct {
 	Body struct {
-		credentialFields
+		CredentialFields
 		ID     string   `json:"id,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"Leave it out to have one chosen"`
 		Role   string   `json:"role,omitempty" enum:"device,service" default:"device" doc:"A service may subscribe to everything; only an admin makes one"`
 		Name   string   `json:"name,omitempty" maxLength:"64"`
@@ -129,7 +129,7 @@ func (a *API) ownDevice(ctx context.Context, id string) (*accounts.Device, error
 	return d, nil
 }
 
-func (a *API) device(ctx context.Context, in *idPath) (*body[accounts.Device], error) {
+func (a *API) device(ctx context.Context, in *IDPath) (*body[accounts.Device], error) {
 	d, err := a.ownDevice(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -158,7 +158,7 @@ func (a *API) devices(ctx context.Context, in *devicesInput) (*body[List[account
 }
 
 type renameInput struct {
-	idPath
+	IDPath
 	Body struct {
 		Name string `json:"name" maxLength:"64"`
 	}
@@ -171,12 +171,12 @@ func (a *API) renameDevice(ctx context.Context, in *renameInput) (*body[accounts
 	if err := a.accounts.RenameDevice(ctx, in.ID, in.Body.Name); err != nil {
 		return nil, err
 	}
-	return a.device(ctx, &in.idPath)
+	return a.device(ctx, &in.IDPath)
 }
 
 type renewInput struct {
-	idPath
-	Body credentialFields
+	IDPath
+	Body CredentialFields
 }
 
 func (a *API) renewDevice(ctx context.Context, in *renewInput) (*body[credential], error) {
@@ -194,11 +194,11 @@ func (a *API) renewDevice(ctx context.Context, in *renewInput) (*body[credential
 	return answer(credentialAnswer(c)), nil
 }
 
-func (a *API) disableDevice(ctx context.Context, in *idPath) (*empty, error) {
+func (a *API) disableDevice(ctx context.Context, in *IDPath) (*empty, error) {
 	return a.setDeviceDisabled(ctx, in.ID, true)
 }
 
-func (a *API) enableDevice(ctx context.Context, in *idPath) (*empty, error) {
+func (a *API) enableDevice(ctx context.Context, in *IDPath) (*empty, error) {
 	return a.setDeviceDisabled(ctx, in.ID, false)
 }
 
@@ -209,7 +209,7 @@ func (a *API) setDeviceDisabled(ctx context.Context, id string, disabled bool) (
 	return nil, a.accounts.SetDisabled(ctx, id, disabled)
 }
 
-func (a *API) deleteDevice(ctx context.Context, in *idPath) (*empty, error) {
+func (a *API) deleteDevice(ctx context.Context, in *IDPath) (*empty, error) {
 	if _, err := a.ownDevice(ctx, in.ID); err != nil {
 		return nil, err
 	}

@@ -76,7 +76,7 @@ func (a *API) changePassword(ctx context.Context, in *passwordInput) (*empty, er
 		return nil, err
 	}
 	if has {
-		_, err = a.accounts.CheckPassword(ctx, c.Subject, in.Body.Current, client(ctx, deviceField{}))
+		_, err = a.accounts.CheckPassword(ctx, c.Subject, in.Body.Current, client(ctx, DeviceField{}))
 	} else {
 		err = a.fresh(c)
 	}
@@ -117,7 +117,7 @@ func (a *API) link(ctx context.Context, prove func() (accounts.Proof, error)) (*
 	return nil, a.accounts.Link(ctx, c.Subject, p)
 }
 
-type linkCodeInput struct{ Body codeProof }
+type linkCodeInput struct{ Body CodeProof }
 
 func (a *API) linkCode(ctx context.Context, in *linkCodeInput) (*empty, error) {
 	return a.link(ctx, func() (accounts.Proof, error) {
@@ -125,13 +125,13 @@ func (a *API) linkCode(ctx context.Context, in *linkCodeInput) (*empty, error) {
 	})
 }
 
-type linkWeChatInput struct{ Body wechatProof }
+type linkWeChatInput struct{ Body WeChatProof }
 
 func (a *API) linkWeChat(ctx context.Context, in *linkWeChatInput) (*empty, error) {
 	return a.link(ctx, func() (accounts.Proof, error) { return a.accounts.CheckWeChat(ctx, in.Body.Code) })
 }
 
-type linkTicketInput struct{ Body ticketProof }
+type linkTicketInput struct{ Body TicketProof }
 
 func (a *API) linkTicket(ctx context.Context, in *linkTicketInput) (*empty, error) {
 	return a.link(ctx, func() (accounts.Proof, error) {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -67,6 +68,8 @@ func call[I, O any](a *API, pattern, name, summary string, handler func(context.
 	if !ok {
 		panic("api: a pattern is a method and a path: " + pattern)
 	}
+	mustEmbedExported(reflect.TypeFor[I]())
+	mustEmbedExported(reflect.TypeFor[O]())
 	r := route{Operation: huma.Operation{
 		OperationID: name, Method: method, Path: path, Summary: summary,
 		MaxBodyBytes: bodyLimit, BodyReadTimeout: 5 * time.Second,
@@ -103,6 +106,25 @@ func call[I, O any](a *API, pattern, name, summary string, handler func(context.
 		}
 		return out, nil
 	})
+}
+
+// mustEmbedExported panics if a struct of t embeds one with an unexported name:
+// huma would not see its fields, and refuse them as unknown.
+func mustEmbedExported(t reflect.Type) {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || t == reflect.TypeFor[time.Time]() {
+		return
+	}
+	for f := range t.Fields() {
+		if f.Anonymous && !f.IsExported() {
+			panic("api: " + t.String() + " embeds " + f.Name + ", which must be exported")
+		}
+		if f.IsExported() {
+			mustEmbedExported(f.Type)
+		}
+	}
 }
 
 // run calls the handler, by way of the Idempotency-Key if there is one.

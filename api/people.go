@@ -7,12 +7,12 @@ import (
 	"mynah/chat"
 )
 
-// idPath is the id of an account or a group in a path.
-type idPath struct {
+// IDPath is the id of an account or a group in a path.
+type IDPath struct {
 	ID string `path:"id" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$"`
 }
 
-func (a *API) profile(ctx context.Context, in *idPath) (*body[accounts.Profile], error) {
+func (a *API) profile(ctx context.Context, in *IDPath) (*body[accounts.Profile], error) {
 	list, err := a.accounts.Profiles(ctx, callerOf(ctx).Subject, []string{in.ID})
 	if err != nil {
 		return nil, err

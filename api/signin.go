@@ -32,29 +32,34 @@ func signedInAnswer(t *accounts.Tokens, created bool) *signedInOutput {
 	}}
 }
 
-// deviceField is in every way of signing in.
-type deviceField struct {
+// DeviceField is in every way of signing in.
+type DeviceField struct {
 	Device string `json:"device,omitempty" maxLength:"64" doc:"What the person calls this device, for the list of devices" example:"Anna's phone"`
 }
 
-func client(ctx context.Context, d deviceField) accounts.Client {
+func client(ctx context.Context, d DeviceField) accounts.Client {
 	return accounts.Client{Address: requestOf(ctx).address, Device: d.Device}
 }
 
-// The proofs. Each is a body of its own, for signing in and for linking.
+// The proofs. Each is a body of its own, for signing in and for linking. They are
+// exported for huma alone, which does not look into embedded types otherwise.
 type (
-	passwordProof struct {
+	// PasswordProof is an id and its password.
+	PasswordProof struct {
 		ID       string `json:"id" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$"`
 		Password string `json:"password" minLength:"1" maxLength:"256" format:"password"`
 	}
-	codeProof struct {
+	// CodeProof is a code that was sent, and its challenge.
+	CodeProof struct {
 		Challenge string `json:"challenge" minLength:"1" maxLength:"64" doc:"What /v1/codes answered"`
 		Code      string `json:"code" minLength:"6" maxLength:"6" pattern:"^[0-9]{6}$" doc:"The six digits"`
 	}
-	wechatProof struct {
+	// WeChatProof is what a mini-program gets from WeChat.
+	WeChatProof struct {
 		Code string `json:"code" minLength:"1" maxLength:"256" doc:"What wx.login gave"`
 	}
-	ticketProof struct {
+	// TicketProof is what a sign-in with OpenID Connect ends in.
+	TicketProof struct {
 		Ticket   string `json:"ticket" minLength:"1" maxLength:"64" doc:"What the redirect address was given"`
 		Verifier string `json:"verifier,omitempty" maxLength:"128" doc:"Of the challenge, if the sign-in was begun with one"`
 	}
@@ -62,7 +67,7 @@ type (
 
 type registerInput struct {
 	Body struct {
-		deviceField
+		DeviceField
 		ID       string `json:"id,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"Leave it out to have one chosen"`
 		Password string `json:"password" minLength:"8" maxLength:"256" format:"password"`
 		Name     string `json:"name,omitempty" maxLength:"64"`
@@ -70,7 +75,7 @@ type registerInput struct {
 }
 
 func (a *API) register(ctx context.Context, in *registerInput) (*signedInOutput, error) {
-	t, err := a.accounts.Register(ctx, in.Body.ID, in.Body.Password, in.Body.Name, client(ctx, in.Body.deviceField))
+	t, err := a.accounts.Register(ctx, in.Body.ID, in.Body.Password, in.Body.Name, client(ctx, in.Body.DeviceField))
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +104,7 @@ func (a *API) askCode(ctx context.Context, in *codeInput) (*body[codeAsked], err
 }
 
 // signIn opens a session for a proof, or passes on why there is none.
-func (a *API) signIn(ctx context.Context, p accounts.Proof, err error, d deviceField) (*signedInOutput, error) {
+func (a *API) signIn(ctx context.Context, p accounts.Proof, err error, d DeviceField) (*signedInOutput, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -112,50 +117,50 @@ func (a *API) signIn(ctx context.Context, p accounts.Proof, err error, d deviceF
 
 type signInPasswordInput struct {
 	Body struct {
-		passwordProof
-		deviceField
+		PasswordProof
+		DeviceField
 	}
 }
 
 func (a *API) signInPassword(ctx context.Context, in *signInPasswordInput) (*signedInOutput, error) {
-	p, err := a.accounts.CheckPassword(ctx, in.Body.ID, in.Body.Password, client(ctx, in.Body.deviceField))
-	return a.signIn(ctx, p, err, in.Body.deviceField)
+	p, err := a.accounts.CheckPassword(ctx, in.Body.ID, in.Body.Password, client(ctx, in.Body.DeviceField))
+	return a.signIn(ctx, p, err, in.Body.DeviceField)
 }
 
 type signInCodeInput struct {
 	Body struct {
-		codeProof
-		deviceField
+		CodeProof
+		DeviceField
 	}
 }
 
 func (a *API) signInCode(ctx context.Context, in *signInCodeInput) (*signedInOutput, error) {
 	p, err := a.accounts.CheckCode(ctx, in.Body.Challenge, in.Body.Code, accounts.PurposeSignIn)
-	return a.signIn(ctx, p, err, in.Body.deviceField)
+	return a.signIn(ctx, p, err, in.Body.DeviceField)
 }
 
 type signInWeChatInput struct {
 	Body struct {
-		wechatProof
-		deviceField
+		WeChatProof
+		DeviceField
 	}
 }
 
 func (a *API) signInWeChat(ctx context.Context, in *signInWeChatInput) (*signedInOutput, error) {
 	p, err := a.accounts.CheckWeChat(ctx, in.Body.Code)
-	return a.signIn(ctx, p, err, in.Body.deviceField)
+	return a.signIn(ctx, p, err, in.Body.DeviceField)
 }
 
 type signInTicketInput struct {
 	Body struct {
-		ticketProof
-		deviceField
+		TicketProof
+		DeviceField
 	}
 }
 
 func (a *API) signInTicket(ctx context.Context, in *signInTicketInput) (*signedInOutput, error) {
 	p, err := a.accounts.CheckTicket(ctx, in.Body.Ticket, in.Body.Verifier)
-	return a.signIn(ctx, p, err, in.Body.deviceField)
+	return a.signIn(ctx, p, err, in.Body.DeviceField)
 }
 
 type refreshInput struct {
@@ -165,7 +170,7 @@ type refreshInput struct {
 }
 
 func (a *API) refresh(ctx context.Context, in *refreshInput) (*body[signedIn], error) {
-	t, err := a.accounts.Refresh(ctx, in.Body.RefreshToken, client(ctx, deviceField{}))
+	t, err := a.accounts.Refresh(ctx, in.Body.RefreshToken, client(ctx, DeviceField{}))
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +179,7 @@ func (a *API) refresh(ctx context.Context, in *refreshInput) (*body[signedIn], e
 
 type resetInput struct {
 	Body struct {
-		codeProof
+		CodeProof
 		Password string `json:"password" minLength:"8" maxLength:"256" format:"password" doc:"The new one"`
 	}
 }
