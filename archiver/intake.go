@@ -17,7 +17,7 @@ import (
 const (
 	connectTimeout = 10 * time.Second
 	backoffMin     = 200 * time.Millisecond
-	backoffMax     = 10 * time.Second
+	backoffMax     = 3 * time.Second
 	// steady is how long a connection must have lasted for the next attempt to
 	// come without a growing pause. Two archivers with one client id end each
 	// other's connection: they must not do it at full speed.

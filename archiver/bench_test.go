@@ -1,0 +1,172 @@
+package archiver_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"mynah/archiver"
+	"mynah/internal/pgtest"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+	"github.com/jackc/pgx/v5"
+)
+
+// BenchmarkCatchUp measures how fast an archiver stores what has gathered in the
+// broker, beside a plain COPY of the same rows into the same table of the same
+// durable server. The figure:
+//
+//	go test -run '^$' -bench CatchUp -benchtime 1000000x ./archiver
+//
+// The broker of the benchmark sends prepared packets as fast as its window allows.
+// ratio-text is the archiver's rate by that of COPY in its default text format,
+// ratio-binary by that of COPY in binary format.
+func BenchmarkCatchUp(b *testing.B) {
+	server := pgtest.NewServer(b, "fsync=on", "full_page_writes=on", "autovacuum=on", "shared_buffers=128MB", "max_connections=100")
+	broker := newPump(b, b.N, 2048)
+	a, err := archiver.New(archiver.Config{BrokerURL: broker.url(), DatabaseURL: server.URL()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ResetTimer()
+	began := time.Now()
+	if err := a.Start(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	if err := <-broker.done; err != nil {
+		b.Fatal(err)
+	}
+	archive := float64(b.N) / time.Since(began).Seconds()
+	b.StopTimer()
+	if err := a.Stop(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, server.URL())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	plain := func(format string) float64 {
+		var rows bytes.Buffer
+		tag, err := conn.PgConn().CopyTo(ctx, &rows, "COPY messages TO STDOUT (FORMAT "+format+")")
+		if err != nil || tag.RowsAffected() != int64(b.N) {
+			b.Fatalf("%d rows of %d, %v", tag.RowsAffected(), b.N, err)
+		}
+		for _, sql := range []string{"TRUNCATE messages", "CHECKPOINT"} {
+			if _, err := conn.Exec(ctx, sql); err != nil {
+				b.Fatal(err)
+			}
+		}
+		began := time.Now()
+		if _, err := conn.PgConn().CopyFrom(ctx, &rows, "COPY messages FROM STDIN (FORMAT "+format+")"); err != nil {
+			b.Fatal(err)
+		}
+		return float64(b.N) / time.Since(began).Seconds()
+	}
+	binary, text := plain("binary"), plain("text")
+	b.ReportMetric(archive, "messages/s")
+	b.ReportMetric(binary, "copy-binary/s")
+	b.ReportMetric(text, "copy-text/s")
+	b.ReportMetric(archive/binary, "ratio-binary")
+	b.ReportMetric(archive/text, "ratio-text")
+}
+
+// pump is a broker that sends n messages to its only client within a window.
+type pump struct {
+	listener net.Listener
+	done     chan error // nil when all are acknowledged
+}
+
+func newPump(tb testing.TB, n, window int) *pump {
+	tb.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a listener of a test
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := &pump{listener, make(chan error, 1)}
+	tb.Cleanup(func() { _ = listener.Close() })
+	go func() { p.done <- p.serve(n, window) }()
+	return p
+}
+
+func (p *pump) url() string { return "tcp://" + p.listener.Addr().String() }
+
+func (p *pump) serve(n, window int) error {
+	conn, err := p.listener.Accept()
+	if err != nil {
+		return err
+	}
+	in := bufio.NewReaderSize(conn, 1<<16)
+	if _, err := packets.ReadPacket(in); err != nil {
+		return err
+	}
+	if err := packets.NewControlPacket(packets.Connack).Write(conn); err != nil {
+		return err
+	}
+	subscribe, err := packets.ReadPacket(in)
+	if err != nil {
+		return err
+	}
+	suback := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
+	suback.MessageID, suback.ReturnCodes = subscribe.Details().MessageID, []byte{1, 1}
+	if err := suback.Write(conn); err != nil {
+		return err
+	}
+	acked := make(chan int, window)
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			packet, err := packets.ReadPacket(in)
+			if err != nil {
+				failed <- err
+				close(acked)
+				return
+			}
+			if _, ok := packet.(*packets.PubackPacket); ok {
+				acked <- 1
+			}
+		}
+	}()
+	out := bufio.NewWriterSize(conn, 1<<16)
+	body := strings.Repeat("It was a bright cold day in April. ", 3)
+	inflight, done := 0, 0
+	for sent := 0; done < n; {
+		if sent < n && inflight < window {
+			seq := uint64(1764000000000000 + sent)
+			d := say(seq, fmt.Sprintf("user%d", sent%997), fmt.Sprintf("group/room%d", sent%1009), body)
+			if err := publishPacket(d.topic, d.payload, 1, uint16(sent%65535+1), false).Write(out); err != nil {
+				return err
+			}
+			sent++
+			inflight++
+			select {
+			case one, ok := <-acked:
+				if !ok {
+					return <-failed
+				}
+				inflight -= one
+				done += one
+			default:
+			}
+			continue
+		}
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		if _, ok := <-acked; !ok {
+			return <-failed
+		}
+		inflight--
+		done++
+	}
+	go func() { _, _ = io.Copy(io.Discard, conn) }() // until the archiver disconnects
+	return nil
+}
