@@ -13,17 +13,15 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-)
 
-// minSecret is the shortest HS256 secret that is accepted, in bytes (RFC 7518,
-// section 3.2, asks for the hash's own length).
-const minSecret = 32
+	"mynah/authhook"
+)
 
 // off switches a door off that has an address by default.
 const off = "off"
 
-// Config is everything that can be set. A command has the groups that concern
-// it; Validate checks those that it is told of.
+// Config is everything that can be set. Each command takes the groups that
+// concern it, and validate checks them all at once.
 type Config struct {
 	Logging
 	Storage
@@ -66,10 +64,10 @@ type Doors struct {
 
 // Identity says whose tokens are believed.
 type Identity struct {
-	JWTSecret Secret `name:"jwt-secret" placeholder:"SECRET" help:"Shared secret of HS256 tokens, at least 32 bytes. Better set by environment than on the command line, where others see it."`
-	JWKS      string `name:"jwks" placeholder:"URL|FILE" help:"Public keys of RS256, PS256, ES256 and EdDSA tokens as a JSON Web Key Set."`
-	Issuer    string `name:"jwt-issuer" placeholder:"ISS" help:"Accept only tokens with this iss."`
-	Audience  string `name:"jwt-audience" placeholder:"AUD" help:"Accept only tokens with this aud."`
+	JWTSecret Secret   `name:"jwt-secret" placeholder:"SECRET" help:"Shared secret of HS256 tokens, at least 32 bytes. Better set by environment than on the command line, where others see it."`
+	JWKS      []string `name:"jwks" placeholder:"URL|FILE" help:"Public keys of RS256, PS256, ES256 and EdDSA tokens as JSON Web Key Sets. They are read again by themselves."`
+	Issuer    string   `name:"jwt-issuer" placeholder:"ISS" help:"Accept only tokens with this iss."`
+	Audience  string   `name:"jwt-audience" placeholder:"AUD" help:"Accept only tokens with this aud."`
 }
 
 // Database is PostgreSQL.
@@ -94,25 +92,25 @@ func refuse(flag, format string, args ...any) error {
 	return fmt.Errorf("--"+flag+": "+format, args...)
 }
 
-// Validate checks all groups at once, so that one look is enough to put
-// everything right. Groups that a command does not have are at their zero value
-// and pass.
-func (c *Config) Validate() error {
-	return errors.Join(c.Doors.Validate(), c.Identity.Validate(), c.Database.Validate(),
-		c.Upstream.Validate(), c.Metrics.Validate(), c.Storage.Validate())
+// validate checks all groups, so that one look at what it says is enough to put
+// everything right. Groups that a command does not take are at their zero value,
+// which passes.
+func (c *Config) validate() error {
+	return errors.Join(c.Storage.validate(), c.Doors.validate(), c.Identity.validate(),
+		c.Database.validate(), c.Upstream.validate(), c.Metrics.validate())
 }
 
-// Validate checks the data directory's name; that it can be used is seen when
+// validate checks the data directory's name; that it can be used is seen when
 // it is opened.
-func (s *Storage) Validate() error {
+func (s *Storage) validate() error {
 	if info, err := os.Stat(s.DataDir); s.DataDir != "" && err == nil && !info.IsDir() {
 		return refuse("data-dir", "%s is not a directory; name one that is or that can be made", s.DataDir)
 	}
 	return nil
 }
 
-// Validate checks addresses, certificate, origins, proxies and limits.
-func (d *Doors) Validate() error {
+// validate checks addresses, certificate, origins, proxies and limits.
+func (d *Doors) validate() error {
 	errs := []error{
 		validAddr("mqtt-addr", d.MQTTAddr, true),
 		validAddr("mqtts-addr", d.MQTTSAddr, true),
@@ -167,16 +165,19 @@ func (d *Doors) proxies() ([]netip.Prefix, error) {
 	return networks, nil
 }
 
-// Validate checks the secret's length and that a file of keys is there. Whether
+// validate checks the secret's length and that a file of keys is there. Whether
 // a URL of keys answers is not checked: the keys are fetched again and again, and
 // a broker must start while their server does not.
-func (i *Identity) Validate() error {
+func (i *Identity) validate() error {
 	var errs []error
-	if n := len(i.JWTSecret); n > 0 && n < minSecret {
-		errs = append(errs, refuse("jwt-secret", "is %d bytes long, at least %d are needed; make one with: openssl rand -base64 32", n, minSecret))
+	if n := len(i.JWTSecret); n > 0 && n < authhook.MinSecretLen {
+		errs = append(errs, refuse("jwt-secret", "is %d bytes long, at least %d are needed; make one with: openssl rand -base64 32", n, authhook.MinSecretLen))
 	}
-	if i.JWKS != "" && !isURL(i.JWKS) {
-		if _, err := os.Stat(i.JWKS); err != nil {
+	for _, location := range i.JWKS {
+		if isURL(location) {
+			continue
+		}
+		if _, err := os.Stat(location); err != nil {
 			errs = append(errs, refuse("jwks", "is neither an http(s) address nor a file that can be read: %w", err))
 		}
 	}
@@ -187,8 +188,8 @@ func isURL(s string) bool {
 	return strings.HasPrefix(s, "https://") || strings.HasPrefix(s, "http://")
 }
 
-// Validate checks that the address can be understood.
-func (d *Database) Validate() error {
+// validate checks that the address can be understood.
+func (d *Database) validate() error {
 	if d.DatabaseURL == "" {
 		return nil
 	}
@@ -199,8 +200,8 @@ func (d *Database) Validate() error {
 	return nil
 }
 
-// Validate checks the broker's address and that the token file is there.
-func (u *Upstream) Validate() error {
+// validate checks the broker's address and that the token file is there.
+func (u *Upstream) validate() error {
 	var errs []error
 	if u.BrokerURL != "" {
 		parsed, err := url.Parse(u.BrokerURL)
@@ -219,8 +220,8 @@ func (u *Upstream) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Validate checks the address.
-func (m *Metrics) Validate() error { return validAddr("metrics-addr", m.MetricsAddr, true) }
+// validate checks the address.
+func (m *Metrics) validate() error { return validAddr("metrics-addr", m.MetricsAddr, true) }
 
 func validAddr(flag, addr string, mayBeOff bool) error {
 	if addr == "" || mayBeOff && addr == off {

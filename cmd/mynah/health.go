@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -21,45 +23,85 @@ type check struct {
 	soft bool
 }
 
-// checkTimeout bounds one condition's look.
+// checkTimeout bounds all looks of one request.
 const checkTimeout = 2 * time.Second
 
-// healthRoutes adds /healthz (the process answers) and /readyz (it can do its
-// work) to the mux.
-func healthRoutes(mux *http.ServeMux, checks []check) {
+// health answers whether the process is alive and whether it can do its work.
+type health struct {
+	mu      sync.Mutex // guards what follows
+	checks  []check
+	serving bool
+}
+
+// add adds a condition.
+func (h *health) add(c check) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.checks = append(h.checks, c)
+}
+
+// setServing tells that start-up is over, or that the stop has begun.
+func (h *health) setServing(serving bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.serving = serving
+}
+
+var errNotServing = errors.New("starting or stopping")
+
+// look returns what each condition is and whether the process is ready.
+func (h *health) look(ctx context.Context) (results map[string]string, ready bool) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	h.mu.Lock()
+	checks, serving := h.checks, h.serving
+	h.mu.Unlock()
+	results, ready = map[string]string{}, true
+	serves := check{name: "serving", fails: func(context.Context) error {
+		if !serving {
+			return errNotServing
+		}
+		return nil
+	}}
+	for _, c := range append([]check{serves}, checks...) {
+		// Why it fails is in the log; this door is open to everybody.
+		switch err := c.fails(ctx); {
+		case err == nil:
+			results[c.name] = "ok"
+		case c.soft:
+			results[c.name] = "degraded"
+		default:
+			results[c.name] = "failed"
+			ready = false
+		}
+	}
+	return results, ready
+}
+
+// routes adds /healthz (the process answers) and /readyz (it can do its work).
+func (h *health) routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		writeHealth(w, http.StatusOK, map[string]string{})
+		writeHealth(w, true, nil)
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), checkTimeout)
-		defer cancel()
-		status, results := http.StatusOK, map[string]string{}
-		for _, c := range checks {
-			switch err := c.fails(ctx); {
-			case err == nil:
-				results[c.name] = "ok"
-			case c.soft:
-				results[c.name] = "degraded"
-			default:
-				// The reason is in the log; this door is open to everybody.
-				results[c.name] = "failed"
-				status = http.StatusServiceUnavailable
-			}
-		}
-		writeHealth(w, status, results)
+		results, ready := h.look(r.Context())
+		writeHealth(w, ready, results)
 	})
 }
 
-func writeHealth(w http.ResponseWriter, status int, checks map[string]string) {
+func writeHealth(w http.ResponseWriter, ok bool, checks map[string]string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	word := "ok"
-	if status != http.StatusOK {
-		word = "unavailable"
+	status := "ok"
+	if !ok {
+		status = "unavailable"
+		w.WriteHeader(http.StatusServiceUnavailable)
 	}
 	// A failing write means that the asker has gone.
-	_ = json.NewEncoder(w).Encode(map[string]any{"status": word, "checks": checks})
+	_ = json.NewEncoder(w).Encode(struct {
+		Status string            `json:"status"`
+		Checks map[string]string `json:"checks,omitempty"`
+	}{status, checks})
 }
 
 type healthCmd struct {
@@ -68,12 +110,12 @@ type healthCmd struct {
 
 // Run asks the /readyz of the process that listens at --metrics-addr.
 func (c *healthCmd) Run(ctx context.Context, p *process) error {
-	if err := c.Validate(); err != nil {
+	if err := c.validate(); err != nil {
 		return err
 	}
 	host, port, err := net.SplitHostPort(c.MetricsAddr)
 	if err != nil {
-		return refuse("metrics-addr", "is %s; health needs it to be an address", c.MetricsAddr)
+		return refuse("metrics-addr", "is %s; health needs an address", c.MetricsAddr)
 	}
 	if host == "" || host == "0.0.0.0" || host == "::" {
 		host = "127.0.0.1"
@@ -82,13 +124,13 @@ func (c *healthCmd) Run(ctx context.Context, p *process) error {
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", http.NoBody)
 	if err != nil {
-		return err
+		return fmt.Errorf("ask for readiness: %w", err)
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return fmt.Errorf("ask for readiness: %w", err)
 	}
-	defer response.Body.Close() //nolint:errcheck // only read
+	defer func() { _ = response.Body.Close() }() // only read
 	body, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
 	if err != nil {
 		return fmt.Errorf("ask for readiness: %w", err)
@@ -96,6 +138,6 @@ func (c *healthCmd) Run(ctx context.Context, p *process) error {
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(body)))
 	}
-	_, err = p.stdout.Write(body)
-	return err
+	fmt.Fprint(p.stdout, string(body))
+	return nil
 }

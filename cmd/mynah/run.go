@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"runtime"
 	"strings"
@@ -35,7 +36,7 @@ type cli struct {
 
 // process is what a command has of the world besides its settings.
 type process struct {
-	args           []string
+	program        string // how it was called
 	getenv         func(string) string
 	stdout, stderr io.Writer
 }
@@ -101,7 +102,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	defer stop()
 	context.AfterFunc(ctx, stop)
 
-	p := &process{args: args, getenv: getenv, stdout: stdout, stderr: stderr}
+	p := &process{program: os.Args[0], getenv: getenv, stdout: stdout, stderr: stderr}
 	command.BindTo(ctx, (*context.Context)(nil))
 	if err := command.Run(p); err != nil {
 		return fail(exitFailure, err)

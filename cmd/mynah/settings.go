@@ -105,10 +105,15 @@ func configPath(args []string, getenv func(string) string) string {
 	return getenv(envName("config"))
 }
 
-// helpWithEnv adds the environment variable to a flag's help.
+// helpWithEnv adds the default and the environment variable to a flag's help.
 func helpWithEnv(value *kong.Value) string {
 	if value.Flag == nil || value.Name == "help" {
 		return value.Help
 	}
-	return value.Help + " ($" + envName(value.Name) + ")"
+	help := value.Help
+	// Without a placeholder kong shows the default by itself.
+	if value.HasDefault && value.Default != "" && value.Flag.PlaceHolder != "" {
+		help += " Default: " + value.Default + "."
+	}
+	return help + " ($" + envName(value.Name) + ")"
 }

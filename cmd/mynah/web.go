@@ -56,10 +56,12 @@ func (w *webServer) serve(handler http.Handler) {
 	}()
 }
 
-// stop lets requests that are being answered finish until the context ends.
+// stop closes the listener and lets requests that are being answered finish until
+// the context ends. It is harmless to repeat. WebSockets are the broker's.
 func (w *webServer) stop(ctx context.Context) error {
 	if w.server.Handler == nil { // never served
-		return w.listener.Close()
+		_ = w.listener.Close() // nothing came in, so nothing can be lost
+		return nil
 	}
 	if err := w.server.Shutdown(ctx); err != nil {
 		// They had their time.
@@ -84,7 +86,7 @@ func listenError(flag, addr string, err error) error {
 
 // metricsRoutes is the operators' door: figures, health and profiles. It is
 // never served where clients come in.
-func metricsRoutes(registry *prometheus.Registry, checks []check) http.Handler {
+func metricsRoutes(registry *prometheus.Registry, health *health) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -95,6 +97,6 @@ func metricsRoutes(registry *prometheus.Registry, checks []check) http.Handler {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	healthRoutes(mux, checks)
+	health.routes(mux)
 	return mux
 }

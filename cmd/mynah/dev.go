@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"mynah/authhook"
+)
+
+// demoGroup is the group that the demo people share.
+const demoGroup = "lobby"
+
+// demoTTL is how long the tokens in the crib are valid: long enough for a day of
+// trying things out. The next start prints new ones.
+const demoTTL = 24 * time.Hour
+
+// printCrib prints commands that work as they stand in another terminal. Tokens are
+// in them, which is what --dev is for.
+func (s *server) printCrib(p *process, secret Secret) error {
+	mint := func(subject string, role authhook.Role) (string, error) {
+		return authhook.Mint([]byte(secret.Reveal()), authhook.TokenClaims{
+			Subject: subject, Role: role, Groups: []string{demoGroup}, TTL: demoTTL,
+			Issuer: s.cfg.Issuer, Audience: s.cfg.Audience,
+		})
+	}
+	tokens := map[string]string{}
+	for subject, role := range map[string]authhook.Role{"alice": authhook.RoleUser, "bob": authhook.RoleUser, "sensor": authhook.RoleDevice} {
+		token, err := mint(subject, role)
+		if err != nil {
+			return fmt.Errorf("make demo tokens: %w", err)
+		}
+		tokens[subject] = token
+	}
+	mqttHost, mqttPort, err := net.SplitHostPort(loopback(s.broker.MQTTAddr()))
+	if err != nil {
+		return fmt.Errorf("print the crib: %w", err)
+	}
+	httpHost, httpPort, err := net.SplitHostPort(loopback(s.web.listener.Addr()))
+	if err != nil {
+		return fmt.Errorf("print the crib: %w", err)
+	}
+	mosquitto := func(program, who, rest string) string {
+		return fmt.Sprintf("mosquitto_%s -h %s -p %s -u %s -P %s %s", program, mqttHost, mqttPort, who, tokens[who], rest)
+	}
+
+	var out strings.Builder
+	line := func(what, command string) { fmt.Fprintf(&out, "\n# %s\n%s\n", what, command) }
+	fmt.Fprintf(&out, "\nMynah is running. Paste these into other terminals; Ctrl-C here stops it, and the\nnext start goes on with the same data in %s.\n", s.cfg.DataDir)
+	line("alice listens, to what is written to her and in her groups",
+		mosquitto("sub", "alice", "-i alice-laptop -q 1 -t user/alice -t group/+"))
+	line("bob writes to alice",
+		mosquitto("pub", "bob", "-q 1 -t user/alice -m 'Hello alice'"))
+	line("bob writes to the group",
+		mosquitto("pub", "bob", "-q 1 -t group/"+demoGroup+` -m '{"type":"text","body":"Hello everyone"}'`))
+	line("a device joins the room and tells its temperature",
+		mosquitto("pub", "sensor", "-q 1 -t group/"+demoGroup+` -m '{"temperature":21.5}'`))
+	line("bob in a browser's way: MQTT.js over WebSocket",
+		fmt.Sprintf("npx --yes mqtt subscribe -l ws -h %s -p %s --path /mqtt -i bob-browser -u bob -P %s -q 1 -v -t 'group/+'", httpHost, httpPort, tokens["bob"]))
+	line("what the archive has",
+		fmt.Sprintf(`psql '%s' -c "SELECT seq, sender, topic, type, message->'body' AS body FROM messages ORDER BY seq DESC LIMIT 10"`, s.cfg.DatabaseURL.Reveal()))
+	line("a token for somebody else", fmt.Sprintf("%s token --data-dir %s --sub carol --group %s", p.program, s.cfg.DataDir, demoGroup))
+	fmt.Fprintln(p.stdout, out.String())
+	return nil
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"mynah/archiver"
+	"mynah/authhook"
+)
+
+type serveCmd struct {
+	Dev bool `help:"For trying it out: makes a secret in the data directory if none is set, has demo people, and prints commands to paste."`
+	Logging
+	Storage
+	Doors
+	Identity
+	Database
+	Metrics
+}
+
+// Run is the whole of Mynah in one process. The order of the start is that of who
+// needs whom; the stop goes backwards, see stops.
+func (c *serveCmd) Run(ctx context.Context, p *process) (err error) {
+	cfg := Config{Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity, Database: c.Database, Metrics: c.Metrics}
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	// Whose tokens are believed must have been decided by somebody.
+	secret := cfg.JWTSecret
+	switch {
+	case secret != "":
+	case c.Dev:
+		if secret, err = cfg.makeDevSecret(); err != nil {
+			return err
+		}
+	case len(cfg.JWKS) > 0:
+		// Our own parts need a token too. This secret never leaves the process.
+		secret = Secret(rand.Text() + rand.Text())
+	default:
+		return refuse("jwt-secret", "is not set, nor is --jwks, so no token could be believed; give one of them, or try it out with serve --dev")
+	}
+
+	s := newServer(cfg, p)
+	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
+
+	// The ports first: that one is taken should be told before anything has been
+	// started or migrated.
+	if err := s.openMetrics(ctx); err != nil {
+		return err
+	}
+	if err := s.openHTTP(ctx); err != nil {
+		return err
+	}
+
+	// The database next, since the archive and the API are of no use without. Later
+	// it may come and go.
+	if cfg.DatabaseURL == "" {
+		if err := s.startPostgres(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.openDatabase(ctx, true); err != nil {
+		return err
+	}
+	if err := s.watchDatabase(true); err != nil {
+		return err
+	}
+
+	// From here clients come in by TCP. The archiver is one of them, so it stops
+	// before the broker and has committed what it was given; what comes in after
+	// it waits in the log for the next start.
+	if err := s.startBroker(ctx, secret); err != nil {
+		return err
+	}
+	token := s.ownToken(secret, archiverID, authhook.RoleArchiver)
+	if _, err := s.startArchiver(ctx, "tcp://"+loopback(s.broker.MQTTAddr()), token); err != nil {
+		return err
+	}
+
+	// WebSockets and requests last: they find everything in place. It is the first
+	// to stop, so that no new connection comes in while the rest is being stopped.
+	s.serveHTTP()
+	s.ready(ctx)
+	if c.Dev {
+		if err := s.printCrib(p, secret); err != nil {
+			return err
+		}
+	}
+	return s.wait(ctx)
+}
+
+type brokerCmd struct {
+	Logging
+	Storage
+	Doors
+	Identity
+	Metrics
+}
+
+// Run is the broker alone.
+func (c *brokerCmd) Run(ctx context.Context, p *process) (err error) {
+	cfg := Config{Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity, Metrics: c.Metrics}
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	if cfg.JWTSecret == "" && len(cfg.JWKS) == 0 {
+		return refuse("jwt-secret", "is not set, nor is --jwks, so no token could be believed; give one of them")
+	}
+	s := newServer(cfg, p)
+	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
+	if err := s.openMetrics(ctx); err != nil {
+		return err
+	}
+	if err := s.openHTTP(ctx); err != nil {
+		return err
+	}
+	if err := s.startBroker(ctx, cfg.JWTSecret); err != nil {
+		return err
+	}
+	s.serveHTTP()
+	s.ready(ctx)
+	return s.wait(ctx)
+}
+
+type archiverCmd struct {
+	RetryDeadLetters bool `help:"Try once more to store what PostgreSQL refused, say how many, and end."`
+	Logging
+	Database
+	Upstream
+	JWTSecret Secret `name:"jwt-secret" placeholder:"SECRET" help:"The broker's secret, to sign a token with."`
+	Issuer    string `name:"jwt-issuer" placeholder:"ISS" help:"The token's iss."`
+	Audience  string `name:"jwt-audience" placeholder:"AUD" help:"The token's aud."`
+	Metrics
+}
+
+// Run is the archiver alone.
+func (c *archiverCmd) Run(ctx context.Context, p *process) (err error) {
+	cfg := Config{
+		Logging: c.Logging, Database: c.Database, Upstream: c.Upstream, Metrics: c.Metrics,
+		Identity: Identity{JWTSecret: c.JWTSecret, Issuer: c.Issuer, Audience: c.Audience},
+	}
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	if cfg.DatabaseURL == "" {
+		return refuse("database-url", "is needed; write postgres://user:password@host:5432/database")
+	}
+	s := newServer(cfg, p)
+	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
+	if c.RetryDeadLetters {
+		return s.retryDeadLetters(ctx, p)
+	}
+
+	var token func(context.Context) (string, error)
+	switch {
+	case cfg.TokenFile != "":
+		token = fromFile(cfg.TokenFile)
+	case cfg.JWTSecret != "":
+		token = s.ownToken(cfg.JWTSecret, archiverID, authhook.RoleArchiver)
+	default:
+		return refuse("token-file", "is not set, nor is --jwt-secret; the broker wants a token of role archiver: give one of them")
+	}
+	if err := s.openMetrics(ctx); err != nil {
+		return err
+	}
+	// Its schema is brought up to date by serve or migrate, not behind their back.
+	if err := s.openDatabase(ctx, false); err != nil {
+		return err
+	}
+	if err := s.watchDatabase(false); err != nil {
+		return err
+	}
+	a, err := s.startArchiver(ctx, cfg.brokerURL(), token)
+	if err != nil {
+		return err
+	}
+	s.health.add(check{name: "broker", fails: func(context.Context) error {
+		if !a.Lag().Connected {
+			return errNotServing
+		}
+		return nil
+	}})
+	s.ready(ctx)
+	return s.wait(ctx)
+}
+
+// retryDeadLetters tries once more what could not be stored. It needs no broker and
+// may run beside an archiver.
+func (s *server) retryDeadLetters(ctx context.Context, p *process) error {
+	if err := s.openDatabase(ctx, false); err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, s.cfg.DatabaseURL.Reveal())
+	if err != nil {
+		return databaseError(s.cfg.DatabaseURL, err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // everything was committed page by page
+	retried, stored, failed, err := archiver.RetryDeadLetters(ctx, conn)
+	fmt.Fprintf(p.stdout, "%d dead letters tried: %d stored, %d refused again (table dead_letters has the reasons)\n", retried, stored, failed)
+	return err
+}

@@ -1,0 +1,333 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"mynah/archiver"
+	"mynah/authhook"
+	"mynah/broker"
+	"mynah/broker/msglog"
+	"mynah/chat"
+	"mynah/internal/postgres"
+	"mynah/schema"
+)
+
+// connectPatience is how long a database may take to answer at start.
+const connectPatience = 10 * time.Second
+
+// ownTokenTTL is how long a token lives that a part of ours signs for itself. At
+// its end the broker closes the connection and the part comes back with a new one.
+const ownTokenTTL = 24 * time.Hour
+
+// archiverID is the archiver's subject.
+const archiverID = "mynah-archiver"
+
+// server is a long-running mynah: the settings and what has been started so far.
+type server struct {
+	cfg      Config
+	log      *slog.Logger
+	registry *prometheus.Registry
+	health   *health
+	stops    stops
+
+	metrics *webServer // nil if switched off
+	web     *webServer // nil in commands without HTTP
+	broker  *broker.Broker
+}
+
+func newServer(cfg Config, p *process) *server {
+	s := &server{cfg: cfg, log: cfg.logger(p.stderr), registry: prometheus.NewRegistry(), health: &health{}}
+	s.stops.log = s.log
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "mynah_info", Help: "Always 1; the label says the version.", ConstLabels: prometheus.Labels{"version": version},
+	})
+	info.Set(1)
+	s.registry.MustRegister(info)
+	limitMemory(p.getenv, s.log)
+	return s
+}
+
+// openMetrics serves the operators' door. It is the first to open and the last to
+// close, so that a start or a stop that takes its time can be watched.
+func (s *server) openMetrics(ctx context.Context) error {
+	if s.cfg.MetricsAddr == off {
+		return nil
+	}
+	var err error
+	if s.metrics, err = listenWeb(ctx, "metrics-addr", s.cfg.MetricsAddr, s.log); err != nil {
+		return err
+	}
+	s.stops.push("metrics", s.metrics.stop)
+	s.metrics.serve(metricsRoutes(s.registry, s.health))
+	return nil
+}
+
+// openHTTP takes the HTTP port. Requests wait until serveHTTP.
+func (s *server) openHTTP(ctx context.Context) error {
+	var err error
+	if s.web, err = listenWeb(ctx, "http-addr", s.cfg.HTTPAddr, s.log); err != nil {
+		return err
+	}
+	s.stops.push("HTTP listener", s.web.stop)
+	return nil
+}
+
+// openDatabase sees that the database can be used. A database that goes away
+// later is waited for; one that was never there is most likely a wrong address.
+func (s *server) openDatabase(ctx context.Context, migrate bool) error {
+	address := s.cfg.DatabaseURL
+	patience, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	conn, err := pgx.Connect(patience, address.Reveal())
+	if err != nil {
+		return databaseError(address, err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // nothing is pending on it
+	if migrate {
+		if err := schema.Migrate(ctx, address.Reveal()); err != nil {
+			return databaseError(address, err)
+		}
+		return nil
+	}
+	if err := schema.Check(patience, conn); err != nil {
+		return databaseError(address, err)
+	}
+	return nil
+}
+
+// startPostgres starts the private PostgreSQL and makes it the database.
+func (s *server) startPostgres(ctx context.Context) error {
+	server := postgres.New(postgres.Config{
+		Dir:    filepath.Join(s.cfg.DataDir, "postgres"),
+		Logger: s.log.With("part", "postgres"),
+	})
+	if err := server.Start(ctx); err != nil {
+		switch {
+		case errors.Is(err, postgres.ErrInUse):
+			return refuse("data-dir", "%s is in use by another mynah; stop it or give another directory (%w)", s.cfg.DataDir, err)
+		case errors.Is(err, postgres.ErrNotInstalled):
+			return refuse("database-url", "is not set, and no PostgreSQL is installed to start a private one; give the address of one, or install it (on Debian: apt-get install postgresql)")
+		}
+		return fmt.Errorf("--database-url: is not set, and a private PostgreSQL does not start below --data-dir: %w", err)
+	}
+	s.stops.push("private PostgreSQL", server.Stop)
+	s.cfg.DatabaseURL = SecretURL(server.URL())
+	return nil
+}
+
+// watchDatabase makes the database part of what /readyz says. Chat goes on without
+// it, so a broker stays ready.
+func (s *server) watchDatabase(soft bool) error {
+	config, err := pgxpool.ParseConfig(s.cfg.DatabaseURL.Reveal())
+	if err != nil {
+		return databaseError(s.cfg.DatabaseURL, err)
+	}
+	config.MaxConns = 1
+	// It outlives the context of the start, until its stop.
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		return databaseError(s.cfg.DatabaseURL, err)
+	}
+	s.stops.push("database check", func(context.Context) error { pool.Close(); return nil })
+	s.health.add(check{name: "database", soft: soft, fails: pool.Ping})
+	return nil
+}
+
+// startBroker opens the message log and then the doors for MQTT.
+func (s *server) startBroker(ctx context.Context, secret Secret) error {
+	verifier, err := authhook.NewVerifier(authhook.VerifierConfig{
+		Secret: []byte(secret.Reveal()), JWKS: s.cfg.JWKS, Issuer: s.cfg.Issuer, Audience: s.cfg.Audience,
+		Log: s.log.With("part", "tokens"),
+	})
+	if err != nil {
+		return refuse("jwks", "%w", err)
+	}
+	s.stops.push("verifier", func(context.Context) error { verifier.Close(); return nil })
+
+	proxies, err := s.cfg.proxies()
+	if err != nil {
+		return err
+	}
+	tcp, tls := s.cfg.MQTTAddr, ""
+	if tcp == off {
+		tcp = ""
+	}
+	if s.cfg.TLSCert != "" && s.cfg.MQTTSAddr != off {
+		tls = s.cfg.MQTTSAddr
+	}
+	b, err := broker.New(broker.Config{
+		DataDir:        filepath.Join(s.cfg.DataDir, "broker"),
+		MQTTAddr:       tcp,
+		MQTTSAddr:      tls,
+		TLSCert:        s.cfg.TLSCert,
+		TLSKey:         s.cfg.TLSKey,
+		Verifier:       verifier,
+		TrustedProxies: proxies,
+		AllowedOrigins: s.cfg.AllowedOrigins,
+		Limits:         chat.Limits{Payload: s.cfg.MaxPayload, Depth: s.cfg.MaxDepth, Rendered: s.cfg.MaxMessage},
+		Retention:      msglog.Retention{MaxAge: s.cfg.RetainAge, MaxBytes: uint64(max(s.cfg.RetainSize, 0))},
+		SessionExpiry:  s.cfg.SessionExpiry,
+		Logger:         s.log.With("part", "broker"),
+		Registry:       s.registry,
+	})
+	if err != nil {
+		return s.brokerError(err)
+	}
+	s.stops.push("broker", b.Stop)
+	if err := b.Start(ctx); err != nil {
+		return s.brokerError(err)
+	}
+	s.broker = b
+	s.health.add(check{name: "broker", fails: func(context.Context) error { return b.Ready() }})
+	return nil
+}
+
+// brokerError names the flag that is to blame.
+func (s *server) brokerError(err error) error {
+	var listen *net.OpError
+	switch {
+	case errors.Is(err, msglog.ErrInUse):
+		return refuse("data-dir", "%s is in use by another mynah; stop it or give another directory", s.cfg.DataDir)
+	case errors.Is(err, msglog.ErrNewer):
+		return refuse("data-dir", "%s: %w; start that version or a newer one", s.cfg.DataDir, err)
+	case errors.As(err, &listen) && listen.Op == "listen":
+		flag, addr := "mqtt-addr", s.cfg.MQTTAddr
+		if listen.Addr != nil && s.cfg.MQTTSAddr != "" && samePort(listen.Addr.String(), s.cfg.MQTTSAddr) {
+			flag, addr = "mqtts-addr", s.cfg.MQTTSAddr
+		}
+		return listenError(flag, addr, err)
+	}
+	return fmt.Errorf("start the broker: %w", err)
+}
+
+func samePort(a, b string) bool {
+	_, portA, errA := net.SplitHostPort(a)
+	_, portB, errB := net.SplitHostPort(b)
+	return errA == nil && errB == nil && portA == portB
+}
+
+// startArchiver connects the archive to the broker. It tries until it succeeds, so
+// neither side need be there yet.
+func (s *server) startArchiver(ctx context.Context, brokerURL string, token func(context.Context) (string, error)) (*archiver.Archiver, error) {
+	a, err := archiver.New(archiver.Config{
+		BrokerURL:   brokerURL,
+		Token:       token,
+		DatabaseURL: s.cfg.DatabaseURL.Reveal(),
+		Logger:      s.log.With("part", "archiver"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.registry.MustRegister(a.Collector())
+	if err := a.Start(ctx); err != nil {
+		return nil, err
+	}
+	// It commits and acknowledges what it has received.
+	s.stops.push("archiver", a.Stop)
+	return a, nil
+}
+
+// ownToken returns the token source of a part of ours.
+func (s *server) ownToken(secret Secret, subject string, role authhook.Role) func(context.Context) (string, error) {
+	return selfSigned(secret, authhook.TokenClaims{
+		Subject: subject, Role: role, TTL: ownTokenTTL, Issuer: s.cfg.Issuer, Audience: s.cfg.Audience,
+	})
+}
+
+// serveHTTP answers on the HTTP port, from now on.
+func (s *server) serveHTTP() {
+	mux := http.NewServeMux()
+	mux.Handle("/mqtt", s.broker.WebSocketHandler())
+	s.health.routes(mux)
+	s.web.serve(mux)
+	s.stops.push("HTTP", s.web.stop)
+}
+
+// ready says that everything is there, and where.
+func (s *server) ready(ctx context.Context) {
+	attrs := []slog.Attr{slog.String("version", version)}
+	add := func(name, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(name, value))
+		}
+	}
+	if s.broker != nil {
+		add("mqtt", addrString(s.broker.MQTTAddr()))
+		add("mqtts", addrString(s.broker.MQTTSAddr()))
+	}
+	if s.web != nil {
+		add("http", s.web.listener.Addr().String())
+	}
+	if s.metrics != nil {
+		add("metrics", s.metrics.listener.Addr().String())
+	}
+	add("database", s.cfg.DatabaseURL.String())
+	s.health.setServing(true)
+	s.log.LogAttrs(ctx, slog.LevelInfo, "ready", attrs...)
+}
+
+// wait returns nil when a stop is asked for, and an error when a part cannot go on:
+// whoever runs us starts us again.
+func (s *server) wait(ctx context.Context) error {
+	var broken <-chan error
+	if s.broker != nil {
+		broken = s.broker.Failed()
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+		s.log.Info("stopping")
+	case err = <-broken:
+		s.log.Error("stopping", "err", err)
+	}
+	s.health.setServing(false)
+	return err
+}
+
+// loopback returns an address that a listener answers on from this machine.
+func loopback(addr net.Addr) string {
+	host, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return addr.String()
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func addrString(addr net.Addr) string {
+	if addr == nil {
+		return ""
+	}
+	return addr.String()
+}
+
+// brokerURL returns --broker-url in the words that the client library knows.
+func (u *Upstream) brokerURL() string {
+	parsed, err := url.Parse(u.BrokerURL)
+	if err != nil {
+		return u.BrokerURL // validate has refused it
+	}
+	if parsed.Port() == "" && parsed.Host != "" {
+		port := map[string]string{"mqtt": "1883", "tcp": "1883", "mqtts": "8883", "ssl": "8883"}[parsed.Scheme]
+		if port != "" {
+			parsed.Host = net.JoinHostPort(parsed.Hostname(), port)
+		}
+	}
+	return parsed.String()
+}
