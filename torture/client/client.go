@@ -105,6 +105,10 @@ func New(cfg *Config, seed uint64) *Client {
 	}
 }
 
+// LostSession is what Odd is told when the broker does not know a session any
+// more that it had confirmed.
+const LostSession = "the broker has lost the session"
+
 // Timings of the client. Keep-alive is what the broker is told; the client asks
 // much earlier, and gives a silent connection up.
 const (
@@ -178,16 +182,18 @@ func (c *Client) Wake() {
 	}
 }
 
-// TryPublish publishes a message, now or when there is a connection. It returns
-// false if the window is full.
-func (c *Client) TryPublish(m *Message) bool {
+// Room reports whether one more message fits into the window.
+func (c *Client) Room() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.outgoing)+c.delayed >= c.window {
-		return false
-	}
+	return len(c.outgoing)+c.delayed < c.window
+}
+
+// Publish publishes a message, now or when there is a connection.
+func (c *Client) Publish(m *Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.add(m)
-	return true
 }
 
 func (c *Client) add(m *Message) {
@@ -262,6 +268,13 @@ func (c *Client) Connected() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.online && (c.subscribed || len(c.cfg.Filters) == 0)
+}
+
+// Begun reports whether the client has ever had a session.
+func (c *Client) Begun() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hasSession
 }
 
 // Quiet reports whether the client is connected, has no flow open in either
@@ -369,7 +382,7 @@ func (c *Client) resume(connack *wire.Packet) {
 	}
 	if !connack.SessionPresent {
 		if c.hasSession {
-			c.cfg.Odd("the broker has lost the session")
+			c.cfg.Odd(LostSession)
 		}
 		clear(c.received)
 		c.subscribed = false
