@@ -43,6 +43,17 @@ type KeySource interface {
 	PublicKey(ctx context.Context, kid string) (crypto.PublicKey, bool)
 }
 
+// KeyBinder is a KeySource some of whose keys are not the server's own but a
+// single holder's: a device that signs its own tokens.
+type KeyBinder interface {
+	KeySource
+	// Bind is called when the key kid of this source has signed a token that
+	// says id. It returns an error if the key may not sign for that subject,
+	// and replaces what the holder must not say of itself: its role, groups
+	// and filters. It must leave the subject as it is.
+	Bind(ctx context.Context, kid string, id *Identity) error
+}
+
 // verifyKey is a public key together with the algorithms that it stands for.
 type verifyKey struct {
 	kid  string

@@ -194,7 +194,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Identity, error) 
 		return nil, &TokenError{Err: fmt.Errorf("%w: %d bytes, at most %d", ErrTokenTooLong, len(token), MaxTokenLen)}
 	}
 	claims := rawClaims{}
-	own, err := v.checkSignature(ctx, token, &claims)
+	ownKID, err := v.checkSignature(ctx, token, &claims)
 	if err != nil {
 		return nil, &TokenError{Err: err}
 	}
@@ -202,33 +202,42 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Identity, error) 
 	if err != nil {
 		return nil, &TokenError{Err: err}
 	}
-	if err := v.checkClaims(id, claims, own); err != nil {
+	if binder, ok := v.cfg.LocalKeys.(KeyBinder); ok && ownKID != "" {
+		if err := binder.Bind(ctx, ownKID, id); err != nil {
+			return nil, &TokenError{Err: fmt.Errorf("%w: %w", ErrClaims, err)}
+		}
+	}
+	if err := v.checkClaims(id, claims, ownKID != ""); err != nil {
 		return nil, &TokenError{Subject: id.Subject, Err: err}
 	}
 	return id, nil
 }
 
 // checkSignature fills the claims and returns nil only if a configured key
-// signed them. own says that it was one of LocalKeys.
-func (v *Verifier) checkSignature(ctx context.Context, token string, claims *rawClaims) (own bool, err error) {
+// signed them. ownKID is the key's id if it was one of LocalKeys.
+func (v *Verifier) checkSignature(ctx context.Context, token string, claims *rawClaims) (ownKID string, err error) {
 	var keyErr error
+	var own bool
 	parsed, err := v.parser.ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
 		var keys []jwt.VerificationKey
 		keys, own, keyErr = v.candidates(ctx, t)
 		return jwt.VerificationKeySet{Keys: keys}, keyErr
 	})
 	switch {
+	case err == nil && own:
+		ownKID, _ = parsed.Header["kid"].(string) // candidates has found the key by it
+		return ownKID, nil
 	case err == nil:
-		return own, nil
+		return "", nil
 	case keyErr != nil:
-		return false, keyErr
+		return "", keyErr
 	case errors.Is(err, jwt.ErrTokenMalformed):
 		// The library's text quotes what it could not decode.
-		return false, ErrMalformed
+		return "", ErrMalformed
 	case parsed == nil || parsed.Method == nil || !known(parsed.Method.Alg()):
-		return false, ErrAlgorithm
+		return "", ErrAlgorithm
 	}
-	return false, ErrSignature
+	return "", ErrSignature
 }
 
 // known reports whether the algorithm is one that some key can stand for.

@@ -115,9 +115,15 @@ func (s *Service) issue(ctx context.Context, d *Device, ttl time.Duration, key j
 	if _, err := q.Exec(ctx, schema.RevokeCredentials, d.ID); err != nil {
 		return nil, fmt.Errorf("revoke credentials: %w", err)
 	}
+	claims := authhook.TokenClaims{Subject: d.ID, Role: authhook.Role(d.Role), Groups: d.Groups, Pub: d.Pub, Sub: d.Sub, TTL: ttl}
 	if key != nil {
 		if _, err := parseDeviceJWK(key); err != nil {
 			return nil, err
+		}
+		// Its tokens will be given these claims: they must be such as a
+		// verifier takes.
+		if _, _, err := s.keys.Sign(claims); err != nil {
+			return nil, refusedClaims(err)
 		}
 		kid := deviceKIDPrefix + rand.Text()
 		if _, err := q.Exec(ctx, schema.InsertCredential, kid, d.ID, nil, string(key), nil); err != nil {
@@ -129,19 +135,23 @@ func (s *Service) issue(ctx context.Context, d *Device, ttl time.Duration, key j
 		ttl = DefaultDeviceTTL
 	}
 	jti, expires := rand.Text(), s.now().Add(ttl)
-	token, kid, err := s.signLasting(ctx, authhook.TokenClaims{
-		Subject: d.ID, Role: authhook.Role(d.Role), Groups: d.Groups, Pub: d.Pub, Sub: d.Sub, TTL: ttl, TokenID: jti,
-	})
-	if errors.Is(err, authhook.ErrClaims) {
-		return nil, chat.Refuse(chat.CodeInvalid, "acl_pub and acl_sub hold MQTT topic filters, at most 100 each.")
-	}
+	claims.TTL, claims.TokenID = ttl, jti
+	token, kid, err := s.signLasting(ctx, claims)
 	if err != nil {
-		return nil, fmt.Errorf("sign device's token: %w", err)
+		return nil, refusedClaims(err)
 	}
 	if _, err := q.Exec(ctx, schema.InsertCredential, jti, d.ID, kid, nil, expires); err != nil {
 		return nil, fmt.Errorf("note device's token: %w", err)
 	}
 	return &Credential{Token: token, Expires: &expires}, nil
+}
+
+// refusedClaims says what of a device's claims cannot be signed.
+func refusedClaims(err error) error {
+	if errors.Is(err, authhook.ErrClaims) || errors.Is(err, authhook.ErrTokenTooLong) {
+		return chat.Refuse(chat.CodeInvalid, "acl_pub and acl_sub hold MQTT topic filters, at most 100 each and 16 KiB in all.")
+	}
+	return fmt.Errorf("sign device's token: %w", err)
 }
 
 // signLasting signs a token that will outlive rotations of the key: a key that is
