@@ -16,6 +16,9 @@ const (
 	// age and size is as exact as that.
 	indexBytes  = 1 << 20
 	indexMillis = 60_000
+
+	// recordOverhead is about what a message takes besides its tail.
+	recordOverhead = 256
 )
 
 // appender is what belongs to the goroutine that appends.
@@ -106,7 +109,14 @@ func (l *Pebble) Append(recs []*Record) (Pending, error) {
 	if err := l.failure.get(); err != nil {
 		return nil, err
 	}
-	p, err := l.appender.append(recs)
+	size := 0
+	for _, r := range recs {
+		size += len(r.Tail) + recordOverhead
+	}
+	if err := l.disk.admit(size); err != nil {
+		return nil, err
+	}
+	p, err := l.appender.append(recs, size)
 	if err != nil {
 		return nil, fmt.Errorf("append batch: %w", err)
 	}
@@ -115,7 +125,7 @@ func (l *Pebble) Append(recs []*Record) (Pending, error) {
 	return p, nil
 }
 
-func (a *appender) append(recs []*Record) (p *pending, err error) {
+func (a *appender) append(recs []*Record, size int) (p *pending, err error) {
 	next := a.next
 	defer func() {
 		clear(a.devices)
@@ -129,10 +139,8 @@ func (a *appender) append(recs []*Record) (p *pending, err error) {
 		}
 	}()
 	p = &pending{outcomes: make([]Outcome, len(recs)), done: make(chan struct{})}
-	size := 0
 	hasMid, hasDup := false, false
 	for _, r := range recs {
-		size += len(r.Tail) + 256
 		hasMid = hasMid || r.Mid != ""
 		hasDup = hasDup || r.Dup
 	}
@@ -355,6 +363,12 @@ func (l *Pebble) commit(p *pending) error {
 	if !l.opts.NoSync {
 		if err := p.batch.SyncWait(); err != nil {
 			return l.fail(fmt.Errorf("sync: %w", err))
+		}
+	}
+	// In this order: whoever is told of a message finds it in HEAD.
+	if !l.opts.NoSync {
+		if err := l.head.write(p.last); err != nil {
+			return l.fail(fmt.Errorf("write %s: %w", headName, err))
 		}
 	}
 	l.durable.Store(p.last)

@@ -3,8 +3,8 @@ package msglog
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -95,11 +95,27 @@ func (p pebbleLogger) Fatalf(format string, args ...any) {
 	_ = p.fail(fmt.Errorf(format, args...))
 }
 
+// listener passes on what operators should know.
+func (l *Pebble) listener() *pebble.EventListener {
+	return &pebble.EventListener{
+		BackgroundError: func(err error) {
+			l.log.Warn("message log: background work failed and is tried again", "dir", l.dir, "err", err)
+		},
+		// Reads report it to their callers; the rest goes on.
+		DataCorruption: func(info pebble.DataCorruptionInfo) {
+			l.log.Error("message log is damaged", "file", info.Path, "err", info.Details)
+		},
+		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
+			l.log.Warn("message log: writing waits for the disk", "reason", info.Reason)
+		},
+		WriteStallEnd: func() { l.log.Info("message log: writing goes on") },
+	}
+}
+
 // openError says what an error of pebble.Open means.
 func openError(err error) error {
 	switch {
-	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES) && !errors.Is(err, fs.ErrPermission),
-		err.Error() == "lock held by current process":
+	case errors.Is(err, syscall.EAGAIN), strings.Contains(err.Error(), "lock held by current process"):
 		return fmt.Errorf("%w: stop it or choose another directory (%w)", ErrInUse, err)
 	case pebble.IsCorruptionError(err):
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)

@@ -11,14 +11,69 @@ import (
 // formatVersion is the version of the key space and of what is stored in it.
 const formatVersion = 1
 
+// migration brings a log from one version to the next. It may be interrupted at
+// any point and is then run again from the beginning.
+type migration func(*Pebble) error
+
+// migrations[v] brings a log of version v to version v+1. There has been no other
+// version yet than the first.
+var migrations = map[uint64]migration{}
+
+// migrate makes a new log, or brings an older one to this version. It changes
+// nothing in one that a newer version has written.
+func (l *Pebble) migrate() error {
+	return l.migrateTo(formatVersion, migrations)
+}
+
+func (l *Pebble) migrateTo(target uint64, steps map[uint64]migration) error {
+	version, ok, err := l.getUint(keyFormat)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		if err := l.create(target); err != nil {
+			return fmt.Errorf("create: %w", err)
+		}
+		return nil
+	}
+	if err := checkVersion(version, target); err != nil {
+		return err
+	}
+	for ; version < target; version++ {
+		step := steps[version]
+		if step == nil {
+			return fmt.Errorf("no way from version %d of the message log to %d: use a release in between", version, target)
+		}
+		l.log.Info("message log is being migrated", "dir", l.dir, "from", version, "to", version+1)
+		if err := step(l); err != nil {
+			return fmt.Errorf("migrate from version %d to %d: %w", version, version+1, err)
+		}
+		// The migration's own changes come before it in the write-ahead log, so
+		// they are durable when this is.
+		if err := l.putUint(keyFormat, version+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkVersion returns ErrNewer if a log is newer than what this release knows.
+func checkVersion(version, known uint64) error {
+	if version > known {
+		return fmt.Errorf("%w: its format is version %d, this release knows up to %d: use the newer release",
+			ErrNewer, version, known)
+	}
+	return nil
+}
+
 // create makes the bounds of a new log: durable before anything is appended.
-func (l *Pebble) create() error {
+func (l *Pebble) create(version uint64) error {
 	b := l.db.NewBatch()
 	// A log that is lost and made anew goes on with higher numbers than the lost
 	// one had, as long as that took no more than a million messages a second on
 	// average.
 	first := uint64(max(l.opts.Now().UnixMicro(), 1)) //nolint:gosec // positive
-	if err := setUint(b, keyFormat, formatVersion); err != nil {
+	if err := setUint(b, keyFormat, version); err != nil {
 		return err
 	}
 	if err := setUint(b, keyFirst, first); err != nil {
@@ -28,6 +83,13 @@ func (l *Pebble) create() error {
 		return err
 	}
 	return b.Close()
+}
+
+// putUint stores a number durably.
+func (l *Pebble) putUint(key string, v uint64) error {
+	return l.guard(func() error {
+		return l.db.Set([]byte(key), binary.BigEndian.AppendUint64(nil, v), pebble.Sync)
+	})
 }
 
 func setUint(b *pebble.Batch, key string, v uint64) error {

@@ -19,6 +19,10 @@ const (
 
 	keyFormat = "meta/format" // version of this key space
 	keyFirst  = "meta/first"  // oldest seq that is kept
+
+	// keyEndOfLost is the last of the seqs that were given up by Repair: no
+	// message has one of them, nor ever will.
+	keyEndOfLost = "meta/lost"
 )
 
 // A string inside a key ends in 0x00 0x01, and a 0x00 in it becomes 0x00 0xff:

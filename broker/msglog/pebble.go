@@ -19,10 +19,8 @@ type Pebble struct {
 	dir  string
 	db   *pebble.DB
 
-	first   atomic.Uint64 // oldest message that is kept
-	durable atomic.Uint64 // newest message that readers may see
-	full    atomic.Bool   // the disk has no room
-
+	first     atomic.Uint64 // oldest message that is kept
+	durable   atomic.Uint64 // newest message that readers may see
 	appender  appender
 	commits   chan *pending
 	committed chan struct{} // closed when the committer has ended
@@ -30,6 +28,8 @@ type Pebble struct {
 	trimMu sync.Mutex // one Trim at a time
 
 	failure failure
+	head    *headFile
+	disk    *diskGuard
 
 	useMu  sync.Mutex // guards closed and, with it, that using grows no more
 	closed bool
@@ -60,9 +60,6 @@ func Open(dir string, opts Options) (*Pebble, error) {
 	if err := l.open(); err != nil {
 		return nil, fmt.Errorf("open message log in %s: %w", dir, err)
 	}
-	if err := l.appender.init(l); err != nil {
-		return nil, fmt.Errorf("open message log in %s: %w", dir, errors.Join(err, l.db.Close()))
-	}
 	go l.commitLoop()
 	l.bg.Add(1)
 	go l.background()
@@ -70,10 +67,23 @@ func Open(dir string, opts Options) (*Pebble, error) {
 }
 
 func (l *Pebble) open() (err error) {
+	if err := l.opts.FS.MkdirAll(l.dir, 0o750); err != nil {
+		return err
+	}
+	if err := l.checkEnd(); err != nil {
+		return err
+	}
+	l.disk = newDiskGuard(l.opts, l.dir)
+	if err := l.disk.removeBallast(); err != nil {
+		return err
+	}
 	cache := pebble.NewCache(l.opts.CacheBytes)
 	defer cache.Unref() // the database holds its own reference
-	l.db, err = pebble.Open(l.dir, l.opts.pebble(l.pebbleLogger(), cache))
-	if err != nil {
+	opts := l.opts.pebble(l.pebbleLogger(), cache)
+	opts.FS = l.disk.wrap()
+	opts.EventListener = l.listener()
+	// Pebble makes durable what it finds in the write-ahead log before it returns.
+	if l.db, err = pebble.Open(l.dir, opts); err != nil {
 		return openError(err)
 	}
 	defer func() {
@@ -81,47 +91,61 @@ func (l *Pebble) open() (err error) {
 			err = errors.Join(err, l.db.Close())
 		}
 	}()
-	first, last, err := l.load()
+	// From here on the disk is known to be ours.
+	l.disk.look()
+	if err := l.prepare(); err != nil {
+		return err
+	}
+	if l.head, err = openHead(l.opts.FS, l.dir, l.durable.Load()); err != nil {
+		return fmt.Errorf("write %s: %w", headName, err)
+	}
+	return nil
+}
+
+// prepare brings the database into today's format and reads where the log begins
+// and ends.
+func (l *Pebble) prepare() error {
+	if err := l.migrate(); err != nil {
+		return err
+	}
+	first, last, err := l.bounds()
 	if err != nil {
 		return err
 	}
 	l.first.Store(first)
 	l.durable.Store(last)
-	return nil
+	return l.appender.init(l)
 }
 
-// load reads the bounds of the log, or makes those of a new one.
-func (l *Pebble) load() (first, last uint64, err error) {
-	if _, ok, err := l.getUint(keyFormat); err != nil {
-		return 0, 0, err
-	} else if !ok {
-		if err := l.create(); err != nil {
-			return 0, 0, fmt.Errorf("create: %w", err)
-		}
-	}
+// bounds reads the bounds of the log from the database.
+func (l *Pebble) bounds() (first, last uint64, err error) {
 	first, ok, err := l.getUint(keyFirst)
 	if err != nil {
 		return 0, 0, err
 	}
-	if !ok {
+	if !ok || first == 0 {
 		return 0, 0, fmt.Errorf("%w: no %s", ErrCorrupt, keyFirst)
 	}
-	last = first - 1
+	end, _, err := l.getUint(keyEndOfLost)
+	if err != nil {
+		return 0, 0, err
+	}
+	last = max(first-1, end)
 	it, err := l.db.NewIter(&pebble.IterOptions{
 		LowerBound: []byte(prefixBlock), UpperBound: prefixEndKey([]byte(prefixBlock)),
 	})
 	if err != nil {
 		return 0, 0, err
 	}
+	defer func() { err = errors.Join(err, it.Close()) }()
 	if it.Last() {
-		if last, err = keySeq(it.Key()); err != nil {
-			return 0, 0, errors.Join(err, it.Close())
+		newest, err := keySeq(it.Key())
+		if err != nil {
+			return 0, 0, err
 		}
+		last = max(last, newest)
 	}
-	if err := it.Close(); err != nil {
-		return 0, 0, err
-	}
-	return first, max(last, first-1), nil
+	return first, last, it.Error()
 }
 
 // use says that the database is about to be used; done must be called if it
@@ -167,14 +191,18 @@ func (l *Pebble) Close() error {
 }
 
 func (l *Pebble) closeDB() error {
+	defer func() { _ = l.head.close() }() // it is written, and not relied upon to be synced
 	if err := l.failure.get(); err != nil {
 		return err
 	}
 	// Nothing written without sync is to be lost by an orderly end.
-	if err := l.db.LogData(nil, pebble.Sync); err != nil {
-		return errors.Join(err, l.db.Close())
+	if err := l.guard(func() error { return l.db.LogData(nil, pebble.Sync) }); err != nil {
+		return err
 	}
-	if err := l.db.Close(); err != nil {
+	if err := l.guard(l.db.Close); err != nil {
+		return fmt.Errorf("close message log: %w", err)
+	}
+	if err := l.disk.removeBallast(); err != nil {
 		return fmt.Errorf("close message log: %w", err)
 	}
 	return nil
@@ -184,12 +212,16 @@ func (l *Pebble) background() {
 	defer l.bg.Done()
 	sync := time.NewTicker(time.Second)
 	defer sync.Stop()
+	look := time.NewTicker(l.opts.DiskPoll)
+	defer look.Stop()
 	for {
 		select {
 		case <-l.stop:
 			return
 		case <-sync.C:
 			l.syncStore()
+		case <-look.C:
+			l.disk.look()
 		}
 	}
 }
