@@ -211,3 +211,10 @@ func (l *logBook) String() string {
 	defer l.mu.Unlock()
 	return l.text.String()
 }
+
+// timed returns how long fn took, in milliseconds.
+func timed(fn func()) float64 {
+	began := time.Now()
+	fn()
+	return float64(time.Since(began).Microseconds()) / 1000
+}
