@@ -3,10 +3,9 @@ package archiver
 import (
 	"context"
 	"fmt"
+	"mynah/chat"
 	"sync"
 	"time"
-
-	"mynah/chat"
 )
 
 // message is what the archiver needs of a mqtt.Message.
@@ -35,7 +34,7 @@ type batch struct {
 var batches = sync.Pool{New: func() any { return new(batch) }}
 
 func newBatch() *batch {
-	return batches.Get().(*batch) //nolint:errcheck // the pool holds nothing else
+	return batches.Get().(*batch)
 }
 
 func (b *batch) recycle() {

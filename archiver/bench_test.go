@@ -6,13 +6,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"mynah/archiver"
+	"mynah/internal/pgtest"
 	"net"
 	"strings"
 	"testing"
 	"time"
-
-	"mynah/archiver"
-	"mynah/internal/pgtest"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/jackc/pgx/v5"
@@ -87,7 +86,7 @@ type pump struct {
 
 func newPump(tb testing.TB, n, window int) *pump {
 	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a listener of a test
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -2,13 +2,12 @@ package archiver_test
 
 import (
 	"fmt"
+	"mynah/chat"
 	"net"
 	"slices"
 	"sync"
 	"testing"
 	"time"
-
-	"mynah/chat"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
@@ -54,7 +53,7 @@ type fakeSession struct {
 
 func newFakeBroker(tb testing.TB) *fakeBroker {
 	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a listener of a test
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}

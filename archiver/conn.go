@@ -22,17 +22,17 @@ const (
 // the connection is closed.
 func dialer(ctx context.Context, config *tls.Config, end func(), opened func(net.Conn)) mqtt.OpenConnectionFunc {
 	return func(broker *url.URL, _ mqtt.ClientOptions) (net.Conn, error) {
-		dialing, cancel := context.WithTimeout(ctx, connectTimeout)
+		limited, cancel := context.WithTimeout(ctx, connectTimeout)
 		defer cancel()
 		plain := &net.Dialer{}
 		var raw net.Conn
 		var err error
 		switch broker.Scheme {
 		case "tcp", "mqtt":
-			raw, err = plain.DialContext(dialing, "tcp", broker.Host)
+			raw, err = plain.DialContext(limited, "tcp", broker.Host)
 		case "ssl", "tls", "mqtts":
 			secure := &tls.Dialer{NetDialer: plain, Config: config}
-			raw, err = secure.DialContext(dialing, "tcp", broker.Host)
+			raw, err = secure.DialContext(limited, "tcp", broker.Host)
 		case "ws", "wss":
 			raw, err = mqtt.NewWebsocket(broker.String(), config, connectTimeout, nil, nil)
 		default:

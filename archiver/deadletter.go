@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
 	"mynah/chat"
 	"mynah/schema"
 

@@ -117,7 +117,7 @@ func (r *run) session(ctx context.Context) error {
 	if err := connect.Error(); err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	defer client.Disconnect(uint(quiesce.Milliseconds()))
+	defer client.Disconnect(uint(quiesce / time.Millisecond))
 	if err := subscribe(ctx, client); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package archiver
 import (
 	"encoding/binary"
 	"errors"
-
 	"mynah/chat"
 )
 

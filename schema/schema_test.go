@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"testing"
-
 	"mynah/internal/pgtest"
 	"mynah/schema"
+	"strings"
+	"testing"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
@@ -111,7 +110,7 @@ FROM generate_series(1, 20000) AS n`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Exec(t.Context(), `ANALYZE messages`); err != nil {
+	if _, err := conn.Exec(t.Context(), `ANALYSE messages`); err != nil {
 		t.Fatal(err)
 	}
 	rows, err := conn.Query(t.Context(), `EXPLAIN `+schema.SelectHistory, "group/7", int64(15000), 50)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mynah/internal/postgres"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,8 +14,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"mynah/internal/postgres"
 )
 
 // The shared server belongs to a keeper: this same test binary, started once more
@@ -77,14 +76,14 @@ func join() (string, error) {
 		if err != nil {
 			return "", errors.Join(err, users.Close(), mutex.Close())
 		}
-		inUse = users
+		inUse = append(inUse, users)
 		return address, mutex.Close()
 	}
 }
 
 // inUse is the lock that says that this process uses the server. Nobody closes
 // it but the end of the process.
-var inUse *os.File
+var inUse []*os.File
 
 // attach returns the address that the living keeper wrote, or starts a keeper.
 func attach() (string, error) {
@@ -110,7 +109,7 @@ func attach() (string, error) {
 		return "", errors.Join(err, theirs.Close())
 	}
 	// It outlives this process, and any context.
-	cmd := exec.CommandContext(context.Background(), program) //nolint:gosec // ourselves
+	cmd := exec.CommandContext(context.Background(), program)
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), keeperEnv+"="+goCommand())
 	cmd.ExtraFiles = []*os.File{theirs}
@@ -142,7 +141,7 @@ func goCommand() string {
 }
 
 func isGo(pid string) bool {
-	name, err := os.ReadFile("/proc/" + pid + "/comm") //nolint:gosec // a number
+	name, err := os.ReadFile("/proc/" + pid + "/comm")
 	return err == nil && strings.TrimSpace(string(name)) == "go"
 }
 
@@ -227,7 +226,7 @@ func reap() {
 // removed meanwhile, and so the lock with it.
 func lock(name string, how int) (*os.File, error) {
 	path := filepath.Join(home(), name)
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // our own folder
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"mynah/internal/postgres"
+	"mynah/schema"
 	"os"
 	"strings"
 	"sync"
@@ -22,9 +24,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"mynah/internal/postgres"
-	"mynah/schema"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -55,12 +54,12 @@ var created atomic.Int64
 func create(tb testing.TB, template string) string {
 	tb.Helper()
 	name := fmt.Sprintf("test_%d_%d", os.Getpid(), created.Add(1))
-	create := "CREATE DATABASE " + pgx.Identifier{name}.Sanitize() + " TEMPLATE " + pgx.Identifier{template}.Sanitize()
+	create := "CREATE DATABASE " + name + " TEMPLATE " + template
 	if err := admin(create); err != nil {
 		tb.Fatalf("pgtest: %v", err)
 	}
 	tb.Cleanup(func() {
-		if err := admin("DROP DATABASE " + pgx.Identifier{name}.Sanitize() + " WITH (FORCE)"); err != nil {
+		if err := admin("DROP DATABASE " + name + " WITH (FORCE)"); err != nil {
 			tb.Errorf("pgtest: %v", err)
 		}
 	})

@@ -83,7 +83,7 @@ func candidates(ctx context.Context, explicit string) []string {
 
 // serverMajor asks the server in dir for its major version.
 func serverMajor(ctx context.Context, dir string) (string, error) {
-	out, err := exec.CommandContext(ctx, filepath.Join(dir, "postgres"), "--version").Output() //nolint:gosec // found in PATH or in the operator's folder
+	out, err := exec.CommandContext(ctx, filepath.Join(dir, "postgres"), "--version").Output()
 	if err != nil {
 		return "", fmt.Errorf("ask %s for its version: %w", filepath.Join(dir, "postgres"), err)
 	}

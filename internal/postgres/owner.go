@@ -50,7 +50,7 @@ func (o owner) credential() *syscall.Credential {
 	if !o.drop {
 		return nil
 	}
-	return &syscall.Credential{Uid: uint32(o.uid), Gid: uint32(o.gid)} //nolint:gosec // ids of the system's own accounts
+	return &syscall.Credential{Uid: uint32(o.uid), Gid: uint32(o.gid)}
 }
 
 // makeDir makes a folder that only the owner may enter, or checks that an
@@ -82,7 +82,7 @@ func (o owner) checkDir(dir string) error {
 		return fmt.Errorf("%s does not belong to user id %d", dir, o.uid)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return os.Chmod(dir, 0o700) //nolint:gosec // a folder needs x
+		return os.Chmod(dir, 0o700)
 	}
 	return nil
 }

@@ -170,7 +170,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	s.mu.Lock()
 	s.proc, s.socket, s.lock = proc, socket, lock
 	s.stop, s.idle = make(chan struct{}), make(chan struct{})
-	go s.supervise(proc, spawn, s.stop, s.idle)
+	go s.supervise(context.WithoutCancel(ctx), proc, spawn, s.stop, s.idle)
 	s.mu.Unlock()
 	s.log.InfoContext(ctx, "private PostgreSQL is running", "folder", s.data, "version", bins.major, "pid", proc.pid(), "url", s.URL())
 	return nil
@@ -243,9 +243,9 @@ func (s *Server) Exited() <-chan struct{} {
 }
 
 // supervise starts the server again when it dies, with growing pauses.
-func (s *Server) supervise(proc *process, spawn func(context.Context) (*process, error), stop, idle chan struct{}) {
+func (s *Server) supervise(ctx context.Context, proc *process, spawn func(context.Context) (*process, error), stop, idle chan struct{}) {
 	defer close(idle)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		select {
@@ -334,7 +334,7 @@ func (s *Server) createDatabase(ctx context.Context, socket string) error {
 	if exists {
 		return nil
 	}
-	if _, err := conn.Exec(ctx, `CREATE DATABASE `+pgx.Identifier{Database}.Sanitize()); err != nil {
+	if _, err := conn.Exec(ctx, "CREATE DATABASE "+Database); err != nil {
 		return fmt.Errorf("create database %s: %w", Database, err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"mynah/internal/postgres"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,8 +13,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"mynah/internal/postgres"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,9 +90,7 @@ func (s *Server) spawnOnce(ctx context.Context, bins binaries, runAs owner, sock
 	if relative != "" {
 		settings["unix_socket_directories"] = relative
 	}
-	for name, value := range s.cfg.Settings {
-		settings[name] = value
-	}
+	maps.Copy(settings, s.cfg.Settings)
 	var args []string
 	for name, value := range settings {
 		args = append(args, "-c", name+"="+value)
@@ -122,7 +121,7 @@ func (s *Server) spawnOnce(ctx context.Context, bins binaries, runAs owner, sock
 
 // launch starts a program of PostgreSQL's as the owner of the cluster in dir.
 func launch(program string, args []string, runAs owner, dir string, log *slog.Logger) (*process, error) {
-	cluster, err := os.Open(dir) //nolint:gosec // the operator's folder
+	cluster, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +133,7 @@ func launch(program string, args []string, runAs owner, dir string, log *slog.Lo
 	defer func() { _ = theirs.Close() }()
 
 	// The server outlives any context: it is Stop that ends it.
-	cmd := exec.CommandContext(context.Background(), program) //nolint:gosec // see findBinaries
+	cmd := exec.CommandContext(context.Background(), program)
 	if runAs.drop && runtime.GOOS == "linux" {
 		// The data directory may lie below a folder that the owner cannot
 		// enter (/root, a temporary folder of root's). By descriptor the
@@ -187,7 +186,7 @@ func (p *process) readLog(log *slog.Logger) {
 		case strings.HasPrefix(line, "PANIC:"):
 			level = slog.LevelError
 		}
-		log.Log(context.Background(), level, "postgres: "+line)
+		log.Log(context.Background(), level, "postgres says", "line", line)
 		p.mu.Lock()
 		p.tail = append(p.tail, line)
 		if len(p.tail) > tailLines {
@@ -282,7 +281,7 @@ func initdb(ctx context.Context, bins binaries, runAs owner, dir string) error {
 }
 
 func syncDir(dir string) error {
-	file, err := os.Open(dir) //nolint:gosec // the operator's folder
+	file, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
@@ -292,7 +291,7 @@ func syncDir(dir string) error {
 // clusterMajor returns the major version that the cluster in dir was made by, ""
 // if there is no cluster.
 func clusterMajor(dir string) string {
-	text, err := os.ReadFile(filepath.Join(dir, "PG_VERSION")) //nolint:gosec // the operator's folder
+	text, err := os.ReadFile(filepath.Join(dir, "PG_VERSION"))
 	if err != nil {
 		return ""
 	}
@@ -358,7 +357,7 @@ func disownPidFile(dir string) error {
 // none. A pid file alone proves nothing: the process may be long gone and its
 // number somebody else's.
 func postmaster(dir string) int {
-	text, err := os.ReadFile(filepath.Join(dir, "postmaster.pid")) //nolint:gosec // the operator's folder
+	text, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
 	if err != nil {
 		return 0
 	}
