@@ -11,6 +11,7 @@ import (
 	"mynah/schema"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -116,8 +117,11 @@ func archived(tb testing.TB, broker *fakeBroker, pool *pgxpool.Pool, want []deli
 // has committed the message, on a connection of its own.
 func onlyCommitted(tb testing.TB, broker *fakeBroker, pool *pgxpool.Pool) {
 	tb.Helper()
+	var mu sync.Mutex // two sessions may acknowledge at once
 	var seen uint64
 	broker.onAck = func(seq uint64) {
+		mu.Lock()
+		defer mu.Unlock()
 		if seq <= seen {
 			return
 		}

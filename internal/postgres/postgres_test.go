@@ -135,7 +135,12 @@ func TestRestartsServerThatDied(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-exited
-		eventually(t, "the server answers again", func(ctx context.Context) error {
+		eventually(t, "another server answers", func(ctx context.Context) error {
+			select {
+			case <-server.Exited():
+				return errors.New("none is running")
+			default:
+			}
 			_, err := query[int](ctx, server.URL(), "SELECT 1")
 			return err
 		})
