@@ -18,6 +18,7 @@ func ValidID(s string) bool {
 	return true
 }
 
+// idByte says which bytes may stand in an id.
 var idByte = func() (t [256]bool) {
 	for c := range t {
 		b := byte(c)
@@ -52,7 +53,7 @@ const (
 	KindUserError               // user/<id>/error: the broker's refusals
 	KindPresence                // presence/<id>: retained online state
 	KindRenew                   // $mynah/token
-	KindReserved                // below user/, group/, presence/, $mynah or $SYS but none of the above
+	KindReserved                // below user/, group/, presence/ or $ but none of the above, or empty
 )
 
 // Topic is a parsed topic name.
@@ -75,12 +76,15 @@ func ParseTopic(name string) Topic {
 		return Topic{Kind: KindReserved}
 	case name == RenewTopic:
 		return Topic{Kind: KindRenew}
-	case name == "user", name == "group", name == "presence", strings.HasPrefix(name, "$"):
+	case name == "", name == "user", name == "group", name == "presence", strings.HasPrefix(name, "$"):
+		// "" is no topic (MQTT 5, 4.7.3), but what a publish with an alias
+		// that was never resolved has: no acl may allow it.
 		return Topic{Kind: KindReserved}
 	}
 	return Topic{Kind: KindPlain}
 }
 
+// parseBelow parses what follows user/ or group/.
 func parseBelow(rest string, logged, signal Kind) Topic {
 	if ValidID(rest) {
 		return Topic{logged, rest}
