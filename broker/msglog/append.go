@@ -367,8 +367,8 @@ func (l *Pebble) commit(p *pending) error {
 	}
 	// In this order: whoever is told of a message finds it in HEAD.
 	if !l.opts.NoSync {
-		if err := l.head.write(p.last); err != nil {
-			return l.fail(fmt.Errorf("write %s: %w", headName, err))
+		if err := l.head.raise(head{seq: p.last}); err != nil {
+			return l.fail(err)
 		}
 	}
 	l.durable.Store(p.last)

@@ -117,6 +117,8 @@ func openError(err error) error {
 	switch {
 	case errors.Is(err, syscall.EAGAIN), strings.Contains(err.Error(), "lock held by current process"):
 		return fmt.Errorf("%w: stop it or choose another directory (%w)", ErrInUse, err)
+	case strings.Contains(err.Error(), "unknown format major version"):
+		return fmt.Errorf("%w: use the newer release (%w)", ErrNewer, err)
 	case pebble.IsCorruptionError(err):
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}

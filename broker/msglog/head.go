@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -20,46 +21,58 @@ import (
 // that was being written when the process died.
 type headFile struct {
 	file vfs.File
-	buf  [headSize]byte
+
+	mu  sync.Mutex // guards what follows
+	end head
+	buf [headSize]byte
+}
+
+// head is what the file says.
+type head struct {
+	seq   uint64 // newest message that is durable
+	store uint64 // newest change to the store that is durable, counted
 }
 
 const (
 	headName  = "HEAD"
 	headMagic = "MYNH"
-	headSize  = 4 + 8 + 4
+	headSize  = 4 + 8 + 8 + 4
 )
 
 func headPath(fsys vfs.FS, dir string) string { return fsys.PathJoin(dir, headName) }
 
-// readHead returns the seq up to which the log was durable, 0 if that is not
+// readHead returns up to where the log was durable, the zero head if that is not
 // known.
-func readHead(fsys vfs.FS, dir string) (uint64, error) {
+func readHead(fsys vfs.FS, dir string) (head, error) {
 	f, err := fsys.Open(headPath(fsys, dir))
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return head{}, nil
 	} else if err != nil {
-		return 0, err
+		return head{}, err
 	}
 	var buf [headSize]byte
 	_, err = io.ReadFull(f, buf[:])
-	if err := errors.Join(err, f.Close()); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return 0, err
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil // it was being made
 	}
-	if string(buf[:4]) != headMagic || binary.LittleEndian.Uint32(buf[12:]) != crc32.Checksum(buf[:12], castagnoli) {
-		return 0, nil // it was being made, or power was lost
+	if err := errors.Join(err, f.Close()); err != nil {
+		return head{}, err
 	}
-	return binary.BigEndian.Uint64(buf[4:]), nil
+	if string(buf[:4]) != headMagic || binary.BigEndian.Uint32(buf[20:]) != crc32.Checksum(buf[:20], castagnoli) {
+		return head{}, nil // it was being made, or power was lost while it was written
+	}
+	return head{seq: binary.BigEndian.Uint64(buf[4:]), store: binary.BigEndian.Uint64(buf[12:])}, nil
 }
 
-// openHead makes the file durable with the given seq. From here on its bytes are
-// there to be overwritten, which takes no room.
-func openHead(fsys vfs.FS, dir string, seq uint64) (*headFile, error) {
+// openHead makes the file durable. From here on its bytes are there to be
+// overwritten, which takes no room.
+func openHead(fsys vfs.FS, dir string, end head) (*headFile, error) {
 	f, err := fsys.OpenReadWrite(headPath(fsys, dir), vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, err
 	}
 	h := &headFile{file: f}
-	if err := h.write(seq); err != nil {
+	if err := h.raise(end); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	d, err := fsys.OpenDir(dir)
@@ -72,12 +85,19 @@ func openHead(fsys vfs.FS, dir string, seq uint64) (*headFile, error) {
 	return h, nil
 }
 
-func (h *headFile) write(seq uint64) error {
+// raise says that everything up to end is durable.
+func (h *headFile) raise(end head) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.end = head{seq: max(h.end.seq, end.seq), store: max(h.end.store, end.store)}
 	copy(h.buf[:], headMagic)
-	binary.BigEndian.PutUint64(h.buf[4:], seq)
-	binary.LittleEndian.PutUint32(h.buf[12:], crc32.Checksum(h.buf[:12], castagnoli))
-	_, err := h.file.WriteAt(h.buf[:], 0)
-	return err
+	binary.BigEndian.PutUint64(h.buf[4:], h.end.seq)
+	binary.BigEndian.PutUint64(h.buf[12:], h.end.store)
+	binary.BigEndian.PutUint32(h.buf[20:], crc32.Checksum(h.buf[:20], castagnoli))
+	if _, err := h.file.WriteAt(h.buf[:], 0); err != nil {
+		return fmt.Errorf("write %s: %w", headName, err)
+	}
+	return nil
 }
 
 func (h *headFile) close() error { return h.file.Close() }
@@ -86,7 +106,7 @@ func (h *headFile) close() error { return h.file.Close() }
 // be opened without losing what was acknowledged. Opening it for writing would
 // drop what comes after damage in the write-ahead log for good.
 func (l *Pebble) checkEnd() error {
-	head, err := readHead(l.opts.FS, l.dir)
+	want, err := readHead(l.opts.FS, l.dir)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", headName, err)
 	}
@@ -95,41 +115,48 @@ func (l *Pebble) checkEnd() error {
 		return openError(err)
 	}
 	if !desc.Exists {
-		if head != 0 {
-			return fmt.Errorf("%w: messages up to %d were stored here, but the database is gone", ErrCorrupt, head)
+		if want != (head{}) {
+			return fmt.Errorf("%w: messages up to %d were stored here, but the database is gone", ErrCorrupt, want.seq)
 		}
 		return nil // a new log
 	}
 	if l.db, err = l.openReadOnly(); err != nil {
 		return err
 	}
-	last, err := l.endOf()
+	end, err := l.endOf()
 	err = errors.Join(err, l.db.Close())
 	l.db = nil
 	if err != nil {
 		return err
 	}
-	if last < head {
-		return &CorruptError{First: last + 1, Last: head, Err: errEndMissing}
+	if end.seq < want.seq {
+		return &CorruptError{First: end.seq + 1, Last: want.seq, Err: errEndMissing}
+	}
+	if end.store < want.store {
+		return fmt.Errorf("%w: the last %d changes to sessions cannot be read: %w", ErrCorrupt, want.store-end.store, errEndMissing)
 	}
 	return nil
 }
 
-// endOf returns the newest seq in the database, 0 if the log was not made yet. It
-// returns ErrNewer for a format that it does not know.
-func (l *Pebble) endOf() (uint64, error) {
+// endOf returns where the database ends, the zero head if the log was not made
+// yet. It returns ErrNewer for a format that it does not know.
+func (l *Pebble) endOf() (head, error) {
 	version, ok, err := l.getUint(keyFormat)
 	if err != nil || !ok {
-		return 0, err
+		return head{}, err
 	}
 	if err := checkVersion(version, formatVersion); err != nil {
-		return 0, err
+		return head{}, err
 	}
 	_, last, err := l.bounds()
-	return last, err
+	if err != nil {
+		return head{}, err
+	}
+	changes, _, err := l.getUint(keyChanges)
+	return head{seq: last, store: changes}, err
 }
 
-var errEndMissing = errors.New("the log ends before messages that were acknowledged; " +
+var errEndMissing = errors.New("the log ends before what was acknowledged; " +
 	"restore the directory from a copy, or give them up with mynah log --repair")
 
 // openReadOnly opens the database for looking only.

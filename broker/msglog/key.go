@@ -20,6 +20,8 @@ const (
 	keyFormat = "meta/format" // version of this key space
 	keyFirst  = "meta/first"  // oldest seq that is kept
 
+	keyChanges = "meta/store" // how many changes were made to the store with sync
+
 	// keyEndOfLost is the last of the seqs that were given up by Repair: no
 	// message has one of them, nor ever will.
 	keyEndOfLost = "meta/lost"

@@ -37,6 +37,8 @@ type Pebble struct {
 	stop   chan struct{}  // closed by Close, ends the background work
 	bg     sync.WaitGroup
 
+	storeMu    sync.Mutex  // guards changes and the order in which they are written
+	changes    uint64      // changes to the store with sync
 	storeDirty atomic.Bool // the store was changed without sync
 }
 
@@ -96,10 +98,8 @@ func (l *Pebble) open() (err error) {
 	if err := l.prepare(); err != nil {
 		return err
 	}
-	if l.head, err = openHead(l.opts.FS, l.dir, l.durable.Load()); err != nil {
-		return fmt.Errorf("write %s: %w", headName, err)
-	}
-	return nil
+	l.head, err = openHead(l.opts.FS, l.dir, head{l.durable.Load(), l.changes})
+	return err
 }
 
 // prepare brings the database into today's format and reads where the log begins
@@ -114,6 +114,9 @@ func (l *Pebble) prepare() error {
 	}
 	l.first.Store(first)
 	l.durable.Store(last)
+	if l.changes, _, err = l.getUint(keyChanges); err != nil {
+		return err
+	}
 	return l.appender.init(l)
 }
 

@@ -36,16 +36,44 @@ func (s store) Apply(ops []Op, sync bool) error {
 			return errors.Join(fmt.Errorf("change sessions: %w", err), b.Close())
 		}
 	}
-	wo := pebble.NoSync
+	var err error
 	if sync && !l.opts.NoSync {
-		wo = pebble.Sync
+		err = l.applyChange(b)
 	} else {
+		err = l.guard(func() error { return l.db.Apply(b, pebble.NoSync) })
 		l.storeDirty.Store(true)
 	}
-	if err := l.guard(func() error { return l.db.Apply(b, wo) }); err != nil {
+	if err != nil {
 		return fmt.Errorf("change sessions: %w", err)
 	}
 	return b.Close()
+}
+
+// applyChange makes a change to the store durable, and counts it so that it is
+// missed if it should not be there after all.
+func (l *Pebble) applyChange(b *pebble.Batch) error {
+	l.storeMu.Lock()
+	n := l.changes + 1
+	err := l.guard(func() error {
+		if err := setUint(b, keyChanges, n); err != nil {
+			return err
+		}
+		return l.db.ApplyNoSyncWait(b, pebble.Sync)
+	})
+	if err == nil {
+		l.changes = n
+	}
+	// Waiting outside, so that changes that are made at once share a sync.
+	l.storeMu.Unlock()
+	if err != nil {
+		return err
+	}
+	return l.guard(func() error {
+		if err := b.SyncWait(); err != nil {
+			return fmt.Errorf("sync: %w", err)
+		}
+		return l.head.raise(head{store: n})
+	})
 }
 
 // syncStore makes durable what was applied without sync.
