@@ -285,6 +285,36 @@ func TestExpiryEndsConnection(t *testing.T) {
 	}
 }
 
+// TestExpiryFollowsClock: a timer that fires before the clock has reached exp, as
+// all do for tokens of more than an hour and after the clock was set back, ends
+// nothing.
+func TestExpiryFollowsClock(t *testing.T) {
+	t.Parallel()
+	var looked, ahead atomic.Int64
+	start := time.Now()
+	ended := make(chan error, 1)
+	b := serve(t, authhook.HookConfig{
+		Now: func() time.Time {
+			looked.Add(1)
+			return start.Add(time.Duration(ahead.Load()))
+		},
+		End: func(_ *mqtt.Client, _ *authhook.Identity, reason error) { ended <- reason },
+	}, nil)
+	_, cl := b.connected(t, 4, "c", goodToken(authhook.TokenClaims{Subject: "alice"}), nil)
+	b.hook.SetIdentity(cl, &authhook.Identity{Subject: "alice", Expires: start.Add(20 * time.Millisecond)})
+	before := looked.Load()
+	eventually(t, "timer fired a few times", func() bool { return looked.Load() > before+3 })
+	select {
+	case <-ended:
+		t.Fatal("ended before its time")
+	default:
+	}
+	ahead.Store(int64(time.Second))
+	if reason := <-ended; !errors.Is(reason, authhook.ErrExpired) {
+		t.Errorf("ended for %v", reason)
+	}
+}
+
 // TestRenew: a fresh token of the same holder keeps the connection, any other
 // token changes nothing.
 func TestRenew(t *testing.T) {
