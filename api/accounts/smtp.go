@@ -42,6 +42,7 @@ func NewSMTP(address string) (*SMTP, error) {
 	}
 	s := &SMTP{host: u.Hostname(), from: from, opts: []gomail.Option{gomail.WithTimeout(sendLimit)}}
 	port := u.Port()
+	mayBeClear := false // TLS is not demanded
 	switch u.Scheme {
 	case "smtps":
 		s.opts = append(s.opts, gomail.WithSSL())
@@ -60,6 +61,7 @@ func NewSMTP(address string) (*SMTP, error) {
 		default:
 			return nil, bad("tls can only be off")
 		}
+		mayBeClear = policy != gomail.TLSMandatory
 		s.opts = append(s.opts, gomail.WithTLSPolicy(policy))
 		if port == "" {
 			port = "587"
@@ -73,7 +75,13 @@ func NewSMTP(address string) (*SMTP, error) {
 	}
 	s.opts = append(s.opts, gomail.WithPort(n))
 	if password, ok := u.User.Password(); ok {
-		s.opts = append(s.opts, gomail.WithSMTPAuth(gomail.SMTPAuthAutoDiscover),
+		auth := gomail.SMTPAuthAutoDiscover
+		if mayBeClear {
+			// The strongest way is chosen under TLS only; where there may be
+			// none, by the operator's word, the common one.
+			auth = gomail.SMTPAuthPlainNoEnc
+		}
+		s.opts = append(s.opts, gomail.WithSMTPAuth(auth),
 			gomail.WithUsername(u.User.Username()), gomail.WithPassword(password))
 	}
 	return s, nil
