@@ -186,6 +186,22 @@ func TestMochiTakesOverlongLengths(t *testing.T) {
 	mustRead(t, conn, pingresp)
 }
 
+// Tells if a framer had to bound the size of packets too: Mochi's own bound
+// refuses the largest lengths there are, before it allocates for them.
+func TestMochiBoundsPackets(t *testing.T) {
+	t.Parallel()
+	mochi := newMochi(t)
+	mochi.Options.Capabilities.MaximumPacketSize = 1000
+	l := startTCP(t, listener.TCPConfig{Guard: listener.Guard{Handler: mochiHandler(mochi)}})
+	for _, packet := range [][]byte{{0x30, 0xff, 0xff, 0xff, 0x7f}, header(0x30, 1001), header(0x82, 1001)} {
+		conn := dial(t, l.Addr())
+		mustWrite(t, conn, connect(4, "", 60))
+		mustRead(t, conn, connack)
+		mustWrite(t, conn, packet)
+		mustEnd(t, conn)
+	}
+}
+
 // Guards against one client ending the broker: Mochi panics on a truncated MQTT
 // 5 SUBSCRIBE. Everybody else goes on, the session can be cleaned up, and the
 // log has the stack once and no payload.

@@ -153,7 +153,7 @@ func TestStopLeavesNothing(t *testing.T) {
 
 	// StopAccepting leaves the connections alone.
 	l.StopAccepting()
-	if _, err := net.DialTimeout("tcp", l.Addr().String(), time.Second); err == nil {
+	if _, err := new(net.Dialer).DialContext(t.Context(), "tcp", l.Addr().String()); err == nil {
 		t.Error("a connection was accepted after StopAccepting")
 	}
 	mustWrite(t, ready, pingreq)

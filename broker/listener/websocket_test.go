@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -537,16 +538,15 @@ func TestWebSocketDeadlines(t *testing.T) {
 // Guards against a Close or a Stop that waits for a peer that does not read.
 func TestCloseEndsABlockedWrite(t *testing.T) {
 	t.Parallel()
+	var written atomic.Int64
 	blocked := make(chan *listener.Conn, 1)
 	failed := make(chan error, 1)
 	_, url := startWS(t, listener.WSConfig{PingInterval: -1, Guard: listener.Guard{Handler: func(_ string, c *listener.Conn) error {
 		go func() {
-			p := make([]byte, 60_000)
-			for i := 0; ; i++ {
-				if i == 1 {
-					blocked <- c
-				}
-				if _, err := c.Write(p); err != nil {
+			blocked <- c
+			for p := make([]byte, 60_000); ; {
+				n, err := c.Write(p)
+				if written.Add(int64(n)); err != nil {
 					failed <- err
 					return
 				}
@@ -562,6 +562,13 @@ func TestCloseEndsABlockedWrite(t *testing.T) {
 	c := dialWS(t, url, nil)
 	sendWS(t, c, connect(4, "abc", 0))
 	conn := <-blocked
+	last, since := int64(0), time.Now()
+	eventually(t, "the socket takes no more", func() bool {
+		if n := written.Load(); n != last {
+			last, since = n, time.Now()
+		}
+		return last > 0 && time.Since(since) > 200*time.Millisecond
+	})
 	start := time.Now()
 	_ = conn.Close()
 	if took := time.Since(start); took > time.Second {
@@ -706,7 +713,8 @@ func TestWebSocketPanic(t *testing.T) {
 func TestReadAfterTheEnd(t *testing.T) {
 	t.Parallel()
 	done := make(chan struct{})
-	_, url := startWS(t, listener.WSConfig{Guard: listener.Guard{Handler: func(_ string, c *listener.Conn) error {
+	m := listener.NewMetrics()
+	_, url := startWS(t, listener.WSConfig{Guard: listener.Guard{Metrics: m, Handler: func(_ string, c *listener.Conn) error {
 		defer close(done)
 		p := make([]byte, 100)
 		for ends := 0; ends < 2000; {
@@ -722,4 +730,8 @@ func TestReadAfterTheEnd(t *testing.T) {
 	sendWS(t, c, connect(4, "abc", 0))
 	_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Second))
 	<-done
+	eventually(t, "the connection is gone", func() bool { return count(t, m, "open") == 0 })
+	if n := count(t, m, "panics_total"); n > 0 {
+		t.Error("reading on panicked")
+	}
 }
