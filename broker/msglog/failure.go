@@ -97,13 +97,16 @@ func (p pebbleLogger) Fatalf(format string, args ...any) {
 
 // listener passes on what operators should know.
 func (l *Pebble) listener() *pebble.EventListener {
+	var damaged sync.Map // files that have been reported
 	return &pebble.EventListener{
 		BackgroundError: func(err error) {
 			l.log.Warn("message log: background work failed and is tried again", "dir", l.dir, "err", err)
 		},
 		// Reads report it to their callers; the rest goes on.
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
-			l.log.Error("message log is damaged", "file", info.Path, "err", info.Details)
+			if _, known := damaged.LoadOrStore(info.Path, true); !known {
+				l.log.Error("message log is damaged", "file", info.Path, "err", info.Details)
+			}
 		},
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
 			l.log.Warn("message log: writing waits for the disk", "reason", info.Reason)

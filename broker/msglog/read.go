@@ -62,7 +62,7 @@ func (l *Pebble) Read(ctx context.Context, after, upto uint64, fn func(*Record) 
 		after = to
 	}
 	if err := it.Error(); err != nil {
-		return l.unreadable(err, after, upto)
+		return unreadable(it, after, upto, "", func(seq uint64) []byte { return blockKey(nil, seq) })
 	}
 	if after < upto && !l.trimmed(upto) {
 		return &CorruptError{First: after + 1, Last: upto, Err: errMissing}
@@ -106,9 +106,10 @@ func (l *Pebble) ReadTopic(ctx context.Context, topic string, after, upto uint64
 		if err != nil || !more {
 			return err
 		}
+		after = last
 	}
 	if err := it.Error(); err != nil {
-		return fmt.Errorf("read topic: %w", err)
+		return unreadable(it, after, upto, topic, func(seq uint64) []byte { return postingKey(nil, topic, seq) })
 	}
 	return nil
 }
@@ -182,10 +183,41 @@ func (l *Pebble) check(ctx context.Context) error {
 	}
 }
 
-// unreadable says which messages an error of the database concerns.
-func (l *Pebble) unreadable(err error, after, upto uint64) error {
-	return &CorruptError{First: after + 1, Last: upto, Err: err}
+// unreadable finds out which messages are concerned when the iterator has failed
+// after the given seq: it goes on in steps until it can read again, and then
+// back to where that begins.
+func unreadable(it *pebble.Iterator, after, upto uint64, topic string, key func(seq uint64) []byte) error {
+	cause := it.Error()
+	readable := func(seq uint64) bool {
+		if !it.SeekGE(key(seq)) {
+			return it.Error() == nil
+		}
+		_, err := it.ValueAndErr()
+		return err == nil
+	}
+	bad, step := after+1, uint64(1)
+	good := bad
+	for !readable(good) {
+		bad = good
+		if good > upto {
+			break
+		}
+		good += step
+		step = min(2*step, unreadableStep)
+	}
+	for bad+1 < good {
+		if mid := bad + (good-bad)/2; readable(mid) {
+			good = mid
+		} else {
+			bad = mid
+		}
+	}
+	return &CorruptError{First: after + 1, Last: max(after+1, min(good-1, upto)), Topic: topic, Err: cause}
 }
+
+// unreadableStep bounds the steps, so that not much that is readable is jumped
+// over between two damaged places.
+const unreadableStep = 1 << 12
 
 // Tail returns the seq of the newest durable message on a delivery topic, 0 for
 // none. A message that was trimmed still counts.

@@ -1,0 +1,247 @@
+package msglog_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"mynah/broker/msglog"
+)
+
+var small = msglog.Options{MemTableBytes: 1 << 20, Ballast: -1, MinFree: 1}
+
+// copyDir copies a log as a SIGKILL would leave it: the process has it open.
+func copyDir(tb testing.TB, from string) string {
+	tb.Helper()
+	to := tb.TempDir()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		tb.Fatal(err)
+	}
+	return to
+}
+
+// newest returns the newest file of the directory with the suffix.
+func newest(tb testing.TB, dir, suffix string) string {
+	tb.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
+	if err != nil || len(files) == 0 {
+		tb.Fatalf("no %s in %s: %v", suffix, dir, err)
+	}
+	return slices.Max(files)
+}
+
+func mustRead(tb testing.TB, file string) []byte {
+	tb.Helper()
+	b, err := os.ReadFile(file) //nolint:gosec // a test's file
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
+func mustWrite(tb testing.TB, file string, b []byte) {
+	tb.Helper()
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// The end of the write-ahead log is cut off or a bit of it flips, where nothing
+// was acknowledged and where it was. In the first case the log opens with all that
+// was acknowledged; in the second it says so, changes nothing, and never opens
+// with something missing. Guards against dropping acknowledged messages in
+// silence, which is what the database does by itself.
+func TestDamagedTail(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := mustOpen(t, dir, small)
+	acked := map[uint64]string{}
+	for i := range 40 {
+		recs := []*msglog.Record{testRecord(i, 0), testRecord(i, 1), testRecord(i, 2)}
+		mustAppend(t, l, recs...)
+		for _, r := range recs {
+			acked[r.Seq] = r.Mid
+		}
+	}
+	head := mustRead(t, filepath.Join(dir, "HEAD"))
+	ackedSize := len(mustRead(t, newest(t, dir, ".log")))
+	for i := 40; i < 60; i++ {
+		mustAppend(t, l, testRecord(i, 0), testRecord(i, 1))
+	}
+	killed := copyDir(t, dir)
+	mustClose(t, l)
+	// As if the last twenty batches had not been acknowledged yet.
+	mustWrite(t, filepath.Join(killed, "HEAD"), head)
+	wal := newest(t, killed, ".log")
+	whole := mustRead(t, wal)
+	if len(whole) <= ackedSize {
+		t.Fatalf("write-ahead log of %d bytes, %d of them acknowledged", len(whole), ackedSize)
+	}
+	wal = filepath.Base(wal)
+
+	refused := 0
+	try := func(t *testing.T, damaged []byte, mayRefuse bool) {
+		t.Helper()
+		d := copyDir(t, killed)
+		mustWrite(t, filepath.Join(d, wal), damaged)
+		l, err := msglog.Open(d, small)
+		if err == nil {
+			checkAcked(t, l, acked, 0)
+			mustClose(t, l)
+			return
+		}
+		if !mayRefuse || !errors.Is(err, msglog.ErrCorrupt) {
+			t.Fatalf("open: %v", err)
+		}
+		refused++
+		// Nothing was changed: with the bytes as they were it opens.
+		mustWrite(t, filepath.Join(d, wal), whole)
+		l = mustOpen(t, d, small)
+		checkAcked(t, l, acked, 0)
+		mustClose(t, l)
+	}
+	for size := ackedSize; size <= len(whole); size += max(1, (len(whole)-ackedSize)/25) {
+		try(t, whole[:size], false)
+	}
+	for at := ackedSize; at < len(whole); at += max(1, (len(whole)-ackedSize)/25) {
+		try(t, flip(whole, at), false)
+	}
+	if refused != 0 {
+		t.Fatal("damage where nothing was acknowledged was refused")
+	}
+	for size := 0; size < ackedSize; size += ackedSize / 15 {
+		try(t, whole[:size], true)
+	}
+	for at := 7; at < ackedSize; at += ackedSize / 25 {
+		try(t, flip(whole, at), true)
+	}
+	if refused < 30 {
+		t.Fatalf("damage to what was acknowledged was refused %d times only", refused)
+	}
+}
+
+func flip(b []byte, at int) []byte {
+	b = slices.Clone(b)
+	b[at] ^= 0x10
+	return b
+}
+
+// Changes to the store are acknowledged, too.
+func TestDamagedTailOfStore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := mustOpen(t, dir, small)
+	mustAppend(t, l, testRecord(0, 0))
+	for i := range 10 {
+		if err := l.Sessions().Apply([]msglog.Op{{Key: "k", Value: fmt.Append(nil, i)}}, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	killed := copyDir(t, dir)
+	mustClose(t, l)
+	wal := newest(t, killed, ".log")
+	whole := mustRead(t, wal)
+	mustWrite(t, wal, whole[:len(whole)-3])
+	if _, err := msglog.Open(killed, small); !errors.Is(err, msglog.ErrCorrupt) {
+		t.Fatalf("opened without an acknowledged change to the store: %v", err)
+	}
+}
+
+// A bit flips in a file that was written long ago. Reading says which messages
+// are concerned, and the rest is readable. Guards against a silent skip and
+// against giving up the whole log for one bad sector.
+func TestDamagedTable(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := mustOpen(t, dir, small)
+	var all []*msglog.Record
+	for i := range 400 {
+		recs := make([]*msglog.Record, 100)
+		for j := range recs {
+			recs[j] = testRecord(i, j)
+			recs[j].Tail = []byte(strings.Repeat("x", 100))
+		}
+		mustAppend(t, l, recs...)
+		all = append(all, recs...)
+	}
+	mustClose(t, l)
+	// The largest table holds messages for the most part.
+	files, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("tables: %v, %v", files, err)
+	}
+	found := false
+	for _, f := range files {
+		whole := mustRead(t, f)
+		if len(whole) < 200_000 {
+			continue
+		}
+		mustWrite(t, f, flip(whole, len(whole)/2))
+		found = checkDamaged(t, dir, all) || found
+		mustWrite(t, f, whole)
+	}
+	if !found {
+		t.Fatal("no damage concerned a message")
+	}
+}
+
+// checkDamaged reads a log in which something is damaged and reports whether
+// messages were concerned.
+func checkDamaged(t *testing.T, dir string, all []*msglog.Record) bool {
+	t.Helper()
+	l := mustOpen(t, dir, small)
+	defer mustClose(t, l)
+	lost := 0
+	for _, topic := range []string{"", "group/1", "group/3"} {
+		var want []*msglog.Record
+		for _, r := range all {
+			if topic == "" || r.To == topic {
+				want = append(want, r)
+			}
+		}
+		next, after, errs := 0, uint64(0), 0
+		for {
+			fn := func(r *msglog.Record) bool {
+				if r.Seq != want[next].Seq || r.Mid != want[next].Mid {
+					t.Fatalf("%q: message %d, want %d: a silent skip", topic, r.Seq, want[next].Seq)
+				}
+				next++
+				return true
+			}
+			var err error
+			if topic == "" {
+				err = l.Read(context.Background(), after, 1<<60, fn)
+			} else {
+				err = l.ReadTopic(context.Background(), topic, after, 1<<60, fn)
+			}
+			if err == nil {
+				break
+			}
+			var corrupt *msglog.CorruptError
+			if !errors.As(err, &corrupt) || !errors.Is(err, msglog.ErrCorrupt) {
+				t.Fatalf("%q: %v", topic, err)
+			}
+			if corrupt.Last < corrupt.First || corrupt.First <= after || errs > 1000 {
+				t.Fatalf("%q: after %d: %v", topic, after, err)
+			}
+			errs++
+			for next < len(want) && want[next].Seq <= corrupt.Last {
+				next++
+				lost++
+			}
+			after = corrupt.Last
+		}
+		if next != len(want) {
+			t.Fatalf("%q: %d messages of %d read or reported", topic, next, len(want))
+		}
+	}
+	if lost > 3000 {
+		t.Fatalf("%d messages are unreadable because of one bit", lost)
+	}
+	return lost > 0
+}
