@@ -51,7 +51,7 @@ func ParseEnvelope(b []byte) (Envelope, error) {
 		Prev: r.number(fieldPrev),
 		From: r.text(fieldFrom),
 		To:   r.text(fieldTo),
-		TS:   int64(r.number(fieldTS)),
+		TS:   int64(min(r.number(fieldTS), maxInt)),
 		Type: r.text(fieldType),
 		Mid:  r.text(fieldMid),
 	}

@@ -253,7 +253,10 @@ func (s *scanner) text(v span) ([]byte, bool) {
 // without fraction and exponent.
 func (s *scanner) positive(v span) (int64, bool) {
 	n, ok := natural(v.of(s.b))
-	return int64(n), ok && n > 0 && n <= maxInt
+	if !ok || n == 0 || n > maxInt {
+		return 0, false
+	}
+	return int64(n), true
 }
 
 // natural reads decimal digits; 19 of them fit.

@@ -29,8 +29,10 @@ func TestParseTail(t *testing.T) {
 		{`{"a":1,"seq":{"b":[","]},"c":2,"fr\u006fm":"eve","d":3,"body":4}`, `"type":"text","a":1,"c":2,"d":3,"body":4}`},
 		{`{"From":"eve","body":1}`, `"type":"text","From":"eve","body":1}`},
 		{`{"mid":"m","expires":5,"body":1}`, `"type":"text","mid":"m","expires":5,"body":1}`},
-		{"\t{ \"body\" : [ 1 ,\n\"a  \\\" b\" , { \"c\" : { } , \"d\" : [ ] } ] , \"to\" : 1 , \"x\" : true }\r\n",
-			`"type":"text","body":[1,"a  \" b",{"c":{},"d":[]}],"x":true}`},
+		{
+			"\t{ \"body\" : [ 1 ,\n\"a  \\\" b\" , { \"c\" : { } , \"d\" : [ ] } ] , \"to\" : 1 , \"x\" : true }\r\n",
+			`"type":"text","body":[1,"a  \" b",{"c":{},"d":[]}],"x":true}`,
+		},
 		// Form 2.
 		{`{}`, `"type":"data","body":{}}`},
 		{`{"type":7,"from":"roof","mid":[],"seq":null}`, `"type":"data","body":{"type":7,"from":"roof","mid":[],"seq":null}}`},
