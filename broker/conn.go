@@ -91,6 +91,7 @@ func (b *Broker) serve(door string, raw *listener.Conn) error {
 	defer b.connected.Add(-1)
 	// Mochi does not call OnDisconnect for a client that fails before its CONNACK,
 	// and not when it panics.
+	defer c.Flush()
 	defer b.finish(c)
 	return b.mochi.EstablishConnection(door, c)
 }

@@ -59,17 +59,20 @@ type Conn struct {
 	readDeadline int64 // unix nanoseconds last set; used by the reading goroutine only
 
 	mu      sync.Mutex
-	buf     *buffer // frames that wait; nil if none
-	flight  int     // bytes handed to the socket and not yet taken by it
-	writing bool    // a writer goroutine is running
-	starved bool    // frames were refused since the last onDrain
-	closing bool    // Close was called: write what is there, take nothing more
-	err     error   // why the connection is broken
+	buf     *buffer   // frames that wait; nil if none
+	flight  int       // bytes handed to the socket and not yet taken by it
+	writing bool      // a writer goroutine is running
+	starved bool      // frames were refused since the last onDrain
+	closing bool      // Close was called: write what is there, take nothing more
+	written sync.Cond // writing has become false; on mu
+	err     error     // why the connection is broken
 }
 
 // NewConn wraps a client's connection.
 func NewConn(raw net.Conn, limits *OutboxLimits) *Conn {
-	return &Conn{Conn: raw, limits: limits}
+	c := &Conn{Conn: raw, limits: limits}
+	c.written.L = &c.mu
+	return c
 }
 
 // Write takes one or more whole packets from Mochi. A QoS 0 PUBLISH is dropped when
@@ -262,11 +265,23 @@ func (c *Conn) writeOut() {
 			}
 		}
 	}
-	c.writing = false
-	closing := c.closing
-	c.mu.Unlock()
-	if closing {
+	if c.closing {
 		_ = c.Conn.Close()
+	}
+	c.writing = false
+	c.written.Broadcast()
+	c.mu.Unlock()
+}
+
+// Flush closes the connection and waits until what was waiting has been written or
+// given up. Whoever owns the connection calls it before letting go of it: a CONNACK
+// that refuses, or a DISCONNECT, is still on its way when Mochi is done with a client.
+func (c *Conn) Flush() {
+	_ = c.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.writing {
+		c.written.Wait()
 	}
 }
 
