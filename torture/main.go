@@ -147,9 +147,9 @@ func (w *world) judge(out io.Writer) error {
 	for _, d := range r.Details {
 		w.say("FOUND %s", d)
 	}
-	w.say("sent=%d received=%d redelivered=%d odd=%d immediate=%d stalls=%d delays=%d full=%d tails=%d tails_skipped=%d sessions_kept=%v",
+	w.say("sent=%d received=%d redelivered=%d odd=%d immediate=%d stalls=%d delays=%d full=%d tails=%d tails_refused=%d tails_skipped=%d sessions_kept=%v",
 		sent, r.Received, r.Redelivered, r.Odd, w.count.immediate.Load(), w.count.stalls.Load(), w.count.delays.Load(),
-		w.count.full.Load(), w.count.tails.Load(), w.count.skipped.Load(), w.count.lostSessions.Load() == 0)
+		w.count.full.Load(), w.count.tails.Load(), w.count.refused.Load(), w.count.skipped.Load(), w.count.lostSessions.Load() == 0)
 	cuts := 0
 	for _, l := range w.links() {
 		cuts += l.Cuts()

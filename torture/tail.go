@@ -14,15 +14,19 @@ import (
 )
 
 // damageTail kills the broker and damages the end of its newest log file, but
-// only bytes about which nobody was ever told anything: when all is quiet the
-// file is remembered; then nothing that the broker says is let through any more;
-// then messages are sent, and when they have reached the file the broker is
-// killed. What differs from what was remembered came after the silence began. No
-// acknowledgement of it has reached anybody, neither publisher nor subscriber nor
-// archiver, and what was held back is thrown away.
+// only bytes about which nobody was ever told anything: when all is quiet,
+// nothing that the broker says is let through any more; then the file is
+// remembered; then messages are sent, and as soon as they have reached the file
+// the broker is killed. What differs from what was remembered came after the
+// silence began. No acknowledgement of it has reached anybody, neither publisher
+// nor subscriber nor archiver, and what was held back is thrown away.
 //
 // The damage is what a crash of the machine does to bytes that were not synced:
-// they are missing from some place on, or the last of them are garbage.
+// they are missing from some place on, or the last of them are garbage. The
+// broker must start and have everything else. There is one exception: it may
+// have synced those bytes already and have said so to somebody who did not hear
+// it. Then it is right to refuse a log that lacks them, if it says why; the bytes
+// are put back and it must start.
 func damageTail(ctx context.Context, w *world, p *people, rnd *rand.Rand) string {
 	w.quiet.Lock() // waits until all other faults have ended
 	defer w.quiet.Unlock()
@@ -47,18 +51,21 @@ func damageTail(ctx context.Context, w *world, p *people, rnd *rand.Rand) string
 	deadline := time.Now().Add(3 * time.Second)
 	grown := false
 	for !grown && time.Now().Before(deadline) {
-		time.Sleep(2 * time.Millisecond)
-		now, err := newestLog(w.data)
-		grown = err == nil && (now.path != before.path || !bytes.Equal(now.bytes, before.bytes))
+		// Without a pause: what was written is to be found before it is synced.
+		info, err := os.Stat(before.path)
+		grown = err != nil || info.Size() != int64(len(before.bytes))
 	}
-	time.Sleep(between(rnd, 0, 60*time.Millisecond))
+	if rnd.IntN(3) == 0 {
+		time.Sleep(between(rnd, 0, 60*time.Millisecond)) // several writes
+	}
 	if err := w.broker.proc.Signal(syscall.SIGKILL); err != nil {
 		w.ledger.Odd("%v", err)
 	}
 	<-w.broker.proc.Done()
 	w.count.kills.Add(1)
 	what := "nothing new in the file"
-	if after, err := newestLog(w.data); err == nil && grown {
+	var after *logFile
+	if after, err = newestLog(w.data); err == nil && grown {
 		from := 0
 		if after.path == before.path {
 			from = firstDifference(before.bytes, after.bytes)
@@ -76,10 +83,31 @@ func damageTail(ctx context.Context, w *world, p *people, rnd *rand.Rand) string
 	for _, r := range release {
 		r()
 	}
-	if err := w.broker.start(); err != nil {
-		w.say("%v", err)
+	return "killed broker, log tail: " + what + w.startDamaged(after)
+}
+
+// startDamaged starts the broker after its log was damaged.
+func (w *world) startDamaged(log *logFile) string {
+	r, outcome := w.broker, ""
+	proc, err := r.launch()
+	if err != nil && log != nil && strings.Contains(err.Error(), "acknowledged") {
+		outcome = "; refused, for it had been synced and acknowledged to nobody's ears, and put back"
+		w.count.refused.Add(1)
+		if err := os.WriteFile(log.path, log.bytes, 0o600); err != nil {
+			w.ledger.Odd("restore the log's tail: %v", err)
+		}
+		proc, err = r.launch()
 	}
-	return "killed broker, log tail: " + what
+	if proc != nil {
+		r.proc = proc
+	}
+	if err != nil {
+		w.ledger.Odd("the broker does not start after its log's tail was damaged: %v", err)
+		if err := r.start(); err != nil {
+			w.say("%v", err)
+		}
+	}
+	return outcome
 }
 
 // logFile is a write-ahead log file and what is in it.
@@ -138,7 +166,7 @@ func damage(f *logFile, from int, rnd *rand.Rand) (string, error) {
 	if fresh <= 0 {
 		kind = 3 // there is nothing new in it: only more can come
 	}
-	b := f.bytes
+	b := bytes.Clone(f.bytes)
 	what := ""
 	switch kind {
 	case 0:

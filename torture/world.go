@@ -48,7 +48,7 @@ type world struct {
 	ending   atomic.Bool
 
 	count struct {
-		kills, stops, immediate, stalls, delays, full, tails, skipped, lostSessions atomic.Int64
+		kills, stops, immediate, stalls, delays, full, tails, refused, skipped, lostSessions atomic.Int64
 	}
 
 	outMu   sync.Mutex // guards out and logFile

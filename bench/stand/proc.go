@@ -241,8 +241,8 @@ func (p *Proc) Tail() string {
 	if err != nil {
 		return "no log"
 	}
-	if len(b) > 1500 {
-		b = b[len(b)-1500:]
+	if len(b) > 700 {
+		b = b[len(b)-700:]
 	}
 	return strings.TrimSpace(string(b))
 }
