@@ -24,6 +24,7 @@ import (
 //	keeper  flocked by the keeper for as long as it lives
 //	url     the server's address
 //	pg-N    the server's files
+//	private-N, made-H   those of private servers, and what they are copied from
 //
 // Locks are the kernel's: they go with their process, however it ends. Order:
 // mutex before users before keeper.

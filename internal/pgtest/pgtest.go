@@ -13,11 +13,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"mynah/internal/postgres"
 	"mynah/schema"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -102,19 +105,11 @@ var migrated = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	hash := sha256.New()
-	err = fs.WalkDir(schema.Migrations(), ".", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		text, err := fs.ReadFile(schema.Migrations(), path)
-		fmt.Fprintf(hash, "%s %d\n%s", path, len(text), text)
-		return err
-	})
+	hash, err := migrationsHash()
 	if err != nil {
-		return "", fmt.Errorf("read the migrations: %w", err)
+		return "", err
 	}
-	name := "migrated_" + hex.EncodeToString(hash.Sum(nil)[:8])
+	name := "migrated_" + hash
 
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -150,6 +145,23 @@ var migrated = sync.OnceValues(func() (string, error) {
 		}
 	}
 })
+
+// migrationsHash names a state of the migrations.
+func migrationsHash() (string, error) {
+	hash := sha256.New()
+	err := fs.WalkDir(schema.Migrations(), ".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text, err := fs.ReadFile(schema.Migrations(), path)
+		fmt.Fprintf(hash, "%s %d\n%s", path, len(text), text)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("read the migrations: %w", err)
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:8]), nil
+}
 
 // settings are what the servers of tests run with: fast, and with room for many
 // parallel tests.
@@ -190,13 +202,48 @@ func NewServer(tb testing.TB, overrides ...string) *Server {
 			tb.Errorf("pgtest: %v", err)
 		}
 	})
-	s := &Server{tb: tb, server: postgres.New(postgres.Config{Dir: dir + "/pg", Settings: all, NoRestart: true})}
-	s.Start()
-	tb.Cleanup(func() { s.Stop(syscall.SIGQUIT) })
-	if err := schema.Migrate(context.Background(), s.URL()); err != nil {
+	if err := copyMigrated(dir); err != nil {
 		tb.Fatalf("pgtest: %v", err)
 	}
+	s := &Server{tb: tb, server: postgres.New(postgres.Config{Dir: filepath.Join(dir, "pg"), Settings: all, NoRestart: true})}
+	s.Start()
+	tb.Cleanup(func() { s.Stop(syscall.SIGQUIT) })
 	return s
+}
+
+// copyMigrated makes dir/pg a migrated server's folder. Such a folder is made once
+// a run, which takes ten times as long as to copy it.
+func copyMigrated(dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	hash, err := migrationsHash()
+	if err != nil {
+		return err
+	}
+	made := filepath.Join(home(), "made-"+hash)
+	mutex, err := lock("mutex", syscall.LOCK_EX) // one process makes it, the others wait
+	if err != nil {
+		return err
+	}
+	defer func() { _ = mutex.Close() }()
+	if _, err := os.Stat(made); err != nil {
+		unfinished, err := os.MkdirTemp(home(), "private-")
+		if err != nil {
+			return err
+		}
+		server := postgres.New(postgres.Config{Dir: filepath.Join(unfinished, "pg"), Settings: settings()})
+		if err := server.Start(ctx); err != nil {
+			return err
+		}
+		if err := errors.Join(schema.Migrate(ctx, server.URL()), server.Stop(ctx)); err != nil {
+			return err
+		}
+		if err := os.Rename(unfinished, made); err != nil {
+			return err
+		}
+	}
+	// cp keeps the owner, who may not be us.
+	return exec.CommandContext(ctx, "cp", "-a", filepath.Join(made, "pg"), dir).Run()
 }
 
 // URL returns the address of the server's database. It stays the same.

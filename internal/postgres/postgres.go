@@ -148,7 +148,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	}
 	if clusterMajor(s.data) == "" {
 		s.log.InfoContext(ctx, "making a private PostgreSQL", "folder", s.data, "version", bins.major)
-		if err := initdb(ctx, bins, runAs, dir); err != nil {
+		if err := initdb(ctx, bins, runAs, dir, s.cfg.Settings["fsync"] != "off"); err != nil {
 			return err
 		}
 	}

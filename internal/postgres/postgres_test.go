@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 }
 
 func config(dir string) postgres.Config {
-	return postgres.Config{Dir: dir, Settings: map[string]string{"shared_buffers": "16MB"}}
+	return postgres.Config{Dir: dir, Settings: map[string]string{"shared_buffers": "16MB", "fsync": "off"}}
 }
 
 func mustStart(t *testing.T, server *postgres.Server) {
@@ -79,7 +79,7 @@ func mustQuery[T any](t *testing.T, address, sql string) T {
 func TestStartStopStart(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "postgres")
-	server := postgres.New(config(dir))
+	server := postgres.New(postgres.Config{Dir: dir})
 	mustStart(t, server)
 	if err := server.Start(t.Context()); err != nil {
 		t.Errorf("start again: %v", err)

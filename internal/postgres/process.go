@@ -243,7 +243,9 @@ func (p *process) kill(log *slog.Logger) {
 
 // initdb makes the cluster dir/data. It is made beside and renamed when it is
 // whole, so that being killed meanwhile leaves nothing half made.
-func initdb(ctx context.Context, bins binaries, runAs owner, dir string) error {
+//
+// With durable unset the files are left to the operating system to write.
+func initdb(ctx context.Context, bins binaries, runAs owner, dir string, durable bool) error {
 	unfinished := filepath.Join(dir, "data.unfinished")
 	if err := os.RemoveAll(unfinished); err != nil {
 		return fmt.Errorf("remove an unfinished cluster: %w", err)
@@ -259,6 +261,9 @@ func initdb(ctx context.Context, bins binaries, runAs owner, dir string) error {
 		"--username=" + Role, "--encoding=UTF8", locale, "--data-checksums", "--no-instructions",
 		// Whoever can open the socket is let in: that is the owner, and root.
 		"--auth-local=trust", "--auth-host=reject",
+	}
+	if !durable {
+		args = append(args, "--no-sync")
 	}
 	proc, err := launch(bins.path("initdb"), args, runAs, unfinished, slog.New(slog.DiscardHandler))
 	if err != nil {
