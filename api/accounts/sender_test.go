@@ -126,7 +126,7 @@ func TestSMTP(t *testing.T) {
 	}
 	server.mu.Lock()
 	defer server.mu.Unlock()
-	for _, part := range []string{"123456", "anna@example.com", "chat@example.com", "Subject: "} {
+	for _, part := range []string{"123456", "anna@example.com", "chat@example.com", "Subject:"} {
 		if !strings.Contains(server.mail, part) {
 			t.Errorf("the mail lacks %q:\n%s", part, server.mail)
 		}

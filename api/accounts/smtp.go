@@ -96,7 +96,7 @@ var subjects = map[string]string{
 
 // Send sends the code by mail. A permanent refusal (5xx) wraps ErrUndeliverable.
 func (s *SMTP) Send(ctx context.Context, code Code) error {
-	m := gomail.NewMsg()
+	m := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	if err := m.From(s.from); err != nil {
 		return fmt.Errorf("mail: sender: %w", err)
 	}
