@@ -116,26 +116,26 @@ type client struct {
 }
 
 // dial opens a connection to the broker.
-func (b *broker) dial(t testing.TB, version byte) *client {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+func (b *broker) dial(tb testing.TB, version byte) *client {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 10*time.Second)
 	defer cancel()
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", b.addr)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.Close() }) // also closed by tests
-	return &client{t: t, c: c, r: bufio.NewReader(c), version: version}
+	tb.Cleanup(func() { _ = c.Close() }) // also closed by tests
+	return &client{t: tb, c: c, r: bufio.NewReader(c), version: version}
 }
 
 // connect dials, sends CONNECT and returns the CONNACK.
-func (b *broker) connect(t testing.TB, version byte, clientID, token string, change func(*packets.Packet)) (*client, packets.Packet) {
-	t.Helper()
-	c := b.dial(t, version)
+func (b *broker) connect(tb testing.TB, version byte, clientID, token string, change func(*packets.Packet)) (*client, packets.Packet) {
+	tb.Helper()
+	c := b.dial(tb, version)
 	pk := packets.Packet{
 		FixedHeader:     packets.FixedHeader{Type: packets.Connect},
 		ProtocolVersion: version,
@@ -156,17 +156,17 @@ func (b *broker) connect(t testing.TB, version byte, clientID, token string, cha
 
 // connected is connect for those who are let in; it also returns the broker's
 // side of it.
-func (b *broker) connected(t testing.TB, version byte, clientID, token string, change func(*packets.Packet)) (*client, *mqtt.Client) {
-	t.Helper()
-	c, ack := b.connect(t, version, clientID, token, change)
+func (b *broker) connected(tb testing.TB, version byte, clientID, token string, change func(*packets.Packet)) (*client, *mqtt.Client) {
+	tb.Helper()
+	c, ack := b.connect(tb, version, clientID, token, change)
 	if ack.ReasonCode != 0 {
-		t.Fatalf("refused: 0x%02x %s", ack.ReasonCode, ack.Properties.ReasonString)
+		tb.Fatalf("refused: 0x%02x %s", ack.ReasonCode, ack.Properties.ReasonString)
 	}
 	select {
 	case cl := <-b.events.sessions:
 		return c, cl
 	case <-time.After(10 * time.Second):
-		t.Fatal("no session was established")
+		tb.Fatal("no session was established")
 		return nil, nil
 	}
 }

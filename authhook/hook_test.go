@@ -305,8 +305,8 @@ func TestExpiryFollowsClock(t *testing.T) {
 	before := looked.Load()
 	eventually(t, "timer fired a few times", func() bool { return looked.Load() > before+3 })
 	select {
-	case <-ended:
-		t.Fatal("ended before its time")
+	case reason := <-ended:
+		t.Fatalf("ended before its time: %v", reason)
 	default:
 	}
 	ahead.Store(int64(time.Second))

@@ -50,7 +50,8 @@ type KeyBinder interface {
 	// Bind is called when the key kid of this source has signed a token that
 	// says id. It returns an error if the key may not sign for that subject,
 	// and replaces what the holder must not say of itself: its role, groups
-	// and filters. It must leave the subject as it is.
+	// and filters. Verify refuses the token if the subject is another one
+	// afterwards or the rest breaks a rule for claims.
 	Bind(ctx context.Context, kid string, id *Identity) error
 }
 

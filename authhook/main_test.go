@@ -12,6 +12,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"math/big"
 	"sync"
 	"testing"
@@ -31,7 +32,7 @@ var secret = []byte("0123456789abcdef0123456789abcdef")
 // Keys are made once: RSA takes its time.
 var (
 	rsaKey   = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
-	shortRSA = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 1024)) })
+	shortRSA = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 1024)) }) //nolint:gosec // G403: it is to be refused
 	ecKey    = sync.OnceValue(func() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) })
 	ec384Key = sync.OnceValue(func() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)) })
 	edKey    = sync.OnceValue(newEd)
@@ -66,9 +67,7 @@ func jwk(key crypto.PublicKey, more map[string]any) map[string]any {
 	case []byte:
 		m = map[string]any{"kty": "oct", "k": b64(k)}
 	}
-	for name, value := range more {
-		m[name] = value
-	}
+	maps.Copy(m, more)
 	return m
 }
 
@@ -107,20 +106,20 @@ func sign(method jwt.SigningMethod, key any, kid string, c jwt.Claims) string {
 func goodToken(c authhook.TokenClaims) string { return must(authhook.Mint(secret, c)) }
 
 // newVerifier returns a verifier that the test's end closes.
-func newVerifier(t testing.TB, cfg authhook.VerifierConfig) *authhook.Verifier {
-	t.Helper()
+func newVerifier(tb testing.TB, cfg authhook.VerifierConfig) *authhook.Verifier {
+	tb.Helper()
 	v, err := authhook.NewVerifier(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(v.Close)
+	tb.Cleanup(v.Close)
 	return v
 }
 
 // eventually waits until the condition holds and fails after a while.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+func eventually(tb testing.TB, what string, condition func() bool) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 10*time.Second)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -128,7 +127,7 @@ func eventually(t testing.TB, what string, condition func() bool) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("%s: did not happen", what)
+			tb.Fatalf("%s: did not happen", what)
 		}
 	}
 }

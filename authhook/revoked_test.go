@@ -25,7 +25,10 @@ func TestRevoked(t *testing.T) {
 	}
 	hour := now.Add(time.Hour)
 	for _, v := range []authhook.Revocation{
-		{TokenID: "s", Until: hour}, {Session: "t", Until: hour}, {Subject: "bob", Until: hour}, {TokenID: "alice", Until: hour},
+		{TokenID: "s", Until: hour},
+		{Session: "t", Until: hour},
+		{Subject: "bob", Until: hour},
+		{TokenID: "alice", Until: hour},
 		{Subject: "alice", Before: now, Until: hour},
 	} {
 		revoke(v)

@@ -203,14 +203,26 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Identity, error) 
 		return nil, &TokenError{Err: err}
 	}
 	if binder, ok := v.cfg.LocalKeys.(KeyBinder); ok && ownKID != "" {
-		if err := binder.Bind(ctx, ownKID, id); err != nil {
-			return nil, &TokenError{Err: fmt.Errorf("%w: %w", ErrClaims, err)}
+		if err := bind(ctx, binder, ownKID, id); err != nil {
+			return nil, &TokenError{Err: err}
 		}
 	}
 	if err := v.checkClaims(id, claims, ownKID != ""); err != nil {
 		return nil, &TokenError{Subject: id.Subject, Err: err}
 	}
 	return id, nil
+}
+
+// bind lets the key's source say who its holder is.
+func bind(ctx context.Context, binder KeyBinder, kid string, id *Identity) error {
+	said := id.Subject
+	if err := binder.Bind(ctx, kid, id); err != nil {
+		return fmt.Errorf("%w: key %s: %w", ErrClaims, quote(kid), err)
+	}
+	if id.Subject != said {
+		return fmt.Errorf("%w: key %s is another holder's", ErrClaims, quote(kid))
+	}
+	return id.check()
 }
 
 // checkSignature fills the claims and returns nil only if a configured key

@@ -32,21 +32,21 @@ func (l localKeys) PublicKey(_ context.Context, kid string) (crypto.PublicKey, b
 }
 
 // writeJWKS puts a key set into a file and returns its path.
-func writeJWKS(t testing.TB, doc []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "jwks.json")
+func writeJWKS(tb testing.TB, doc []byte) string {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "jwks.json")
 	if err := os.WriteFile(path, doc, 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return path
 }
 
 // everything returns a verifier with all kinds of keys side by side.
-func everything(t testing.TB) *authhook.Verifier {
-	t.Helper()
-	return newVerifier(t, authhook.VerifierConfig{
+func everything(tb testing.TB) *authhook.Verifier {
+	tb.Helper()
+	return newVerifier(tb, authhook.VerifierConfig{
 		Secret: secret,
-		JWKS: []string{writeJWKS(t, jwks(
+		JWKS: []string{writeJWKS(tb, jwks(
 			jwk(&rsaKey().PublicKey, map[string]any{"kid": "rsa"}),
 			jwk(&rsaKey().PublicKey, map[string]any{"kid": "rsa-rs", "alg": "RS256", "use": "sig"}),
 			jwk(&rsaKey().PublicKey, map[string]any{"kid": "rsa-ps", "alg": "PS256", "key_ops": []string{"verify"}}),
@@ -299,6 +299,59 @@ func TestVerifyIssuerAndAudience(t *testing.T) {
 		if _, err := v.Verify(t.Context(), tc.token); !errors.Is(err, tc.want) {
 			t.Errorf("%s: got %v, want %v", tc.name, err, tc.want)
 		}
+	}
+}
+
+// binder is a KeyBinder of fixed keys.
+type binder struct {
+	localKeys
+	bind func(kid string, id *authhook.Identity) error
+}
+
+func (b binder) Bind(_ context.Context, kid string, id *authhook.Identity) error {
+	return b.bind(kid, id)
+}
+
+// TestKeyBinder: a key that is one holder's signs for nobody else, and its holder
+// has the rights that the source says, not those that its token claims.
+func TestKeyBinder(t *testing.T) {
+	t.Parallel()
+	keys := localKeys{"lamp": edKey().Public(), "bad": edKey().Public(), "thief": edKey().Public()}
+	v := newVerifier(t, authhook.VerifierConfig{Secret: secret, LocalKeys: binder{keys, func(kid string, id *authhook.Identity) error {
+		switch kid {
+		case "thief":
+			id.Subject = "bob"
+		case "bad":
+			id.Pub = []string{"a/#/b"}
+		default:
+			if id.Subject != "lamp" {
+				return errors.New("not the holder")
+			}
+			id.Role, id.Groups, id.Pub, id.Sub = authhook.RoleDevice, nil, []string{"lamp/#"}, nil
+		}
+		return nil
+	}}})
+	boast := authhook.TokenClaims{Subject: "lamp", Role: authhook.RoleAdmin, Groups: []string{"all"}, Pub: []string{"#"}, Sub: []string{"#"}}
+	id, err := v.Verify(t.Context(), must(authhook.MintEd25519(edKey(), "lamp", boast)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id.Role != authhook.RoleDevice || id.Groups != nil || !cmp.Equal(id.Pub, []string{"lamp/#"}) || id.Sub != nil {
+		t.Errorf("the token's own claims count: %+v", id)
+	}
+	for name, token := range map[string]string{
+		"another subject":   must(authhook.MintEd25519(edKey(), "lamp", authhook.TokenClaims{Subject: "alice"})),
+		"a changed subject": must(authhook.MintEd25519(edKey(), "thief", authhook.TokenClaims{Subject: "alice"})),
+		"a bad filter":      must(authhook.MintEd25519(edKey(), "bad", authhook.TokenClaims{Subject: "alice"})),
+		"no kid":            sign(jwt.SigningMethodEdDSA, edKey(), "", claims(map[string]any{"sub": "lamp"})),
+	} {
+		if id, err := v.Verify(t.Context(), token); err == nil {
+			t.Errorf("%s: accepted as %+v", name, id)
+		}
+	}
+	// Other sources are not asked about.
+	if id, err := v.Verify(t.Context(), goodToken(boast)); err != nil || id.Role != authhook.RoleAdmin {
+		t.Errorf("a token of the secret: %+v, %v", id, err)
 	}
 }
 
