@@ -246,8 +246,9 @@ func (c *Conn) writeOut() {
 		if c.closing {
 			timeout = closeLinger
 		}
-		c.mu.Unlock()
+		// Under the lock, so that Close cannot be followed by a longer one.
 		_ = c.SetWriteDeadline(time.Now().Add(timeout))
+		c.mu.Unlock()
 		_, err := c.Conn.Write(out.b)
 		c.limits.put(out)
 		c.mu.Lock()
