@@ -62,6 +62,14 @@ func rightsOf(role Role) *rights {
 	return nil
 }
 
+// rights returns the rights of the identity's role, or nil if it has none.
+func (id *Identity) rights() *rights {
+	if id == nil {
+		return nil
+	}
+	return rightsOf(id.Role)
+}
+
 // Refusals are values, made once: the publish path does not allocate for a
 // client that asks for what it may not do.
 var (
@@ -77,8 +85,9 @@ var (
 )
 
 // Policy decides who may do what. Its decisions follow from the identity, the
-// Directory and the table of roles alone; all refusals are *chat.Error. It is
-// safe for concurrent use.
+// Directory and the table of roles alone; all refusals are *chat.Error. A nil
+// identity, as Hook.Identity returns for a client that is gone, may do nothing
+// and is in no group. It is safe for concurrent use.
 type Policy struct {
 	dir Directory
 }
@@ -97,7 +106,7 @@ func (p *Policy) Directory() Directory { return p.dir }
 // CanPublish returns nil if the identity may publish to the topic. A signal is
 // judged like the topic that it belongs to.
 func (p *Policy) CanPublish(ctx context.Context, id *Identity, topic string) error {
-	r := rightsOf(id.Role)
+	r := id.rights()
 	if r == nil {
 		return refusedRole
 	}
@@ -155,7 +164,7 @@ func (p *Policy) CanWill(ctx context.Context, id *Identity, topic string) error 
 // "+/x" and the like are outside the chat: with an acl that covers them they
 // match plain topics, never chat messages and never $SYS.
 func (p *Policy) CanSubscribe(ctx context.Context, id *Identity, filter string) error {
-	r := rightsOf(id.Role)
+	r := id.rights()
 	if r == nil {
 		return refusedSubscribe
 	}
@@ -274,6 +283,9 @@ func (p *Policy) canSee(ctx context.Context, id *Identity, r *rights, filter str
 // Groups returns the ids of all groups that the identity is in, sorted: those of
 // its token, less those it is banned from, and those of the directory.
 func (p *Policy) Groups(ctx context.Context, id *Identity) ([]string, error) {
+	if id == nil {
+		return nil, nil
+	}
 	listed, err := p.dir.Groups(ctx, id.Subject)
 	if err != nil {
 		return nil, refusal(err)

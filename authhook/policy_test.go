@@ -319,6 +319,20 @@ func TestUnknownRole(t *testing.T) {
 	}
 }
 
+// TestNoIdentity: a client that is gone may do nothing, and nobody panics.
+func TestNoIdentity(t *testing.T) {
+	t.Parallel()
+	p := authhook.NewPolicy(town{})
+	for _, topic := range []string{"user/alice", "group/club", "lab/1", chat.RenewTopic} {
+		if p.CanPublish(t.Context(), nil, topic) == nil || p.CanSubscribe(t.Context(), nil, topic) == nil || p.CanWill(t.Context(), nil, topic) == nil {
+			t.Errorf("nobody was allowed %s", topic)
+		}
+	}
+	if groups, err := p.Groups(t.Context(), nil); len(groups) > 0 || err != nil {
+		t.Errorf("nobody is in %v, %v", groups, err)
+	}
+}
+
 // TestDirectoryDown: nothing internal reaches the client, and what the token
 // alone says stays.
 func TestDirectoryDown(t *testing.T) {
