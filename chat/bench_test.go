@@ -1,6 +1,7 @@
 package chat_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -28,6 +29,43 @@ func BenchmarkParse(b *testing.B) {
 				if _, err := (chat.Limits{}).Parse(payload, false); err != nil {
 					b.Fatal(err)
 				}
+			}
+		})
+	}
+}
+
+// BenchmarkParseHostile is what 64 KiB cost that are made to cost most: their
+// sender must not be able to slow everybody else down.
+func BenchmarkParseHostile(b *testing.B) {
+	const size = 64 << 10
+	fill := func(open, part, end string) string {
+		return open + strings.Repeat(part, (size-len(open)-len(end))/len(part)) + end
+	}
+	var names strings.Builder
+	names.WriteString(`{"body":0`)
+	for i := 0; names.Len() < size-12; i++ {
+		fmt.Fprintf(&names, `,"%x":0`, i)
+	}
+	for _, p := range []struct{ name, payload string }{
+		{"Names", names.String() + "}"},
+		{"EscapedNames", strings.ReplaceAll(names.String(), `"1`, `"\u0031`)[:size-12] + `":0}`},
+		{"Depth", fill("{\"body\":", "[", "")},
+		{"Escapes", fill(`{"body":"`, `\n`, `"}`)},
+		{"Numbers", fill(`{"body":[`, `5e-324,`, `0]}`)},
+		{"LongNumbers", fill(`{"body":[`, `1.`+strings.Repeat("7976931348623157", 19)+`e308,`, `0]}`)},
+		{"LongNumber", fill(`{"body":0.`, `1`, `}`)},
+		{"Spaces", fill(`{"body":[`, ` 1 ,`, `0]}`)},
+		{"Objects", fill(`{"body":[`, `{},`, `0]}`)},
+		{"Mentions", fill(`{"body":0,"mentions":[`, `"a",`, `"b"]}`)},
+		{"Quotes", strings.Repeat(`"`, size)},
+		{"Broken", fill(`{"body":"`, `x`, ``)},
+	} {
+		b.Run(p.name, func(b *testing.B) {
+			payload := []byte(p.payload)
+			b.ReportAllocs()
+			b.SetBytes(int64(len(payload)))
+			for b.Loop() {
+				_, _ = (chat.Limits{Rendered: 1 << 20}).Parse(payload, false)
 			}
 		})
 	}

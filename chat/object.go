@@ -1,6 +1,9 @@
 package chat
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
 // field is a name at the top of a message that has a meaning. Names are compared
 // after their escapes are resolved and with regard to case, as JSON.parse and
@@ -200,18 +203,22 @@ func (o *object) repeated(b []byte) bool {
 		}
 		return false
 	}
-	// A payload holds many thousand names: do not compare each with each.
+	// A payload may hold many thousand names: do not compare each with each.
+	text := string(b)
 	seen := make(map[string]struct{}, len(few)+len(o.other))
 	for _, names := range [][]span{few, o.other} {
 		for _, v := range names {
-			name := v.of(b)
-			if bytes.IndexByte(name, '\\') >= 0 {
-				name = unescape(make([]byte, 0, len(name)), name)
+			name := text[v.from:v.to]
+			if strings.IndexByte(name, '\\') >= 0 {
+				name = string(unescape(nil, v.of(b)))
 			}
-			seen[string(name)] = struct{}{}
+			if _, ok := seen[name]; ok {
+				return true
+			}
+			seen[name] = struct{}{}
 		}
 	}
-	return len(seen) < len(few)+len(o.other)
+	return false
 }
 
 // sameName compares two names as they are written between the quotes.

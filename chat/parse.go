@@ -171,7 +171,7 @@ func (l Limits) message(s *scanner, o *object, system bool) (Draft, error) {
 	var d Draft
 	if v := o.vals[fieldMid]; o.seen.has(fieldMid) {
 		mid, ok := s.text(v)
-		if n := utf8.RuneCount(mid); !ok || n == 0 || n > MaxMidLen {
+		if !ok || len(mid) == 0 || len(mid) > MaxMidLen && utf8.RuneCount(mid) > MaxMidLen {
 			s.fail(errMid)
 		} else {
 			d.Mid = string(mid)

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
+	"math/big"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -285,4 +288,47 @@ func drawObject(r *rapid.T) string {
 	}
 	b.WriteString("}" + space.Draw(r, "space"))
 	return b.String()
+}
+
+// TestParseNumbers guards the edge between the numbers that a double holds and
+// those that it does not, against strconv, digit by digit.
+func TestParseNumbers(t *testing.T) {
+	t.Parallel()
+	check := func(tb interface{ Errorf(string, ...any) }, number string) {
+		f, err := strconv.ParseFloat(number, 64)
+		held := err == nil && (f != 0 || !strings.ContainsAny(strings.Split(strings.ToLower(number), "e")[0], "123456789"))
+		for _, literal := range []string{number, "-" + number} {
+			if _, err := (chat.Limits{}).Parse([]byte(`{"body":`+literal+`}`), false); (err == nil) != held {
+				tb.Errorf("%.100s: %v, as a double it is %v", literal, err, f)
+			}
+		}
+	}
+	overflow := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 1024), new(big.Int).Lsh(big.NewInt(1), 970))
+	below := new(big.Int).Sub(overflow, new(big.Int).Exp(big.NewInt(10), big.NewInt(308-29), nil))
+	vanish := new(big.Int).Exp(big.NewInt(5), big.NewInt(1075), nil).String() // times 10^-1075 it is 2^-1075
+	for _, number := range []string{
+		overflow.String(), below.String(), overflow.String() + ".0", below.String() + ".9",
+		"0." + overflow.String() + "e309", "0." + below.String() + "E+309", "0.000" + below.String() + "e312",
+		overflow.String() + "000e-3", below.String() + "000e-3",
+		vanish + "e-1075", vanish[:30] + "9e-353", "0." + strings.Repeat("0", 323) + vanish,
+		"0." + strings.Repeat("0", 323) + "25", "25" + "e-325", "24" + "e-325", "0.0000025e-318", "0.0000024e-318",
+		"1.7976931348623157e308", "1.7976931348623158e308", "1.7976931348623159e308", "17976931348623158" + strings.Repeat("0", 292),
+		"1" + strings.Repeat("0", 308), "1" + strings.Repeat("0", 309), "2e308", "9.99e307", "4.9e-324", "5e-324", "1e-323", "2e-324", "3e-324",
+		"0", "0.0", "0e400", "0.000e-400", "1e308", "1e309", "10e307", "10e308", "0.1e309", "0.1e310",
+	} {
+		check(t, number)
+	}
+	rapid.Check(t, func(r *rapid.T) {
+		f := rapid.Float64Range(0, math.MaxFloat64).Draw(r, "f")
+		if rapid.Bool().Draw(r, "tiny") {
+			f = math.Float64frombits(rapid.Uint64Range(0, 1<<53).Draw(r, "bits"))
+		}
+		digits := strconv.FormatFloat(f, 'e', rapid.IntRange(-1, 25).Draw(r, "precision"), 64)
+		mantissa, exponent, _ := strings.Cut(digits, "e")
+		power, err := strconv.Atoi(exponent)
+		if err != nil {
+			r.Fatal(err)
+		}
+		check(r, mantissa+"e"+strconv.Itoa(power+rapid.IntRange(-2, 2).Draw(r, "shift")))
+	})
 }

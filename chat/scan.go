@@ -3,7 +3,6 @@ package chat
 import (
 	"encoding/binary"
 	"math/bits"
-	"strconv"
 )
 
 // scanner walks once over a JSON text (RFC 8259) that is known to be UTF-8. It
@@ -174,7 +173,6 @@ func (s *scanner) digits() int {
 
 // number scans the number at s.i (RFC 8259 section 6).
 func (s *scanner) number() bool {
-	from := s.i
 	if s.b[s.i] == '-' {
 		s.i++
 	}
@@ -190,53 +188,91 @@ func (s *scanner) number() bool {
 			return false
 		}
 	}
-	mantissa := s.i
-	exponent := s.i < len(s.b) && s.b[s.i]|0x20 == 'e'
-	if exponent {
+	end, exponent := s.i, 0
+	if s.i < len(s.b) && s.b[s.i]|0x20 == 'e' {
 		s.i++
+		minus := false
 		if s.i < len(s.b) && (s.b[s.i] == '+' || s.b[s.i] == '-') {
+			minus = s.b[s.i] == '-'
 			s.i++
 		}
+		digits := s.i
 		if s.digits() == 0 {
 			return false
 		}
+		for _, c := range s.b[digits:s.i] {
+			exponent = min(exponent*10+int(c-'0'), 1<<20)
+		}
+		if minus {
+			exponent = -exponent
+		}
 	}
 	// 300 digits on either side of the point are well inside a double.
-	if exponent || whole > 300 || fraction > 300 {
-		if !storable(s.b[from:s.i], mantissa-from, fraction) {
+	if exponent != 0 || whole > 300 || fraction > 300 {
+		if !storable(s.b[first:end], whole, fraction, exponent) {
 			s.fail(errNumber)
 		}
 	}
 	return true
 }
 
-// storable reports whether jsonb and a double hold the number: it neither
-// overflows a double nor vanishes in it, and its decimals fit into PostgreSQL's
-// numeric (16,383 digits after the point).
-func storable(number []byte, mantissa, fraction int) bool {
-	const maxScale = 16383
-	f, err := strconv.ParseFloat(string(number), 64)
-	if err != nil {
-		return false
-	}
-	exponent := 0
-	if mantissa < len(number) {
-		// Atoi fails for more digits than an int has, which is too much anyway.
-		if exponent, err = strconv.Atoi(string(number[mantissa+1:])); err != nil {
-			return false
-		}
-	}
+// The digits of the largest number that rounds to no double but infinity, times
+// 10^308, and of the largest that rounds to 0, times 10^-324 (IEEE 754 binary64,
+// to nearest, ties to even): 2^1024-2^970 and 2^-1075. A number that begins with
+// all these digits counts as beyond them.
+const (
+	overflows = "179769313486231580793728971405"
+	vanishes  = "247032822920623272088284396434"
+)
+
+// storable reports whether jsonb and a double hold the number whose digits, with
+// the point, are mantissa: it neither overflows a double nor vanishes in it, and
+// PostgreSQL's numeric has room for its decimals. strconv.ParseFloat would tell
+// the first, but takes 60 µs for a number near the smallest double, and there may
+// be ten thousand of them in a payload.
+func storable(mantissa []byte, whole, fraction, exponent int) bool {
+	const maxScale = 16383 // decimals of a numeric
 	if exponent > maxScale || fraction-exponent > maxScale {
 		return false
 	}
-	if f == 0 {
-		for _, c := range number[:mantissa] {
-			if c >= '1' && c <= '9' {
-				return false
-			}
-		}
+	lead := 0 // where the first digit is that counts
+	for lead < len(mantissa) && (mantissa[lead] == '0' || mantissa[lead] == '.') {
+		lead++
+	}
+	if lead == len(mantissa) {
+		return true // it is 0
+	}
+	power := whole - 1 - lead + exponent // of ten, of that digit
+	if lead > whole {
+		power++ // the point is no digit
+	}
+	switch {
+	case power > 308 || power < -324:
+		return false
+	case power == 308:
+		return compareDigits(mantissa[lead:], overflows) < 0
+	case power == -324:
+		return compareDigits(mantissa[lead:], vanishes) > 0
 	}
 	return true
+}
+
+// compareDigits compares as many of the digits, which may have a point among
+// them, as edge has; what is missing at the end is zeros.
+func compareDigits(digits []byte, edge string) int {
+	for i := range len(edge) {
+		if len(digits) > 0 && digits[0] == '.' {
+			digits = digits[1:]
+		}
+		d := byte('0')
+		if len(digits) > 0 {
+			d, digits = digits[0], digits[1:]
+		}
+		if d != edge[i] {
+			return int(d) - int(edge[i])
+		}
+	}
+	return 0
 }
 
 // literal scans true, false or null at s.i.
