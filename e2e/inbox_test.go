@@ -64,6 +64,7 @@ type inbox struct {
 func newInbox() *inbox { return &inbox{changed: make(chan struct{})} }
 
 func (b *inbox) add(d delivery) {
+	checkWire().check(d)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.got = append(b.got, d)

@@ -52,7 +52,11 @@ func testMain(m *testing.M) int {
 	}
 	defer stopShared()
 	sharedDir = filepath.Join(dir, "shared")
-	return m.Run()
+	status := m.Run()
+	if !checkWire().report() && status == 0 {
+		status = 1
+	}
+	return status
 }
 
 var (

@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
@@ -137,11 +136,12 @@ func subackCode(tb testing.TB, c *pahoClient, filter string) byte {
 	if !ok || !t.WaitTimeout(deadline) {
 		tb.Fatalf("no answer to SUBSCRIBE %s", filter)
 	}
-	code, ok := t.Result()[filter]
-	if !ok {
-		tb.Fatalf("SUBSCRIBE %s: %v", filter, t.Error())
+	// Under the filter, from which paho takes $share/x/ away.
+	for _, code := range t.Result() {
+		return code
 	}
-	return code
+	tb.Fatalf("SUBSCRIBE %s: %v", filter, t.Error())
+	return 0
 }
 
 // Roles archiver, service and admin see everything.
@@ -220,22 +220,20 @@ func TestPlainTopics(t *testing.T) {
 	}
 }
 
-// A web page of another origin may not open a WebSocket, nor may one without the
-// subprotocol of MQTT.
+// A web page of an origin that is not on the list may not open a WebSocket.
 func TestWebSocketOrigin(t *testing.T) {
 	t.Parallel()
 	n := shared(t)
 	tok := token(t, unique("alice"))
-	connect := func(origin string) jsEvent {
-		return newJS(t).connect(t, "ws://"+n.http+"/mqtt", tok, map[string]any{"wsOptions": map[string]any{"headers": map[string]string{"Origin": origin}}})
-	}
-	if e := connect("https://evil.example"); e.Event == "connect" || !strings.Contains(e.Error, "403") {
-		t.Errorf("a foreign origin: %+v", e)
-	}
-	if e := connect("https://chat.example.com"); e.Event != "connect" {
-		t.Errorf("an allowed origin: %+v", e)
-	}
-	if e := connect("http://" + n.http); e.Event != "connect" {
-		t.Errorf("the server's own origin: %+v", e)
+	for origin, want := range map[string]string{
+		"https://chat.example.com":      "connect",
+		"https://evil.example":          "close",
+		"https://chat.example.com.evil": "close",
+		"http://chat.example.com":       "close",
+	} {
+		e := newJS(t).connect(t, "ws://"+n.http+"/mqtt", tok, map[string]any{"wsOptions": map[string]any{"headers": map[string]string{"Origin": origin}}})
+		if e.Event != want {
+			t.Errorf("origin %s: %+v, want %s", origin, e, want)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // A wrong setting is refused at start by its flag's name and with a remedy, and
@@ -109,23 +110,38 @@ func TestGracefulStop(t *testing.T) {
 	if e.Packet.ReasonCode != 0x8b {
 		t.Errorf("MQTT 5 clients are told %#x, want 0x8B", e.Packet.ReasonCode)
 	}
-	if status := n.interrupt(); status != 0 {
+	select {
+	case <-n.exited:
+	case <-time.After(deadline):
+		t.Fatalf("it does not stop\n%s", n.log)
+	}
+	if status := n.cmd.ProcessState.ExitCode(); status != 0 {
 		t.Fatalf("exit status %d\n%s", status, n.log)
 	}
 	close(stop)
 	<-ended
 
-	// PostgreSQL was stopped with it, so the second look is at a new start.
+	// PostgreSQL was stopped with it, so the look is at a new start. What was
+	// committed between the archiver's stop and the broker's is archived now.
 	n = start(t, append(args, n.mqtt)...)
-	mids := map[string]int{}
-	for _, r := range query(t, n.database, "sender = 'alice'") {
-		mids[*r.Mid]++
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for mid := range l.acked {
-		if mids[mid] != 1 {
-			t.Errorf("%s was acknowledged and is in the archive %d times", mid, mids[mid])
+	mids := map[string]int{}
+	eventually(t, "every acknowledged message in the archive", func() bool {
+		clear(mids)
+		for _, r := range query(t, n.database, "sender = 'alice'") {
+			mids[*r.Mid]++
+		}
+		for mid := range l.acked {
+			if mids[mid] == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	for mid, count := range mids {
+		if count != 1 {
+			t.Errorf("%s is in the archive %d times", mid, count)
 		}
 	}
 }

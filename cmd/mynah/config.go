@@ -51,7 +51,7 @@ type Doors struct {
 	TLSCert   string `name:"tls-cert" placeholder:"FILE" help:"Certificate chain for MQTT over TLS, PEM."`
 	TLSKey    string `name:"tls-key" placeholder:"FILE" help:"Its private key, PEM."`
 
-	AllowedOrigins []string `placeholder:"ORIGIN" help:"Origins of web pages that may open a WebSocket, such as https://chat.example.com; * for all. The server's own is always allowed."`
+	AllowedOrigins []string `placeholder:"ORIGIN" help:"Origins of web pages that may open a WebSocket: https://chat.example.com, https://*.example.com, or * for all. Default: pages that come from the host they connect to."`
 	TrustedProxies []string `placeholder:"CIDR" help:"Reverse proxies whose X-Forwarded-For is believed, as addresses or networks."`
 
 	MaxPayload    int           `default:"65536" placeholder:"BYTES" help:"Largest payload that a client may publish."`

@@ -45,7 +45,10 @@ const commands = {
       }
     });
     client.on('disconnect', (packet) => emit({ event: 'disconnect', packet: outline(packet) }));
-    client.on('close', () => emit({ event: 'close' }));
+    client.on('close', () => {
+      emit({ id: answered ? 0 : id, event: 'close', error: 'closed before CONNACK' });
+      answered = true;
+    });
     client.on('error', (error) => {
       emit({ id: answered ? 0 : id, event: 'error', error: error.message, packet: { reasonCode: error.code } });
       answered = true;
