@@ -67,7 +67,7 @@ func parse(args []string) (*settings, error) {
 	fs.StringVar(&s.bin, "bin", "bin/mynah", "Mynah's binary")
 	fs.Float64Var(&s.rate, "rate", 400, "messages published a second, all publishers together")
 	fs.BoolVar(&s.faults, "faults", true, "make faults; without, everything has to arrive from any broker")
-	fs.BoolVar(&s.noDisk, "no-disk-fault", false, "do without the full disk, which needs the right to mount a tmpfs")
+	fs.BoolVar(&s.noDisk, "no-disk-fault", false, "do without the full disk, which needs the right to mount a disk")
 	fs.BoolVar(&s.keep, "keep", false, "keep the folder with data and logs even if all is well")
 	fs.StringVar(&s.only, "only", "", "only faults whose name holds this, to narrow a failure down")
 	fs.StringVar(&s.dir, "dir", os.TempDir(), "where the folder with data and logs is made")
@@ -97,7 +97,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	w, err := newWorld(s, out)
+	w, err := newWorld(ctx, s, out)
 	if err != nil {
 		return err
 	}

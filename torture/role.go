@@ -21,8 +21,9 @@ type role struct {
 	// and ends.
 	supervised bool
 
-	mu   sync.Mutex // held by whoever starts, stops or kills it
-	proc *stand.Proc
+	mu      sync.Mutex // held by whoever starts, stops or kills it
+	proc    *stand.Proc
+	revived time.Time // when supervise last started it
 }
 
 // start starts the server and keeps trying for a while. It is called with the
@@ -95,7 +96,8 @@ func (w *world) supervise(ctx context.Context) {
 			if !r.mu.TryLock() {
 				continue
 			}
-			if done, err := r.proc.Exited(); done && !w.ending.Load() {
+			if done, err := r.proc.Exited(); done && !w.ending.Load() && time.Since(r.revived) > time.Second {
+				r.revived = time.Now()
 				if r.supervised {
 					w.say("%s ended (%v) and is started again", r.name, err)
 				} else {

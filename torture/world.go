@@ -26,7 +26,7 @@ const database = "torture"
 type world struct {
 	*settings
 	dir     string // everything is below it
-	data    string // the broker's data folder, on a small tmpfs if possible
+	data    string // the broker's data folder, on a small disk of its own if possible
 	mounted bool
 	ledger  *ledger.Ledger
 	began   time.Time
@@ -56,7 +56,7 @@ type world struct {
 	logFile *os.File // everything that is said, and what is too much for people
 }
 
-func newWorld(s *settings, out io.Writer) (*world, error) {
+func newWorld(ctx context.Context, s *settings, out io.Writer) (*world, error) {
 	dir, err := os.MkdirTemp(s.dir, "mynah-torture-")
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func newWorld(s *settings, out io.Writer) (*world, error) {
 		return nil, err
 	}
 	if s.faults && !s.noDisk {
-		if err := w.mountSmallDisk(); err != nil {
+		if err := w.mountSmallDisk(ctx); err != nil {
 			w.say("NO FULL DISK WILL BE TRIED: %v", err)
 		}
 	}
