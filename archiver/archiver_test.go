@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"mynah/archiver"
+	"mynah/chat"
 	"mynah/internal/pgtest"
 	"mynah/schema"
 	"slices"
@@ -299,12 +300,14 @@ CREATE TRIGGER forbid BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION fo
 	all[401] = delivery{402, "group/a", []byte("not JSON \x00\xff")}
 	all[700] = delivery{701, "group/a", []byte(`{"seq":701,"prev":0,"from":"alice","to":"group/a","ts":5,"type":"text","body":"nul \u0000"}`)}
 	all[800] = delivery{801, "group/a", []byte(`{"seq":801,"prev":0,"from":"no id!","to":"group/a","ts":5,"type":"text","body":""}`)}
+	gap := chat.GapNotice("group/a", 5, 9, 1764000000000)
+	all[850] = delivery{0, "group/a", gap.AppendEnvelope(nil, 0)}
 	// Longer than an index entry may be; no broker of ours lets it through.
 	long := strings.Repeat("x", 20000)
 	all[999] = delivery{1000, "group/a", []byte(`{"seq":1000,"prev":0,"from":"alice","to":"group/` + long + `","ts":5,"type":"text","body":""}`)}
 	var good []delivery
 	for i, d := range all {
-		if !slices.Contains([]int{0, 400, 401, 700, 800, 999}, i) {
+		if !slices.Contains([]int{0, 400, 401, 700, 800, 850, 999}, i) {
 			good = append(good, d)
 		}
 	}
@@ -314,11 +317,12 @@ CREATE TRIGGER forbid BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION fo
 
 	letters := func() []string {
 		return mustQuery[string](t, pool, `
-SELECT concat_ws(' ', coalesce(seq, 0), topic, coalesce(sqlstate, '-'), attempts, length(payload), reason) FROM dead_letters ORDER BY seq NULLS FIRST`)
+SELECT concat_ws(' ', coalesce(seq, 0), topic, coalesce(sqlstate, '-'), attempts, length(payload), reason) FROM dead_letters ORDER BY seq NULLS FIRST, id`)
 	}
 	got := letters()
 	want := []string{
 		"0 group/a - 1 11 not a message of the broker: not UTF-8",
+		"0 group/a - 1 ",
 		"0 group/a - 1 ",
 		"1 group/a P0001 1 ",
 		"401 group/a P0001 1 ",
@@ -333,8 +337,11 @@ SELECT concat_ws(' ', coalesce(seq, 0), topic, coalesce(sqlstate, '-'), attempts
 			t.Errorf("dead letter %q, want %q…", got[i], want[i])
 		}
 	}
-	if !strings.Contains(got[2], "not in my archive") {
-		t.Errorf("the reason is lost: %q", got[2])
+	if !strings.Contains(got[3], "not in my archive") {
+		t.Errorf("the reason is lost: %q", got[3])
+	}
+	if !strings.Contains(got[2], "trimmed its log") {
+		t.Errorf("the gap is not told: %q", got[2])
 	}
 
 	// They come again after a crash: still one each.
@@ -343,24 +350,24 @@ SELECT concat_ws(' ', coalesce(seq, 0), topic, coalesce(sqlstate, '-'), attempts
 	broker.mu.Unlock()
 	broker.publish()
 	archived(t, broker, pool, good)
-	if again := letters(); len(again) != len(got) || !strings.HasPrefix(again[3], "401 group/a P0001 2 ") {
+	if again := letters(); len(again) != len(got) || !strings.HasPrefix(again[4], "401 group/a P0001 2 ") {
 		t.Errorf("dead letters after they came again:\n%s", strings.Join(again, "\n"))
 	}
 
 	retried, stored, failed, err := archiver.RetryDeadLetters(t.Context(), pool)
-	if err != nil || retried != 6 || stored != 0 || failed != 6 {
+	if err != nil || retried != 7 || stored != 0 || failed != 7 {
 		t.Errorf("retry in vain: %d retried, %d stored, %d failed, %v", retried, stored, failed, err)
 	}
 	mustExec(t, pool, `DROP TRIGGER forbid ON messages`)
 	retried, stored, failed, err = archiver.RetryDeadLetters(t.Context(), pool)
-	if err != nil || retried != 6 || stored != 2 || failed != 4 {
+	if err != nil || retried != 7 || stored != 2 || failed != 5 {
 		t.Errorf("retry: %d retried, %d stored, %d failed, %v", retried, stored, failed, err)
 	}
 	if n := mustQuery[int64](t, pool, `SELECT count(*) FROM messages WHERE seq IN (1, 401)`)[0]; n != 2 {
 		t.Errorf("%d of 2 are stored after the retry", n)
 	}
-	if n := len(letters()); n != 4 {
-		t.Errorf("%d dead letters after the retry, want 4", n)
+	if n := len(letters()); n != 5 {
+		t.Errorf("%d dead letters after the retry, want 5", n)
 	}
 }
 

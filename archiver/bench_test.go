@@ -9,6 +9,7 @@ import (
 	"mynah/archiver"
 	"mynah/internal/pgtest"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +77,64 @@ func BenchmarkCatchUp(b *testing.B) {
 	b.ReportMetric(text, "copy-text/s")
 	b.ReportMetric(archive/binary, "ratio-binary")
 	b.ReportMetric(archive/text, "ratio-text")
+}
+
+// BenchmarkSteady measures how long a message takes from the broker into
+// PostgreSQL, and back as an acknowledgement, at 5,000 messages a second:
+//
+//	go test -run '^$' -bench Steady -benchtime 50000x ./archiver
+func BenchmarkSteady(b *testing.B) {
+	const rate, every = 5000, 5 * time.Millisecond
+	server := pgtest.NewServer(b, "fsync=on", "full_page_writes=on", "autovacuum=on", "shared_buffers=128MB", "max_connections=100")
+	broker := newFakeBroker(b)
+	sent := make([]time.Time, b.N)
+	took := make([]time.Duration, 0, b.N)
+	done := make(chan struct{})
+	broker.onAck = func(seq uint64) {
+		broker.mu.Lock()
+		at := sent[seq-1]
+		broker.mu.Unlock()
+		if took = append(took, time.Since(at)); len(took) == b.N {
+			close(done)
+		}
+	}
+	a, err := archiver.New(archiver.Config{BrokerURL: broker.url(), DatabaseURL: server.URL()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := a.Start(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	eventually(b, "it is connected", func() error {
+		if lag := a.Lag(); !lag.Connected || !lag.Database {
+			return fmt.Errorf("%+v", lag)
+		}
+		return nil
+	})
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	b.ResetTimer()
+	began := time.Now()
+	for n := 0; n < b.N; {
+		<-tick.C
+		due := min(b.N, int(time.Since(began).Seconds()*rate))
+		next := chatter(uint64(n+1), due-n)
+		broker.mu.Lock()
+		for ; n < due; n++ {
+			sent[n] = time.Now()
+		}
+		broker.mu.Unlock()
+		broker.publish(next...)
+	}
+	<-done
+	b.StopTimer()
+	if err := a.Stop(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	slices.Sort(took)
+	for _, percent := range []int{50, 99, 100} {
+		b.ReportMetric(float64(took[(b.N-1)*percent/100].Microseconds())/1000, fmt.Sprintf("ms-p%d", percent))
+	}
 }
 
 // pump is a broker that sends n messages to its only client within a window.

@@ -20,7 +20,8 @@ type Lag struct {
 	Committed uint64
 	// Connected says whether there is a connection to the broker.
 	Connected bool
-	// Database says whether PostgreSQL took the last batch.
+	// Database says whether PostgreSQL is there: it took the last batch or
+	// answered since.
 	Database bool
 }
 
@@ -69,7 +70,7 @@ func newStats(now func() time.Time) *stats {
 		lagSeconds:   gauge("lag_seconds", "Age of the oldest message that the broker has and PostgreSQL has not."),
 		committedSeq: gauge("committed_seq", "Greatest seq in PostgreSQL."),
 		broker:       gauge("broker_connected", "1 if there is a connection to the broker."),
-		postgres:     gauge("database_up", "1 if PostgreSQL took the last batch."),
+		postgres:     gauge("database_up", "1 if PostgreSQL took the last batch or answered since."),
 	}
 }
 

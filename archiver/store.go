@@ -16,9 +16,13 @@ import (
 )
 
 const (
-	// commitTimeout is how long PostgreSQL may take over a batch before the
-	// connection is given up. The batch is kept.
+	// commitTimeout is how long PostgreSQL may take over a transaction before
+	// the connection is given up. The batch is kept.
 	commitTimeout = time.Minute
+	// lookEvery is how often an idle archiver asks whether PostgreSQL is there.
+	lookEvery = 3 * time.Second
+	// tellEvery is how often the same failure is logged.
+	tellEvery = 30 * time.Second
 	// carefulBatches is how many batches go through the staging table after a
 	// duplicate was met: where one is, more follow.
 	carefulBatches = 16
@@ -50,6 +54,9 @@ type store struct {
 	stats   *stats
 	conn    *pgx.Conn // nil while there is none
 	careful int       // batches that still go through the staging table
+
+	told     time.Time // when a failure was logged
+	toldWhat string    // and which
 }
 
 // commit stores batch after batch, each for as long as it takes, until in is
@@ -57,29 +64,54 @@ type store struct {
 func (r *run) commit(ctx context.Context, in <-chan *batch, out chan<- *batch) {
 	s := &store{address: r.cfg.DatabaseURL, log: r.log, stats: r.stats}
 	defer s.disconnect()
-	// The connection is made at once and not with the first message: the lag
-	// needs the position, and what is wrong shall be seen at the start.
-	if err := s.connect(ctx); err != nil && ctx.Err() == nil {
+	// The first look is at once and not with the first message: the lag needs
+	// the position, and what is wrong shall be seen at the start.
+	s.look(ctx)
+	idle := time.NewTicker(lookEvery)
+	defer idle.Stop()
+	for {
+		select {
+		case b, ok := <-in:
+			if !ok || !s.store(ctx, b) {
+				return
+			}
+			out <- b
+		case <-idle.C:
+			s.look(ctx)
+		}
+	}
+}
+
+// look finds out whether PostgreSQL is there, while there is nothing to store.
+func (s *store) look(ctx context.Context) {
+	err := s.connect(ctx)
+	if err == nil {
+		limited, cancel := context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
+		err = s.conn.Ping(limited)
+	}
+	if err != nil && ctx.Err() == nil {
 		s.failed(ctx, err)
 	}
-	for b := range in {
-		began := time.Now()
-		r.stats.handed(b.items[0].ts)
-		var pause backoff
-		for {
-			err := s.storeBatch(ctx, b)
-			if err == nil {
-				break
-			}
-			if ctx.Err() == nil {
-				s.failed(ctx, err)
-			}
-			if !pause.wait(ctx) {
-				return // given up, and not acknowledged
-			}
+}
+
+// store stores a batch and reports whether it is: not if ctx has ended.
+func (s *store) store(ctx context.Context, b *batch) bool {
+	began := time.Now()
+	s.stats.handed(b.items[0].ts)
+	var pause backoff
+	for {
+		err := s.storeBatch(ctx, b)
+		if err == nil {
+			s.stats.done(len(b.items), b.last, began)
+			return true
 		}
-		r.stats.done(len(b.items), b.last, began)
-		out <- b
+		if ctx.Err() == nil {
+			s.failed(ctx, err)
+		}
+		if !pause.wait(ctx) {
+			return false // given up, and not acknowledged
+		}
 	}
 }
 
@@ -88,6 +120,10 @@ func (r *run) commit(ctx context.Context, in <-chan *batch, out chan<- *batch) {
 func (s *store) failed(ctx context.Context, err error) {
 	s.stats.databaseAway()
 	s.disconnect()
+	if time.Since(s.told) < tellEvery && err.Error() == s.toldWhat {
+		return
+	}
+	s.told, s.toldWhat = time.Now(), err.Error()
 	attrs := []any{"error", err}
 	if advice := hint(err); advice != "" {
 		attrs = append(attrs, "advice", advice)
@@ -157,8 +193,6 @@ func (s *store) prepare(ctx context.Context, conn *pgx.Conn) error {
 // storeBatch makes every message of the batch a row or a dead letter. After an
 // error some may be stored and some not; to store the batch again is harmless.
 func (s *store) storeBatch(ctx context.Context, b *batch) error {
-	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
-	defer cancel()
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
@@ -202,6 +236,8 @@ func (s *store) storeItems(ctx context.Context, b *batch, items []item) error {
 // write commits rows. In most cases none of them is there yet and they are copied
 // straight into the table; a duplicate is known only from PostgreSQL's refusal.
 func (s *store) write(ctx context.Context, rows []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
 	if s.careful == 0 {
 		tag, err := s.conn.PgConn().CopyFrom(ctx, copyReader(rows), copyDirect)
 		if err == nil {
@@ -250,6 +286,8 @@ func (s *store) bury(ctx context.Context, it *item, reason error) error {
 	if it.seq != 0 {
 		seq = &it.seq
 	}
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
 	topic := strings.ToValidUTF8(it.message.Topic(), "\uFFFD")
 	_, err := s.conn.Exec(ctx, schema.InsertDeadLetter, seq, topic, it.message.Payload(), reason.Error(), sqlstate(reason))
 	if err != nil {
