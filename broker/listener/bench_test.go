@@ -25,6 +25,7 @@ func BenchmarkRead(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			benchmarkRead(b, reader, func(b *testing.B, g listener.Guard) io.Writer {
+				b.Helper()
 				l := startTCP(b, listener.TCPConfig{Guard: g})
 				conn, err := (&net.Dialer{}).DialContext(b.Context(), "tcp", l.Addr().String())
 				if err != nil {
@@ -37,6 +38,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 	b.Run("websocket", func(b *testing.B) {
 		benchmarkRead(b, func(c *listener.Conn) io.Reader { return c }, func(b *testing.B, g listener.Guard) io.Writer {
+			b.Helper()
 			_, url := startWS(b, listener.WSConfig{Guard: g})
 			return wsWriter{dialWS(b, url, nil)}
 		})
@@ -50,6 +52,7 @@ func (w wsWriter) Write(p []byte) (int, error) {
 }
 
 func benchmarkRead(b *testing.B, reader func(*listener.Conn) io.Reader, dial func(*testing.B, listener.Guard) io.Writer) {
+	b.Helper()
 	packet := publish("group/lobby", make([]byte, 113))
 	batch := bytes.Repeat(packet, 64)
 	first := connect(4, "abc", 0)
@@ -130,6 +133,7 @@ func BenchmarkIdle(b *testing.B) {
 		}
 	}
 	run := func(b *testing.B, addr net.Addr, g listener.Guard, hello []byte) {
+		b.Helper()
 		first := connect(4, "some-client-id", 0)
 		answer := make([]byte, 512)
 		before := memory()
@@ -198,5 +202,5 @@ func memory() int64 {
 	runtime.GC()
 	var s runtime.MemStats
 	runtime.ReadMemStats(&s)
-	return int64(s.HeapAlloc + s.StackInuse) //nolint:gosec // far below 2^63
+	return int64(s.HeapAlloc + s.StackInuse)
 }

@@ -128,13 +128,13 @@ func (d *door) admit(c *Conn, prepare func(*Conn) error) error {
 	packet, level, err := readConnect(c.Conn, d.ConnectLimit)
 	if err != nil {
 		if errors.Is(err, ErrProtocolLevel) {
-			_, _ = c.Conn.Write(unsupportedLevel) // the connection ends in any case
+			_, _ = c.Write(unsupportedLevel) // the connection ends in any case
 		}
 		return err
 	}
 	c.replay, c.level = packet, level
 	// From here the broker sets the deadlines, by the keep-alive.
-	if err := c.Conn.SetDeadline(time.Time{}); err != nil {
+	if err := c.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("clear the first-packet deadline: %w", err)
 	}
 	return nil
@@ -160,25 +160,25 @@ func (d *door) panicked(c *Conn, v any) {
 	if e, ok := v.(runtime.Error); ok {
 		text = e.Error()
 	}
-	d.logPanic("a connection ended by a panic in its handler", c, text)
+	d.Logger.Error("a connection ended by a panic in its handler", d.describe(c, text)...)
 
 	if d.OnPanic == nil {
 		return
 	}
 	defer func() { // the clean-up after a panic may meet what the panic left
 		if v := recover(); v != nil {
-			d.logPanic("the clean-up after a panic panicked", c, fmt.Sprintf("%T", v))
+			d.Logger.Error("the clean-up after a panic panicked", d.describe(c, fmt.Sprintf("%T", v))...)
 		}
 	}()
 	d.OnPanic(c, v)
 }
 
-func (d *door) logPanic(message string, c *Conn, text string) {
+func (d *door) describe(c *Conn, text string) []any {
 	attrs := []any{"door", d.id, "remote", c.RemoteAddr().String(), "panic", text}
 	if d.newStack() {
 		attrs = append(attrs, "stack", string(debug.Stack()))
 	}
-	d.Logger.Error(message, attrs...)
+	return attrs
 }
 
 // newStack reports whether this is the first panic with this stack.
@@ -228,7 +228,7 @@ func (d *door) stop(ctx context.Context) error {
 // interrupt makes the Handler's next read fail, without ever blocking.
 func (c *Conn) interrupt() {
 	if c.stream != nil {
-		c.stream.wire.interrupt()
+		c.stream.interrupt()
 		return
 	}
 	_ = c.socket.Close()

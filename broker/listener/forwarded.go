@@ -3,6 +3,7 @@ package listener
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -28,8 +29,8 @@ func clientAddr(r *http.Request, header string, trusted []netip.Prefix) netip.Ad
 	}
 	hops := strings.Split(strings.Join(r.Header.Values(header), ","), ",")
 	client := peer
-	for i := len(hops) - 1; i >= 0; i-- {
-		hop := strings.TrimSpace(hops[i])
+	for _, hop := range slices.Backward(hops) {
+		hop = strings.TrimSpace(hop)
 		if header == headerForwarded {
 			hop = forwardedFor(hop)
 		}

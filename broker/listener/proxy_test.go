@@ -57,10 +57,14 @@ func TestProxyProtocol(t *testing.T) {
 			t.Parallel()
 			m := listener.NewMetrics()
 			remote := make(chan string, 1)
+			timeout := wait
+			if c.reason == "timeout" {
+				timeout = 200 * time.Millisecond
+			}
 			l := startTCP(t, listener.TCPConfig{
 				ProxyProtocol: true, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")},
 				Guard: listener.Guard{
-					Metrics: m, FirstPacketTimeout: time.Second,
+					Metrics: m, FirstPacketTimeout: timeout,
 					Handler: func(id string, c *listener.Conn) error { remote <- c.RemoteAddr().String(); return echo(id, c) },
 				},
 			})

@@ -61,7 +61,7 @@ func TestLimits(t *testing.T) {
 			if c.alsoFirst != "" {
 				enter(c.alsoFirst)
 			}
-			// The refusal is a reset, which may come before dialing has ended.
+			// The refusal is a reset, which may come before the dial has ended.
 			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(c.from[2])}}
 			if conn, err := d.DialContext(t.Context(), "tcp", l.Addr().String()); err == nil {
 				_ = conn.SetDeadline(time.Now().Add(wait))

@@ -258,7 +258,7 @@ func (w *wire) writeData(p []byte) (int, error) {
 func putHeader(h []byte, n int) int {
 	h[0] = finBit | websocket.BinaryMessage
 	if n < 126 {
-		h[1] = byte(n)
+		h[1] = byte(n) //nolint:gosec // n is less than 126
 		return 2
 	}
 	h[1] = 126
@@ -309,8 +309,8 @@ func (w *wire) shut(code int) error {
 }
 
 func frameClose(code int) []byte {
-	payload := websocket.FormatCloseMessage(code, "")
-	return append([]byte{finBit | websocket.CloseMessage, byte(len(payload))}, payload...)
+	const size = 2 // the code, without a text
+	return append([]byte{finBit | websocket.CloseMessage, size}, websocket.FormatCloseMessage(code, "")...)
 }
 
 // interrupt makes reads fail from now on, the one that is waiting too.
