@@ -4,7 +4,7 @@ package chat
 // default.
 type Limits struct {
 	Payload  int // bytes of a published payload; default 64 KiB
-	Depth    int // nesting of JSON arrays and objects; default 32
+	Depth    int // nesting of JSON arrays and objects, the payload's own counted; default 32, at most MaxDepth
 	Rendered int // bytes of a rendered message; default 100 KiB
 }
 

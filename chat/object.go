@@ -75,7 +75,7 @@ type object struct {
 	drop  fieldSet     // in: fields that are left out of the runs
 	seen  fieldSet     // known fields that are there
 	vals  [fields]span // values of the known fields
-	runs  [7]span      // members that are kept, as they stand side by side
+	runs  [7]span      // members that are kept, as they stand side by side: at most one more than can be dropped
 	nruns int
 	all   span  // from brace to brace
 	typed bool  // there is a type that is a string
