@@ -12,12 +12,15 @@ PKGS     = $(shell go list ./...)
 # The binary that e2e starts is built without the race detector, so running it
 # under -race would show nothing that `make test` does not.
 RACE_PKGS = $(shell go list ./... | grep -v '/e2e')
+# For how long: a fuzz target each, the torture.
 FUZZ    ?= 5s
 TORTURE ?= 5m
+# Further flags of run, bench and torture.
+ARGS    ?=
 
 .PHONY: help
 help: ## Print this
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: ## Install what is missing for running and testing (apt, npm)
@@ -35,6 +38,16 @@ run: build ## Start everything for trying it out: build, install PostgreSQL if t
 .PHONY: test
 test: setup ## Run all tests; nothing has to be started by hand and nothing is skipped
 	go test -p 2 -timeout 9m $(PKGS)
+
+.PHONY: torture
+torture: build ## Kill, stop and cut everything under load for TORTURE=5m and count what is lost
+	@tools/setup test
+	go run ./torture --duration $(TORTURE) $(ARGS)
+
+.PHONY: bench
+bench: build ## Measure beside Mosquitto in the same run (ARGS=--quick; see bench/README.md)
+	@tools/setup test
+	go run ./bench/cmd/bench $(ARGS)
 
 .PHONY: check
 check: tidy fmt lint vet race fuzz ## All that must hold before a commit lands, besides make test

@@ -138,8 +138,12 @@ func (d *Doors) validate() error {
 		flag  string
 		value int64
 	}{
-		{"max-payload", int64(d.MaxPayload)}, {"max-depth", int64(d.MaxDepth)}, {"max-message", int64(d.MaxMessage)},
-		{"session-expiry", int64(d.SessionExpiry)}, {"retain-age", int64(d.RetainAge)}, {"retain-size", d.RetainSize},
+		{"max-payload", int64(d.MaxPayload)},
+		{"max-depth", int64(d.MaxDepth)},
+		{"max-message", int64(d.MaxMessage)},
+		{"session-expiry", int64(d.SessionExpiry)},
+		{"retain-age", int64(d.RetainAge)},
+		{"retain-size", d.RetainSize},
 	} {
 		if limit.value < 0 {
 			errs = append(errs, refuse(limit.flag, "is below zero; give a positive value"))
