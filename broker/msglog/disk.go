@@ -76,14 +76,14 @@ func (g *diskGuard) look() {
 	}
 	g.unknown = false
 	g.free.Store(usage.AvailBytes)
-	// Some more than the minimum, so that it does not go to and fro.
-	enough := g.minFree
-	if g.full.Load() {
-		enough += g.minFree / 8
-	}
-	missing := uint64(0)
+	// After it was full some more than what is needed, so that it does not go to
+	// and fro: giving up the ballast alone is not room.
+	enough, missing := g.minFree, uint64(0)
 	if !g.held && g.ballast > 0 {
 		missing = uint64(g.ballast)
+	}
+	if g.full.Load() {
+		enough += (g.minFree + missing) / 4
 	}
 	if usage.AvailBytes < enough+missing {
 		// Room for the minimum but not for the ballast will do if it was never

@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -97,10 +99,16 @@ func (p pebbleLogger) Fatalf(format string, args ...any) {
 
 // listener passes on what operators should know.
 func (l *Pebble) listener() *pebble.EventListener {
-	var damaged sync.Map // files that have been reported
+	var (
+		damaged sync.Map     // files that have been reported
+		warned  atomic.Int64 // when background work was last reported
+	)
 	return &pebble.EventListener{
 		BackgroundError: func(err error) {
-			l.log.Warn("message log: background work failed and is tried again", "dir", l.dir, "err", err)
+			// On a full or a damaged disk it is tried again at once, for ever.
+			if now, last := time.Now().UnixNano(), warned.Load(); now-last > int64(time.Minute) && warned.CompareAndSwap(last, now) {
+				l.log.Warn("message log: background work failed and is tried again", "dir", l.dir, "err", err)
+			}
 		},
 		// Reads report it to their callers; the rest goes on.
 		DataCorruption: func(info pebble.DataCorruptionInfo) {

@@ -30,6 +30,7 @@ type Pebble struct {
 	failure failure
 	head    *headFile
 	disk    *diskGuard
+	damage  damage
 
 	useMu  sync.Mutex // guards closed and, with it, that using grows no more
 	closed bool
@@ -196,6 +197,7 @@ func (l *Pebble) Close() error {
 func (l *Pebble) closeDB() error {
 	defer func() { _ = l.head.close() }() // it is written, and not relied upon to be synced
 	if err := l.failure.get(); err != nil {
+		l.abandon()
 		return err
 	}
 	// Nothing written without sync is to be lost by an orderly end.
@@ -210,6 +212,24 @@ func (l *Pebble) closeDB() error {
 	}
 	return nil
 }
+
+// abandon closes the database of a failed log as far as that goes. Where Pebble
+// gave up it may hold its locks for ever, and it is not waited for for ever.
+func (l *Pebble) abandon() {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		defer func() { _ = recover() }() // what failed was reported when it did
+		_ = l.db.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(abandonAfter):
+		l.log.Warn("failed message log could not be closed; the process must end", "dir", l.dir)
+	}
+}
+
+const abandonAfter = 5 * time.Second
 
 func (l *Pebble) background() {
 	defer l.bg.Done()

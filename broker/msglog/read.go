@@ -21,9 +21,10 @@ func (l *Pebble) Read(ctx context.Context, after, upto uint64, fn func(*Record) 
 	if after >= upto {
 		return nil
 	}
-	it, err := l.db.NewIter(&pebble.IterOptions{
-		LowerBound: blockKey(nil, after+1), UpperBound: prefixEndKey([]byte(prefixBlock)),
-	})
+	if err := l.damage.known(after+1, upto); err != nil {
+		return err
+	}
+	it, err := l.blocks(after)
 	if err != nil {
 		return fmt.Errorf("read log: %w", err)
 	}
@@ -62,12 +63,19 @@ func (l *Pebble) Read(ctx context.Context, after, upto uint64, fn func(*Record) 
 		after = to
 	}
 	if err := it.Error(); err != nil {
-		return unreadable(it, after, upto, "", func(seq uint64) []byte { return blockKey(nil, seq) })
+		return l.damage.find(it, after, upto)
 	}
 	if after < upto && !l.trimmed(upto) {
 		return &CorruptError{First: after + 1, Last: upto, Err: errMissing}
 	}
 	return nil
+}
+
+// blocks returns an iterator over the blocks with messages after the given seq.
+func (l *Pebble) blocks(after uint64) (*pebble.Iterator, error) {
+	return l.db.NewIter(&pebble.IterOptions{
+		LowerBound: blockKey(nil, after+1), UpperBound: prefixEndKey([]byte(prefixBlock)),
+	})
 }
 
 var errMissing = errors.New("no such block")
@@ -134,12 +142,15 @@ func (l *Pebble) readPosting(topic string, last uint64, posting []byte, after, u
 	corrupt := func(err error) error {
 		return &CorruptError{First: seqs[0], Last: seqs[len(seqs)-1], Topic: topic, Err: err}
 	}
+	if err := l.damage.known(last, last); err != nil {
+		return false, corrupt(err)
+	}
 	value, closer, err := l.db.Get(blockKey(nil, last))
 	if err != nil {
 		if l.trimmed(seqs[0]) {
 			return more, nil
 		}
-		return false, corrupt(err)
+		return false, corrupt(errors.Join(err, l.findDamage(last)))
 	}
 	defer func() { err = errors.Join(err, closer.Close()) }()
 	b, err := parseBlock(last, value)
@@ -182,42 +193,6 @@ func (l *Pebble) check(ctx context.Context) error {
 		return nil
 	}
 }
-
-// unreadable finds out which messages are concerned when the iterator has failed
-// after the given seq: it goes on in steps until it can read again, and then
-// back to where that begins.
-func unreadable(it *pebble.Iterator, after, upto uint64, topic string, key func(seq uint64) []byte) error {
-	cause := it.Error()
-	readable := func(seq uint64) bool {
-		if !it.SeekGE(key(seq)) {
-			return it.Error() == nil
-		}
-		_, err := it.ValueAndErr()
-		return err == nil
-	}
-	bad, step := after+1, uint64(1)
-	good := bad
-	for !readable(good) {
-		bad = good
-		if good > upto {
-			break
-		}
-		good += step
-		step = min(2*step, unreadableStep)
-	}
-	for bad+1 < good {
-		if mid := bad + (good-bad)/2; readable(mid) {
-			good = mid
-		} else {
-			bad = mid
-		}
-	}
-	return &CorruptError{First: after + 1, Last: max(after+1, min(good-1, upto)), Topic: topic, Err: cause}
-}
-
-// unreadableStep bounds the steps, so that not much that is readable is jumped
-// over between two damaged places.
-const unreadableStep = 1 << 12
 
 // Tail returns the seq of the newest durable message on a delivery topic, 0 for
 // none. A message that was trimmed still counts.
