@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -29,6 +30,8 @@ type API struct {
 	// groupOwner returns nil if the subject owns the group, and a *chat.Error
 	// if not. The groups set it.
 	groupOwner func(ctx context.Context, subject, group string) error
+
+	ready atomic.Bool // between Start and Stop
 
 	mu   sync.Mutex // guards what follows
 	stop context.CancelFunc
@@ -59,7 +62,7 @@ func Paths() []string {
 	return []string{"/v1/", "/openapi.json", "/docs", "/.well-known/jwks.json"}
 }
 
-// Handler returns the handler of all of Paths. Until Start has returned it
+// Handler returns the handler of all of Paths. Before Start and after Stop it
 // answers that the server is not ready.
 func (a *API) Handler() http.Handler { return http.HandlerFunc(a.serve) }
 
@@ -78,6 +81,7 @@ func (a *API) Start(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	a.stop, a.done = stop, make(chan struct{})
 	go a.sweep(background, a.done)
+	a.ready.Store(true)
 	return nil
 }
 
@@ -89,6 +93,7 @@ func (a *API) Stop(ctx context.Context) error {
 	if a.stop == nil {
 		return nil
 	}
+	a.ready.Store(false)
 	a.stop()
 	a.stop = nil
 	err := a.accounts.Stop(ctx)

@@ -33,6 +33,7 @@
 //	docs.go         /openapi.json and /docs
 //	accounts/       people, identities, codes, sessions, keys, devices: the domain, without HTTP
 //	limit/          rates by address and target
+//	changes/        the feed of changes to rights, for the broker's directory
 //	pgtx/           the transaction in the context
 //
 // A handler is a method of API that takes a context and an input struct and

@@ -94,6 +94,10 @@ func (a *API) route(w *recorder, r *http.Request, req *request) {
 		req.token = strings.TrimSpace(token)
 	}
 	req.key = r.Header.Get("Idempotency-Key")
+	if !a.ready.Load() {
+		a.writeProblem(w, r, newProblem(chat.CodeUnavailable, "The server is starting or stopping. Try again."))
+		return
+	}
 	handler, pattern := a.mux.Handler(r)
 	if req.pattern = pattern; pattern == "" {
 		var asked recorder // the mux's own answer: 404, or 405 with Allow

@@ -272,6 +272,21 @@ FROM devices d JOIN accounts a ON a.id = d.account `
 	// RevokeCredentials revokes the credentials of device $1.
 	RevokeCredentials = `UPDATE device_credentials SET revoked_at = now() WHERE account = $1 AND revoked_at IS NULL`
 
+	// SelectHorizon gives, of the feed of changes, the id of the oldest
+	// transaction that is still running, and the id up to which the feed has
+	// been trimmed, both as text.
+	SelectHorizon = `SELECT pg_snapshot_xmin(pg_current_snapshot())::text, (SELECT xid::text FROM changes_trimmed)`
+
+	// SelectChanges gives the same as SelectHorizon and, with it in one
+	// snapshot, id, kind, subject, grp, session of the changes since
+	// transaction $1 (text), at most $2. With no change it gives one row whose
+	// id is NULL.
+	SelectChanges = `
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text, t.xid::text, c.id, c.kind, c.subject, c.grp, c.session
+FROM changes_trimmed t LEFT JOIN LATERAL (
+    SELECT * FROM changes WHERE xid >= $1::text::xid8 ORDER BY xid, id LIMIT $2) c ON true
+ORDER BY c.xid, c.id`
+
 	// ExpireSigningKeys has every retired key verify no more.
 	ExpireSigningKeys = `UPDATE signing_keys SET expires_at = now() WHERE retired_at IS NOT NULL AND expires_at > now()`
 )

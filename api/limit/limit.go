@@ -69,6 +69,13 @@ func (l *Limiter) Allow(key string) error {
 	return &tooMany{after: time.Duration(missing * float64(l.every))}
 }
 
+// Len returns how many keys are remembered.
+func (l *Limiter) Len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.quiet.Len()
+}
+
 // tooMany is a refusal that knows when it ends.
 type tooMany struct {
 	after time.Duration

@@ -1,0 +1,70 @@
+package limit_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"mynah/api/limit"
+	"mynah/chat"
+)
+
+func TestAllow(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(0, 0)
+	l := limit.New(3, time.Minute, func() time.Time { return now })
+	for range 3 {
+		if err := l.Allow("a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := l.Allow("a")
+	refusal, ok := errors.AsType[*chat.Error](err)
+	if !ok || refusal.Code != chat.CodeRateLimited {
+		t.Fatalf("the fourth: %v", err)
+	}
+	wait, ok := err.(interface{ RetryAfter() time.Duration }) //nolint:errorlint // the limiter's own error, unwrapped
+	if !ok || wait.RetryAfter() <= 0 || wait.RetryAfter() > 20*time.Second {
+		t.Fatalf("Retry-After of %v", err)
+	}
+	if err := l.Allow("b"); err != nil {
+		t.Errorf("another key: %v", err)
+	}
+	now = now.Add(wait.RetryAfter())
+	if err := l.Allow("a"); err != nil {
+		t.Errorf("after the wait: %v", err)
+	}
+}
+
+// Guards against memory that grows with the addresses of an attack, and against
+// an attack that has its own counts forgotten while it lasts.
+func TestMemoryIsBounded(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(0, 0)
+	l := limit.New(1, time.Hour, func() time.Time { return now })
+	for i := range 200_000 {
+		if err := l.Allow(fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := l.Len(); n > 50_000 {
+		t.Errorf("%d keys remembered", n)
+	}
+	if err := l.Allow("199999"); err == nil {
+		t.Error("one of the last is forgotten")
+	}
+}
+
+// Guards against an owner of an IPv6 network that counts as 2^64 people.
+func TestAddress(t *testing.T) {
+	t.Parallel()
+	for a, want := range map[string]string{
+		"192.0.2.7": "192.0.2.7", "::ffff:192.0.2.7": "192.0.2.7", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::", "fe80::1%eth0": "fe80::",
+	} {
+		if got := limit.Address(netip.MustParseAddr(a)); got != want {
+			t.Errorf("%s counts as %s, want %s", a, got, want)
+		}
+	}
+}
