@@ -66,40 +66,60 @@ func (w *world) keepData() error {
 	return nil
 }
 
-// fillDisk takes all room on the broker's disk for a while.
+// fillDisk takes all room on the broker's disk for a while. Mostly that happens
+// once, and the broker has to go on with what it has set aside. Sometimes whoever
+// fills the disk goes on doing so and takes every byte that becomes free as well;
+// nothing can be written then, and a broker that ends is forgiven, but not what it
+// loses.
 func fillDisk(w *world, rnd *rand.Rand) string {
+	w.diskMu.Lock()
+	defer w.diskMu.Unlock()
+	greedy := rnd.IntN(4) == 0
 	path := filepath.Join(w.data, "filler")
 	f, err := os.Create(filepath.Clean(path))
 	if err != nil {
 		return fmt.Sprintf("full disk: %v", err)
 	}
 	defer f.Close() //nolint:errcheck // removed below
-	w.diskFull.Store(true)
 	// Now and then a few pages are left, so that the end comes in the middle
 	// of something.
-	leave := uint64(rnd.IntN(3)) * uint64(rnd.IntN(64<<10)) //nolint:gosec // small
-	for range 3 {
-		var st unix.Statfs_t
-		if err := unix.Fstatfs(int(f.Fd()), &st); err != nil { //nolint:gosec // descriptors are small
-			break
-		}
-		free := st.Bavail * uint64(st.Bsize) //nolint:gosec // a positive size
-		if free <= leave {
-			break
-		}
-		var at unix.Stat_t
-		if err := unix.Fstat(int(f.Fd()), &at); err != nil { //nolint:gosec // as above
-			break
-		}
-		_ = unix.Fallocate(int(f.Fd()), 0, at.Size, int64(free-leave)) //nolint:gosec,errcheck // as above; others write at the same time, so it is tried again
-	}
+	leave := int64(rnd.IntN(3) * rnd.IntN(64<<10))
 	d := between(rnd, 800*time.Millisecond, 3*time.Second)
-	time.Sleep(d)
+	w.diskFull.Store(true)
+	w.diskGreedy.Store(greedy)
+	w.takeRoom(f, leave)
+	for until := time.Now().Add(d); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		if greedy {
+			w.takeRoom(f, 0)
+		}
+	}
 	if err := os.Remove(path); err != nil {
 		w.ledger.Odd("remove the filler: %v", err)
 	}
+	how := ""
+	if greedy {
+		how = ", whatever became free was taken too"
+	}
 	// A server that began to start in the meantime is still forgiven.
-	time.AfterFunc(500*time.Millisecond, func() { w.diskFull.Store(false) })
+	time.Sleep(300 * time.Millisecond)
+	w.diskGreedy.Store(false)
+	w.diskFull.Store(false)
 	w.count.full.Add(1)
-	return fmt.Sprintf("full disk for %s with %d bytes left", d.Round(time.Millisecond), leave)
+	return fmt.Sprintf("full disk for %s with %d bytes left%s", d.Round(time.Millisecond), leave, how)
+}
+
+// takeRoom makes the file as large as the disk allows.
+func (w *world) takeRoom(f *os.File, leave int64) {
+	fd := int(f.Fd()) //nolint:gosec // descriptors are small
+	for range 3 {     // others write at the same time
+		var disk unix.Statfs_t
+		var file unix.Stat_t
+		if unix.Fstatfs(fd, &disk) != nil || unix.Fstat(fd, &file) != nil {
+			return
+		}
+		free := int64(disk.Bavail)*disk.Bsize - leave //nolint:gosec // a size
+		if free <= 0 || unix.Fallocate(fd, 0, file.Size, free) == nil {
+			return
+		}
+	}
 }

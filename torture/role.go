@@ -98,7 +98,7 @@ func (w *world) supervise(ctx context.Context) {
 			}
 			if done, err := r.proc.Exited(); done && !w.ending.Load() && time.Since(r.revived) > time.Second {
 				r.revived = time.Now()
-				if r.supervised {
+				if r.supervised || r == w.broker && w.diskGreedy.Load() {
 					w.say("%s ended (%v) and is started again", r.name, err)
 				} else {
 					w.ledger.Odd("%s ended by itself (%v): %s", r.name, err, r.proc.Tail())

@@ -43,9 +43,11 @@ type world struct {
 
 	// quiet is held for reading by every fault and for writing by the one
 	// that needs all others to have ended.
-	quiet    sync.RWMutex
-	diskFull atomic.Bool
-	ending   atomic.Bool
+	quiet      sync.RWMutex
+	diskMu     sync.Mutex // held while the disk is full
+	diskFull   atomic.Bool
+	diskGreedy atomic.Bool // and nothing can become free
+	ending     atomic.Bool
 
 	count struct {
 		kills, stops, immediate, stalls, delays, full, tails, refused, skipped, lostSessions atomic.Int64
