@@ -21,7 +21,7 @@ type document struct {
 	OpenAPI    string `json:"openapi"`
 	Paths      map[string]map[string]operation
 	Components struct {
-		Schemas map[string]schema
+		Schemas map[string]jsonSchema
 	}
 }
 
@@ -31,26 +31,26 @@ type operation struct {
 	Parameters  []struct {
 		Name, In string
 		Required bool
-		Schema   schema
+		Schema   jsonSchema
 	}
 	RequestBody *struct {
-		Content map[string]struct{ Schema schema }
+		Content map[string]struct{ Schema jsonSchema }
 	}
 	Responses map[string]json.RawMessage
 	Security  []json.RawMessage
 }
 
-type schema struct {
+type jsonSchema struct {
 	Ref                  string `json:"$ref"`
 	Type                 any
-	Properties           map[string]schema
+	Properties           map[string]jsonSchema
 	Required             []string
 	AdditionalProperties any
 	Enum                 []any
 	MaxLength            *int
 	MaxItems             *int
 	Pattern              string
-	Items                *schema
+	Items                *jsonSchema
 	Minimum, Maximum     *float64
 }
 
@@ -60,14 +60,14 @@ func (w *world) document() *document {
 	return &d
 }
 
-func (d *document) resolve(s schema) schema {
+func (d *document) resolve(s jsonSchema) jsonSchema {
 	if name, ok := strings.CutPrefix(s.Ref, "#/components/schemas/"); ok {
 		return d.Components.Schemas[name]
 	}
 	return s
 }
 
-func (s *schema) is(kind string) bool {
+func (s *jsonSchema) is(kind string) bool {
 	switch t := s.Type.(type) {
 	case string:
 		return t == kind
@@ -78,7 +78,7 @@ func (s *schema) is(kind string) bool {
 }
 
 // example makes a value that the schema takes.
-func (d *document) example(s schema) any {
+func (d *document) example(s jsonSchema) any {
 	s = d.resolve(s)
 	switch {
 	case len(s.Enum) > 0:
@@ -128,7 +128,7 @@ func TestOpenAPIDocument(t *testing.T) {
 				if name, ok := strings.CutPrefix(part, "{"); ok && !slices.ContainsFunc(op.Parameters, func(p struct {
 					Name, In string
 					Required bool
-					Schema   schema
+					Schema   jsonSchema
 				}) bool {
 					return p.In == "path" && p.Required && p.Name == strings.TrimSuffix(name, "}")
 				}) {
@@ -221,7 +221,7 @@ func TestBadInputIsRefusedEverywhere(t *testing.T) {
 				return out
 			}
 			var body map[string]any
-			var bodySchema schema
+			var bodySchema jsonSchema
 			if op.RequestBody != nil {
 				bodySchema = d.resolve(op.RequestBody.Content["application/json"].Schema)
 				body, _ = d.example(bodySchema).(map[string]any)

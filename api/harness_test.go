@@ -41,8 +41,14 @@ type world struct {
 // newWorld starts an API. configure may change its configuration first.
 func newWorld(tb testing.TB, configure ...func(*api.Config)) *world {
 	tb.Helper()
+	return newWorldOn(tb, pgtest.New(tb), configure...)
+}
+
+// newWorldOn starts an API on the database with the address.
+func newWorldOn(tb testing.TB, database string, configure ...func(*api.Config)) *world {
+	tb.Helper()
 	ctx := context.Background()
-	pool, err := pgxpool.New(ctx, pgtest.New(tb))
+	pool, err := pgxpool.New(ctx, database)
 	must(tb, err)
 	tb.Cleanup(pool.Close)
 	w := &world{tb: tb, db: pool, log: &logBook{}}

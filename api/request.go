@@ -55,7 +55,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), requestKey{}, req), a.cfg.Timeout)
 	defer cancel()
 	r = r.WithContext(ctx)
-	out := &recorder{ResponseWriter: w, etag: r.Method == http.MethodGet || r.Method == http.MethodHead}
+	out := &recorder{ResponseWriter: w}
 
 	h := out.Header()
 	h.Set("X-Request-Id", req.id)
@@ -100,8 +100,8 @@ func (a *API) route(w *recorder, r *http.Request, req *request) {
 	}
 	handler, pattern := a.mux.Handler(r)
 	if req.pattern = pattern; pattern == "" {
-		var asked recorder // the mux's own answer: 404, or 405 with Allow
-		asked.ResponseWriter = discard{header: http.Header{}}
+		var asked recorder                                    // the mux's own answer: 404, or 405 with Allow
+		asked.ResponseWriter = discard{header: http.Header{}} // nothing is sent: finish is not called
 		handler.ServeHTTP(&asked, r)
 		detail := "There is nothing here. See /docs."
 		if asked.status == http.StatusMethodNotAllowed {
@@ -191,61 +191,43 @@ func cleanQuery(raw string) bool {
 	return err == nil && cleanText(text)
 }
 
-// recorder notes the status. For GET it also keeps the body back until the end
-// (answers are pages of bounded size), to tell the client that polls a list with
-// If-None-Match that nothing has changed (RFC 9110 section 13.1.2).
+// recorder keeps an answer back until the handler is done: they are pages of
+// bounded size. So a handler that panics half way can still be answered with a
+// problem, a client that is gone is nobody's error, and one that polls with
+// If-None-Match can be told that nothing has changed (RFC 9110 section 13.1.2).
 type recorder struct {
 	http.ResponseWriter
 	status int
-	etag   bool
 	body   bytes.Buffer
-	sent   bool
 }
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeader notes the status, and sends it unless the body is kept back.
+// WriteHeader notes the status.
 func (w *recorder) WriteHeader(status int) {
-	if w.status != 0 {
-		return
-	}
-	w.status = status
-	if !w.etag {
-		w.sent = true
-		w.ResponseWriter.WriteHeader(status)
+	if w.status == 0 {
+		w.status = status
 	}
 }
 
-// Write sends or keeps back.
+// Write keeps b.
 func (w *recorder) Write(b []byte) (int, error) {
-	if w.status == 0 {
-		w.WriteHeader(http.StatusOK)
-	}
-	if w.etag {
-		return w.body.Write(b)
-	}
-	return w.ResponseWriter.Write(b)
+	w.WriteHeader(http.StatusOK)
+	return w.body.Write(b)
 }
 
-// reset forgets an answer that has not been sent, so that another can be.
+// reset forgets the answer, so that another can be given.
 func (w *recorder) reset() {
-	if !w.sent {
-		w.status = 0
-		w.body.Reset()
-	}
+	w.status = 0
+	w.body.Reset()
 }
 
-// finish sends what was kept back.
+// finish sends the answer.
 func (w *recorder) finish(r *http.Request) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	if !w.etag {
-		return
-	}
-	if w.status == http.StatusOK {
-		if w.Header().Get("Cache-Control") == "no-store" && w.Header().Get("Set-Cookie") == "" {
+	w.WriteHeader(http.StatusOK)
+	if w.status == http.StatusOK && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		if w.Header().Get("Cache-Control") == "no-store" {
 			w.Header().Set("Cache-Control", "private, no-cache")
 		}
 		sum := sha256.Sum256(w.body.Bytes())

@@ -71,8 +71,11 @@ WHERE c.id = $1 AND c.jwk IS NOT NULL AND c.revoked_at IS NULL
 	SelectSigningKey = `SELECT kid FROM signing_keys WHERE kid = $1 AND retired_at IS NULL FOR SHARE`
 
 	// InsertAccount makes account $1 of kind $2 with name $3. It affects no
-	// row if the id is or was in use.
-	InsertAccount = `INSERT INTO accounts (id, kind, name) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`
+	// row if the id, in whatever case, is or was in use.
+	InsertAccount = `
+INSERT INTO accounts (id, kind, name)
+SELECT $1::text, $2, $3 WHERE NOT EXISTS (SELECT FROM accounts WHERE lower(id) = lower($1::text))
+ON CONFLICT (id) DO NOTHING`
 
 	// SelectAccount gives id, kind, name, avatar, ext, find_by_id,
 	// find_by_phone, find_by_mail, created_at of account $1.
@@ -300,6 +303,7 @@ func Sweeps() []string {
 		`DELETE FROM oidc_flows WHERE expires_at < now()`,
 		`DELETE FROM tickets WHERE expires_at < now()`,
 		`DELETE FROM sessions WHERE ctid IN (SELECT ctid FROM sessions WHERE expires_at < now() LIMIT 5000)`,
+		`DELETE FROM device_credentials WHERE revoked_at < now() - interval '30 days'`,
 		`DELETE FROM revocations WHERE expires_at < now()`,
 		`DELETE FROM signing_keys WHERE expires_at < now() - interval '1 day'`,
 		`WITH old AS (SELECT xid FROM changes WHERE at < now() - interval '24 hours' ORDER BY xid DESC LIMIT 1),

@@ -60,6 +60,9 @@ CREATE TABLE accounts (
     disabled_at   timestamptz,
     deleted_at    timestamptz
 );
+-- Nobody registers an id that differs from another's in upper and lower case only:
+-- people could not tell them apart.
+CREATE INDEX accounts_lower ON accounts (lower(id));
 COMMENT ON COLUMN accounts.deleted_at IS 'The name, the identities and the devices are gone; the row stays so that the id is not used again';
 
 -- Ways to sign in. One account may have several; one identity has one account.
@@ -225,6 +228,7 @@ CREATE TABLE device_credentials (
     CHECK ((jwk IS NULL) = (expires_at IS NOT NULL))
 );
 CREATE INDEX device_credentials_account ON device_credentials (account);
+CREATE INDEX device_credentials_revoked ON device_credentials (revoked_at) WHERE revoked_at IS NOT NULL;
 CREATE INDEX device_credentials_kid ON device_credentials (kid) WHERE kid IS NOT NULL;
 
 -- +goose StatementBegin

@@ -1,0 +1,181 @@
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"mynah/api"
+	"mynah/api/accounts"
+	"mynah/authhook"
+	"mynah/internal/pgtest"
+)
+
+// Guards against limits that a header goes around, and against a proxy's users
+// who share one limit.
+func TestWhoseAddressCounts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	proxied := newWorld(t, func(c *api.Config) {
+		c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
+	})
+	last := func(w *world, forwarded string) string {
+		w.do(http.MethodGet, "/v1/sign-in", "", nil, "X-Forwarded-For", forwarded).want(http.StatusOK)
+		lines := strings.Split(strings.TrimSpace(w.log.String()), "\n")
+		for i := len(lines) - 1; i >= 0; i-- {
+			if _, address, ok := strings.Cut(lines[i], " address="); ok {
+				return strings.TrimSpace(address)
+			}
+		}
+		return ""
+	}
+	for _, c := range []struct {
+		world           *world
+		forwarded, want string
+	}{
+		{w, "192.0.2.1", "127.0.0.1"},
+		{proxied, "192.0.2.1", "192.0.2.1"},
+		{proxied, "198.51.100.9, 192.0.2.1", "192.0.2.1"}, // the client wrote the first
+		{proxied, "192.0.2.1, 10.0.0.7", "192.0.2.1"},
+		{proxied, "nonsense", "127.0.0.1"},
+		{proxied, "2001:db8::1", "2001:db8::1"},
+	} {
+		if got := last(c.world, c.forwarded); got != c.want {
+			t.Errorf("X-Forwarded-For %q: counted as %s, want %s", c.forwarded, got, c.want)
+		}
+	}
+}
+
+func TestOrigins(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *api.Config) { c.Origins = []string{"https://app.example.com"} })
+	ask := func(origin string) *reply {
+		return w.do(http.MethodOptions, "/v1/me", "", nil, "Origin", origin, "Access-Control-Request-Method", "PATCH")
+	}
+	r := ask("https://app.example.com").want(http.StatusNoContent)
+	if r.Header.Get("Access-Control-Allow-Origin") != "https://app.example.com" || r.Header.Get("Access-Control-Allow-Credentials") != "" {
+		t.Errorf("headers: %v", r.Header)
+	}
+	if r := ask("https://evil.example"); r.Header.Get("Access-Control-Allow-Origin") != "" {
+		t.Error("another origin is let in")
+	}
+}
+
+// The log tells what happened and gives nothing away: no ids in paths, no query.
+func TestLogLine(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.do(http.MethodGet, "/v1/people/somebody", w.token("anna", ""), nil).want(http.StatusOK)
+	w.do(http.MethodGet, "/v1/sign-in?access_token=hunter2", "", nil).problem(http.StatusUnprocessableEntity, "invalid")
+	eventually(t, "the request is logged", func() bool { return contains(w.log.String(), r.Header.Get("X-Request-Id")) })
+	log := w.log.String()
+	if !contains(log, `route="GET /v1/people/{id}"`) || !contains(log, "subject=anna") || contains(log, "somebody") || contains(log, "hunter2") {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+func TestStartAndStopMayBeRepeated(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	must(t, w.api.Start(t.Context()))
+	w.do(http.MethodGet, "/v1/sign-in", "", nil).want(http.StatusOK)
+	must(t, w.api.Stop(t.Context()))
+	must(t, w.api.Stop(t.Context()))
+	w.do(http.MethodGet, "/v1/sign-in", "", nil).problem(http.StatusServiceUnavailable, "unavailable")
+	must(t, w.api.Start(t.Context()))
+	w.do(http.MethodGet, "/v1/sign-in", "", nil).want(http.StatusOK)
+}
+
+func TestConfigNamesTheFlag(t *testing.T) {
+	t.Parallel()
+	for flag, c := range map[string]api.Config{
+		"--public-url \"":         {PublicURL: "chat.example.com"},
+		"--public-url is missing": {Accounts: accounts.Config{OIDC: []accounts.OIDC{{Name: "a", Issuer: "https://x", ClientID: "c"}}}},
+		"--allow-origin":          {Origins: []string{"https://x/path"}},
+		"required":                {},
+	} {
+		if _, err := api.New(c); err == nil || !strings.Contains(err.Error(), flag) {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+}
+
+// brokenVerifier panics, as a bug would.
+type brokenVerifier struct{}
+
+func (brokenVerifier) Verify(context.Context, string) (*authhook.Identity, error) { panic("a bug") }
+
+func TestPanicIsAnswered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *api.Config) { c.Verifier = brokenVerifier{} })
+	r := w.do(http.MethodGet, "/v1/me", "x", nil).want(http.StatusInternalServerError)
+	if r.Header.Get("Content-Type") != "application/problem+json" || contains(string(r.Body), "a bug") {
+		t.Errorf("answer: %s", r.Body)
+	}
+	if !contains(w.log.String(), "a bug") {
+		t.Error("not logged")
+	}
+}
+
+// PostgreSQL goes away and comes back. Meanwhile every call says that it is to be
+// tried again, and tokens are still verified (the broker uses the same keys).
+func TestDatabaseAway(t *testing.T) {
+	t.Parallel()
+	server := pgtest.NewServer(t)
+	w := newWorldOn(t, server.URL())
+	anna := w.register("anna")
+	server.Kill()
+	r := w.do(http.MethodGet, "/v1/me", anna.AccessToken, nil).problem(http.StatusServiceUnavailable, "unavailable")
+	if r.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	w.refresh(anna.RefreshToken).problem(http.StatusServiceUnavailable, "unavailable")
+	w.do(http.MethodPost, "/v1/accounts", "", map[string]any{"id": "bert", "password": goodPassword}).problem(http.StatusServiceUnavailable, "unavailable")
+	v, err := authhook.NewVerifier(authhook.VerifierConfig{LocalKeys: w.keys})
+	must(t, err)
+	t.Cleanup(v.Close)
+	if _, err := v.Verify(t.Context(), anna.AccessToken); err != nil {
+		t.Errorf("the token is not verified while the database is away: %v", err)
+	}
+	server.Start()
+	eventually(t, "the API answers again", func() bool {
+		return w.do(http.MethodGet, "/v1/me", anna.AccessToken, nil).Status == http.StatusOK
+	})
+	w.refresh(anna.RefreshToken).want(http.StatusOK)
+}
+
+// A request that takes too long is given up.
+func TestTimeout(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *api.Config) { c.Timeout = 300 * time.Millisecond })
+	anna := w.register("anna")
+	tx, err := w.db.Begin(t.Context())
+	must(t, err)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE accounts`)
+	must(t, err)
+	w.do(http.MethodGet, "/v1/me", anna.AccessToken, nil).problem(http.StatusServiceUnavailable, "unavailable")
+	must(t, tx.Rollback(context.Background()))
+	w.do(http.MethodGet, "/v1/me", anna.AccessToken, nil).want(http.StatusOK)
+}
+
+// BenchmarkMe is a call with a token: verification, admission, one row.
+func BenchmarkMe(b *testing.B) {
+	w := newWorld(b, func(c *api.Config) { c.Log = slog.New(slog.DiscardHandler) })
+	token := w.register("anna").AccessToken
+	handler := w.api.Handler()
+	b.ReportAllocs()
+	for b.Loop() {
+		r := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/v1/me", http.NoBody)
+		r.Header.Set("Authorization", "Bearer "+token)
+		out := httptest.NewRecorder()
+		if handler.ServeHTTP(out, r); out.Code != http.StatusOK {
+			b.Fatal(fmt.Sprint(out.Code, out.Body))
+		}
+	}
+}
