@@ -94,7 +94,10 @@ func (l *Pebble) open() (err error) {
 			err = errors.Join(err, l.db.Close())
 		}
 	}()
-	// From here on the disk is known to be ours.
+	// Here the directory is known to be ours.
+	if err := removeSnapshots(l.opts.FS, l.dir); err != nil {
+		return err
+	}
 	l.disk.look()
 	if err := l.prepare(); err != nil {
 		return err
