@@ -72,7 +72,7 @@ func shared(tb testing.TB) *node {
 	sharedOnce.Do(func() {
 		sharedNode = launch("serve", "--data-dir", sharedDir, "--jwt-secret", secret,
 			"--mqtt-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0",
-			"--allowed-origins", "https://chat.example.com")
+			"--allow-origin", "https://chat.example.com")
 		sharedNode.awaitReady()
 	})
 	if sharedNode.failed != nil {

@@ -61,8 +61,8 @@ func TestSettingsRefused(t *testing.T) {
 		{"broker address that is none", []string{"archiver", "--database-url", n.database, "--jwt-secret", secret, "--broker-url", "localhost:1883", "--metrics-addr", "127.0.0.1:0"}, "--broker-url", "mqtt://"},
 		{"certificate without key", with("broker", "--data-dir", dir(), "--jwt-secret", secret, "--tls-cert", file), "--tls-cert", "--tls-key"},
 		{"certificate that is none", with("broker", "--data-dir", dir(), "--jwt-secret", secret, "--tls-cert", file, "--tls-key", file), "--tls-cert", "PEM"},
-		{"proxy that is none", with("broker", "--data-dir", dir(), "--jwt-secret", secret, "--trusted-proxies", "nginx"), "--trusted-proxies", "nginx"},
-		{"origin that is none", with("broker", "--data-dir", dir(), "--jwt-secret", secret, "--allowed-origins", "chat"), "--allowed-origins", "https://"},
+		{"proxy that is none", with("broker", "--data-dir", dir(), "--jwt-secret", secret, "--trusted-proxy", "nginx"), "--trusted-proxy", "nginx"},
+		{"origin that is none", with("broker", "--data-dir", dir(), "--jwt-secret", secret, "--allow-origin", "chat"), "--allow-origin", "https://"},
 		{"settings file missing", []string{"broker", "--config", "/nonexistent.yml"}, "--config", "/nonexistent.yml"},
 		{"settings file that is none", []string{"broker", "--config", file}, "--config", file},
 	}

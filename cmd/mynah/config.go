@@ -29,6 +29,7 @@ type Config struct {
 	Identity
 	Database
 	Upstream
+	People
 	Metrics
 }
 
@@ -51,8 +52,8 @@ type Doors struct {
 	TLSCert   string `name:"tls-cert" placeholder:"FILE" help:"Certificate chain for MQTT over TLS, PEM."`
 	TLSKey    string `name:"tls-key" placeholder:"FILE" help:"Its private key, PEM."`
 
-	AllowedOrigins []string `placeholder:"ORIGIN" help:"Origins of web pages that may open a WebSocket: https://chat.example.com, https://*.example.com, or * for all. Default: pages that come from the host they connect to."`
-	TrustedProxies []string `placeholder:"CIDR" help:"Reverse proxies whose X-Forwarded-For is believed, as addresses or networks."`
+	AllowOrigin  []string `placeholder:"ORIGIN" help:"Origins of web pages that may connect and call the API: https://chat.example.com, https://*.example.com, or * for all. Default: pages that come from the host they connect to."`
+	TrustedProxy []string `placeholder:"CIDR" help:"Reverse proxies whose X-Forwarded-For is believed, as addresses or networks."`
 
 	MaxPayload    int           `default:"65536" placeholder:"BYTES" help:"Largest payload that a client may publish."`
 	MaxDepth      int           `default:"32" placeholder:"N" help:"Deepest nesting of JSON in a payload."`
@@ -126,9 +127,9 @@ func (d *Doors) validate() error {
 			errs = append(errs, refuse("tls-cert", "cannot be used with --tls-key: %w", err))
 		}
 	}
-	for _, origin := range d.AllowedOrigins {
+	for _, origin := range d.AllowOrigin {
 		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || strings.Trim(u.Path, "/") != "") {
-			errs = append(errs, refuse("allowed-origins", "%q is not an origin; write scheme and host as in https://chat.example.com", origin))
+			errs = append(errs, refuse("allow-origin", "%q is not an origin; write scheme and host as in https://chat.example.com", origin))
 		}
 	}
 	if _, err := d.proxies(); err != nil {
@@ -155,12 +156,12 @@ func (d *Doors) validate() error {
 // proxies returns the trusted proxies as networks.
 func (d *Doors) proxies() ([]netip.Prefix, error) {
 	var networks []netip.Prefix
-	for _, text := range d.TrustedProxies {
+	for _, text := range d.TrustedProxy {
 		network, err := netip.ParsePrefix(text)
 		if err != nil {
 			addr, addrErr := netip.ParseAddr(text)
 			if addrErr != nil {
-				return nil, refuse("trusted-proxies", "%q is neither an address nor a network; write 10.0.0.1 or 10.0.0.0/8", text)
+				return nil, refuse("trusted-proxy", "%q is neither an address nor a network; write 10.0.0.1 or 10.0.0.0/8", text)
 			}
 			network = netip.PrefixFrom(addr, addr.BitLen())
 		}

@@ -28,6 +28,7 @@ type cli struct {
 	Serve    serveCmd    `cmd:"" help:"Broker, archiver and API in one process. Without --database-url it starts a private PostgreSQL under the data directory."`
 	Broker   brokerCmd   `cmd:"" help:"The broker alone."`
 	Archiver archiverCmd `cmd:"" help:"The archiver alone: from the broker's log into PostgreSQL."`
+	API      apiCmd      `cmd:"" name:"api" help:"The HTTP API alone: accounts, contacts, groups, devices."`
 	Migrate  migrateCmd  `cmd:"" help:"Bring the database to this version. Safe to repeat."`
 	Token    tokenCmd    `cmd:"" help:"Print a token signed with the configured secret. Needs no server."`
 	Health   healthCmd   `cmd:"" hidden:"" help:"Ask a running mynah whether it is ready: exit status 0 if so. For containers without curl."`

@@ -19,13 +19,14 @@ type serveCmd struct {
 	Doors
 	Identity
 	Database
+	People
 	Metrics
 }
 
 // Run is the whole of Mynah in one process. The order of the start is that of who
 // needs whom; the stop goes backwards, see stops.
 func (c *serveCmd) Run(ctx context.Context, p *process) (err error) {
-	cfg := Config{Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity, Database: c.Database, Metrics: c.Metrics}
+	cfg := Config{Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity, Database: c.Database, People: c.People, Metrics: c.Metrics}
 	if err := cfg.validate(); err != nil {
 		return err
 	}
@@ -66,18 +67,28 @@ func (c *serveCmd) Run(ctx context.Context, p *process) (err error) {
 	if err := s.openDatabase(ctx, true); err != nil {
 		return err
 	}
-	if err := s.watchDatabase(true); err != nil {
+	if err := s.openPool(true); err != nil {
+		return err
+	}
+	if err := s.startKeys(ctx, cfg.JWTSecret); err != nil {
+		return err
+	}
+	if err := s.openVerifier(secret); err != nil {
 		return err
 	}
 
 	// From here clients come in by TCP. The archiver is one of them, so it stops
 	// before the broker and has committed what it was given; what comes in after
 	// it waits in the log for the next start.
-	if err := s.startBroker(ctx, secret); err != nil {
+	if err := s.startBroker(ctx); err != nil {
 		return err
 	}
 	token := s.ownToken(secret, archiverID, authhook.RoleArchiver)
 	if _, err := s.startArchiver(ctx, "tcp://"+loopback(s.broker.MQTTAddr()), token); err != nil {
+		return err
+	}
+
+	if err := s.startAPI(ctx, c.Dev); err != nil {
 		return err
 	}
 
@@ -118,13 +129,70 @@ func (c *brokerCmd) Run(ctx context.Context, p *process) (err error) {
 	if err := s.openHTTP(ctx); err != nil {
 		return err
 	}
-	if err := s.startBroker(ctx, cfg.JWTSecret); err != nil {
+	if err := s.openVerifier(cfg.JWTSecret); err != nil {
+		return err
+	}
+	if err := s.startBroker(ctx); err != nil {
 		return err
 	}
 	s.serveHTTP()
 	s.ready(ctx)
 	return s.wait(ctx)
 }
+
+type apiCmd struct {
+	Logging
+	HTTPAddr     string   `name:"http-addr" default:":8080" placeholder:"HOST:PORT" help:"Where the API is served."`
+	AllowOrigin  []string `placeholder:"ORIGIN" help:"Origins of web pages that may call the API."`
+	TrustedProxy []string `placeholder:"CIDR" help:"Reverse proxies whose X-Forwarded-For is believed, as addresses or networks."`
+	Identity
+	Database
+	People
+	Metrics
+}
+
+// Run is the API alone.
+func (c *apiCmd) Run(ctx context.Context, p *process) (err error) {
+	cfg := Config{
+		Logging: c.Logging, Identity: c.Identity, Database: c.Database, People: c.People, Metrics: c.Metrics,
+		Doors: Doors{HTTPAddr: c.HTTPAddr, AllowOrigin: c.AllowOrigin, TrustedProxy: c.TrustedProxy},
+	}
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	if cfg.DatabaseURL == "" {
+		return errNoDatabase
+	}
+	s := newServer(cfg, p)
+	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
+	if err := s.openMetrics(ctx); err != nil {
+		return err
+	}
+	if err := s.openHTTP(ctx); err != nil {
+		return err
+	}
+	if err := s.openDatabase(ctx, false); err != nil {
+		return err
+	}
+	if err := s.openPool(false); err != nil {
+		return err
+	}
+	if err := s.startKeys(ctx, cfg.JWTSecret); err != nil {
+		return err
+	}
+	if err := s.openVerifier(cfg.JWTSecret); err != nil {
+		return err
+	}
+	if err := s.startAPI(ctx, false); err != nil {
+		return err
+	}
+	s.serveHTTP()
+	s.ready(ctx)
+	return s.wait(ctx)
+}
+
+// errNoDatabase is what a command says that is of no use without one.
+var errNoDatabase = refuse("database-url", "is needed; write postgres://user:password@host:5432/database")
 
 type archiverCmd struct {
 	RetryDeadLetters bool `help:"Try once more to store what PostgreSQL refused, say how many, and end."`
@@ -147,7 +215,7 @@ func (c *archiverCmd) Run(ctx context.Context, p *process) (err error) {
 		return err
 	}
 	if cfg.DatabaseURL == "" {
-		return refuse("database-url", "is needed; write postgres://user:password@host:5432/database")
+		return errNoDatabase
 	}
 	s := newServer(cfg, p)
 	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
@@ -171,7 +239,7 @@ func (c *archiverCmd) Run(ctx context.Context, p *process) (err error) {
 	if err := s.openDatabase(ctx, false); err != nil {
 		return err
 	}
-	if err := s.watchDatabase(false); err != nil {
+	if err := s.openPool(false); err != nil {
 		return err
 	}
 	a, err := s.startArchiver(ctx, cfg.brokerURL(), token)

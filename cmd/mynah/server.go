@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"mynah/api"
+	"mynah/api/accounts"
 	"mynah/archiver"
 	"mynah/authhook"
 	"mynah/broker"
@@ -32,8 +34,8 @@ const connectPatience = 10 * time.Second
 // its end the broker closes the connection and the part comes back with a new one.
 const ownTokenTTL = 24 * time.Hour
 
-// archiverID is the archiver's subject.
-const archiverID = "mynah-archiver"
+// archiverID is the archiver's subject, which the API lets nobody register.
+const archiverID = "archiver"
 
 // server is a long-running mynah: the settings and what has been started so far.
 type server struct {
@@ -43,9 +45,13 @@ type server struct {
 	health   *health
 	stops    stops
 
-	metrics *webServer // nil if switched off
-	web     *webServer // nil in commands without HTTP
-	broker  *broker.Broker
+	metrics  *webServer // nil if switched off
+	web      *webServer // nil in commands without HTTP
+	pool     *pgxpool.Pool
+	keys     *accounts.Keys
+	verifier *authhook.Verifier
+	broker   *broker.Broker
+	api      *api.API
 }
 
 func newServer(cfg Config, p *process) *server {
@@ -129,35 +135,84 @@ func (s *server) startPostgres(ctx context.Context) error {
 	return nil
 }
 
-// watchDatabase makes the database part of what /readyz says. Chat goes on without
-// it, so a broker stays ready.
-func (s *server) watchDatabase(soft bool) error {
+// openPool connects to the database for as long as the process runs, and makes it
+// part of what /readyz says. Chat goes on without it, so a broker stays ready.
+func (s *server) openPool(soft bool) error {
 	config, err := pgxpool.ParseConfig(s.cfg.DatabaseURL.Reveal())
 	if err != nil {
 		return databaseError(s.cfg.DatabaseURL, err)
 	}
-	config.MaxConns = 1
 	// It outlives the context of the start, until its stop.
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
-	if err != nil {
+	if s.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
 		return databaseError(s.cfg.DatabaseURL, err)
 	}
-	s.stops.push("database check", func(context.Context) error { pool.Close(); return nil })
-	s.health.add(check{name: "database", soft: soft, fails: pool.Ping})
+	s.stops.push("database connections", func(context.Context) error { s.pool.Close(); return nil })
+	s.health.add(check{name: "database", soft: soft, fails: s.pool.Ping})
 	return nil
 }
 
-// startBroker opens the message log and then the doors for MQTT.
-func (s *server) startBroker(ctx context.Context, secret Secret) error {
-	verifier, err := authhook.NewVerifier(authhook.VerifierConfig{
+// startKeys reads the API's own signing keys, making one at the first start.
+func (s *server) startKeys(ctx context.Context, secret Secret) error {
+	s.keys = accounts.NewKeys(s.pool, accounts.KeysConfig{
+		Secret: []byte(secret.Reveal()), Issuer: s.cfg.PublicURL, Log: s.log.With("part", "keys"),
+	})
+	if err := s.keys.Start(ctx); err != nil {
+		if errors.Is(err, accounts.ErrKeySecret) {
+			return refuse("jwt-secret", "%w", err)
+		}
+		return fmt.Errorf("read the signing keys: %w", err)
+	}
+	s.stops.push("signing keys", s.keys.Stop)
+	return nil
+}
+
+// openVerifier decides whose tokens are believed: those of the secret, of the
+// configured key sets, and of the API's own keys if there are any.
+func (s *server) openVerifier(secret Secret) error {
+	cfg := authhook.VerifierConfig{
 		Secret: []byte(secret.Reveal()), JWKS: s.cfg.JWKS, Issuer: s.cfg.Issuer, Audience: s.cfg.Audience,
 		Log: s.log.With("part", "tokens"),
-	})
+	}
+	if s.keys != nil {
+		cfg.LocalKeys = s.keys
+	}
+	verifier, err := authhook.NewVerifier(cfg)
 	if err != nil {
 		return refuse("jwks", "%w", err)
 	}
 	s.stops.push("verifier", func(context.Context) error { verifier.Close(); return nil })
+	s.verifier = verifier
+	return nil
+}
 
+// startAPI makes the HTTP API, which serveHTTP mounts.
+func (s *server) startAPI(ctx context.Context, dev bool) error {
+	log := s.log.With("part", "api")
+	people, err := s.cfg.People.config(dev, log)
+	if err != nil {
+		return err
+	}
+	proxies, err := s.cfg.proxies()
+	if err != nil {
+		return err
+	}
+	a, err := api.New(api.Config{
+		DB: s.pool, Verifier: s.verifier, Keys: s.keys, Accounts: people,
+		Origins: s.cfg.AllowOrigin, TrustedProxies: proxies, PublicURL: s.cfg.PublicURL, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.Start(ctx); err != nil {
+		return err
+	}
+	s.stops.push("API", a.Stop)
+	s.api = a
+	return nil
+}
+
+// startBroker opens the message log and then the doors for MQTT.
+func (s *server) startBroker(ctx context.Context) error {
 	proxies, err := s.cfg.proxies()
 	if err != nil {
 		return err
@@ -175,9 +230,9 @@ func (s *server) startBroker(ctx context.Context, secret Secret) error {
 		MQTTSAddr:      tls,
 		TLSCert:        s.cfg.TLSCert,
 		TLSKey:         s.cfg.TLSKey,
-		Verifier:       verifier,
+		Verifier:       s.verifier,
 		TrustedProxies: proxies,
-		AllowedOrigins: s.cfg.AllowedOrigins,
+		AllowedOrigins: s.cfg.AllowOrigin,
 		Limits:         chat.Limits{Payload: s.cfg.MaxPayload, Depth: s.cfg.MaxDepth, Rendered: s.cfg.MaxMessage},
 		Retention:      msglog.Retention{MaxAge: s.cfg.RetainAge, MaxBytes: uint64(max(s.cfg.RetainSize, 0))},
 		SessionExpiry:  s.cfg.SessionExpiry,
@@ -251,7 +306,14 @@ func (s *server) ownToken(secret Secret, subject string, role authhook.Role) fun
 // serveHTTP answers on the HTTP port, from now on.
 func (s *server) serveHTTP() {
 	mux := http.NewServeMux()
-	mux.Handle("/mqtt", s.broker.WebSocketHandler())
+	if s.broker != nil {
+		mux.Handle("/mqtt", s.broker.WebSocketHandler())
+	}
+	if s.api != nil {
+		for _, path := range api.Paths() {
+			mux.Handle(path, s.api.Handler())
+		}
+	}
 	s.health.routes(mux)
 	s.web.serve(mux)
 	s.stops.push("HTTP", s.web.stop)

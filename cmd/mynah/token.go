@@ -126,7 +126,7 @@ type migrateCmd struct {
 // Run migrates the database.
 func (c *migrateCmd) Run(ctx context.Context, p *process) error {
 	if c.DatabaseURL == "" {
-		return refuse("database-url", "is needed; write postgres://user:password@host:5432/database")
+		return errNoDatabase
 	}
 	if err := c.validate(); err != nil {
 		return err

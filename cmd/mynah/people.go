@@ -1,0 +1,69 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"mynah/api/accounts"
+)
+
+// People says how people get accounts and sign in. The API checks the values and
+// names the flags.
+type People struct {
+	PublicURL    string `name:"public-url" placeholder:"URL" help:"The address under which clients reach this server: https://chat.example.com. Needed for --oidc; the issuer of the API's tokens."`
+	Registration string `enum:"open,assigned,closed" default:"open" help:"Who may have an account: everybody (open), everybody with an id that the server chooses (assigned), nobody new (closed)."`
+
+	SMTPURL          SecretURL `name:"smtp-url" placeholder:"URL" help:"Sends one-time codes by mail: smtp://user:password@host:587?from=chat@example.com."`
+	SMSWebhook       SecretURL `name:"sms-webhook" placeholder:"URL" help:"Is asked to send one-time codes by text message."`
+	SMSWebhookSecret Secret    `name:"sms-webhook-secret" placeholder:"SECRET" help:"Signs what is sent to --sms-webhook."`
+
+	WeChatAppID   string `name:"wechat-app-id" placeholder:"ID" help:"Lets people sign in from this WeChat mini-program."`
+	WeChatSecret  Secret `name:"wechat-secret" placeholder:"SECRET" help:"Its secret."`
+	WeChatBaseURL string `name:"wechat-base-url" default:"https://api.weixin.qq.com" placeholder:"URL" help:"Where code2session is asked."`
+
+	OIDC         map[string]string `name:"oidc" placeholder:"NAME=ISSUER;..." help:"OpenID Connect providers, by a name of yours: google=https://accounts.google.com."`
+	OIDCClientID map[string]string `name:"oidc-client-id" placeholder:"NAME=ID;..." help:"The client id at each provider."`
+	OIDCSecret   map[string]Secret `name:"oidc-secret" placeholder:"NAME=SECRET;..." help:"The client secret at each provider that gave one."`
+	OIDCRedirect []string          `name:"oidc-redirect" placeholder:"URL,..." help:"Where people may be sent after they have signed in with OpenID Connect, besides --public-url."`
+}
+
+// config returns what the API wants. With dev codes are logged where nothing is
+// set to send them.
+func (o *People) config(dev bool, log *slog.Logger) (accounts.Config, error) {
+	cfg := accounts.Config{
+		Registration: accounts.Registration(o.Registration),
+		WeChat:       accounts.WeChat{AppID: o.WeChatAppID, Secret: o.WeChatSecret.Reveal(), BaseURL: o.WeChatBaseURL},
+		Redirects:    o.OIDCRedirect,
+		PublicURL:    o.PublicURL,
+	}
+	var errs []error
+	if dev {
+		cfg.Mail, cfg.SMS = accounts.LogSender{Log: log}, accounts.LogSender{Log: log}
+	}
+	if o.SMTPURL != "" {
+		smtp, err := accounts.NewSMTP(o.SMTPURL.Reveal())
+		errs = append(errs, err)
+		cfg.Mail = smtp
+	}
+	switch {
+	case o.SMSWebhook != "":
+		webhook, err := accounts.NewWebhook(o.SMSWebhook.Reveal(), o.SMSWebhookSecret.Reveal(), nil)
+		errs = append(errs, err)
+		cfg.SMS = webhook
+	case o.SMSWebhookSecret != "":
+		errs = append(errs, refuse("sms-webhook-secret", "is of no use without --sms-webhook; give both"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.OIDC)) {
+		cfg.OIDC = append(cfg.OIDC, accounts.OIDC{
+			Name: name, Issuer: o.OIDC[name], ClientID: o.OIDCClientID[name], Secret: o.OIDCSecret[name].Reveal(),
+		})
+	}
+	for _, name := range slices.Concat(slices.Sorted(maps.Keys(o.OIDCClientID)), slices.Sorted(maps.Keys(o.OIDCSecret))) {
+		if _, ok := o.OIDC[name]; !ok {
+			errs = append(errs, refuse("oidc", "has no provider %s, for which --oidc-client-id or --oidc-secret is given", name))
+		}
+	}
+	return cfg, errors.Join(errs...)
+}
