@@ -1,0 +1,125 @@
+package msglog
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"mynah/chat"
+)
+
+func testOptions() Options { return Options{MemTableBytes: 1 << 20, Ballast: -1, MinFree: 1} }
+
+func openTest(t *testing.T, dir string) *Pebble {
+	t.Helper()
+	l, err := Open(dir, testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func closeTest(t *testing.T, l *Pebble) {
+	t.Helper()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func appendTest(t *testing.T, l *Pebble, n int) {
+	t.Helper()
+	recs := make([]*Record, n)
+	for i := range recs {
+		recs[i] = &Record{Message: chat.Message{From: "a", To: "group/g", Type: "text", Tail: []byte(`"type":"text"}`)}}
+	}
+	p, err := l.Append(recs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A log of a newer version is refused, and nothing in it is changed.
+func TestNewerFormat(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openTest(t, dir)
+	appendTest(t, l, 3)
+	if err := l.putUint(keyFormat, formatVersion+1); err != nil {
+		t.Fatal(err)
+	}
+	closeTest(t, l)
+	for range 2 {
+		if _, err := Open(dir, testOptions()); !errors.Is(err, ErrNewer) {
+			t.Fatalf("opened a newer log: %v", err)
+		}
+		if _, err := Inspect(t.Context(), dir); !errors.Is(err, ErrNewer) {
+			t.Fatalf("looked at a newer log: %v", err)
+		}
+	}
+}
+
+// An older log is migrated step by step, and a step that was interrupted is run
+// again. There has been no other format yet: the steps are the test's own.
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openTest(t, dir)
+	appendTest(t, l, 100)
+	var ran []uint64
+	interrupted := errors.New("interrupted")
+	fail := true
+	rename := func(from, to string) error {
+		v, ok, err := l.getUint(from)
+		if err != nil || !ok {
+			return err // it was done before the interruption
+		}
+		b := l.db.NewBatch()
+		if err := errors.Join(setUint(b, to, v), b.Delete([]byte(from), nil)); err != nil {
+			return err
+		}
+		return l.db.Apply(b, pebble.NoSync)
+	}
+	steps := map[uint64]migration{
+		formatVersion: func(*Pebble) error {
+			ran = append(ran, formatVersion)
+			return rename(keyFirst, "meta/oldest")
+		},
+		formatVersion + 1: func(*Pebble) error {
+			ran = append(ran, formatVersion+1)
+			err := rename("meta/oldest", keyFirst)
+			if fail {
+				fail = false
+				return interrupted
+			}
+			return err
+		},
+	}
+	if err := l.migrateTo(formatVersion+3, steps); !errors.Is(err, interrupted) {
+		t.Fatalf("migrate: %v", err)
+	}
+	if err := l.migrateTo(formatVersion+2, steps); err != nil {
+		t.Fatal(err)
+	}
+	if len(ran) != 3 || ran[0] != formatVersion || ran[1] != formatVersion+1 || ran[2] != formatVersion+1 {
+		t.Fatalf("steps run: %v", ran)
+	}
+	if err := l.migrateTo(formatVersion+3, steps); err == nil {
+		t.Fatal("migrated without a way")
+	}
+	if v, _, err := l.getUint(keyFormat); err != nil || v != formatVersion+2 {
+		t.Fatalf("version %d, %v", v, err)
+	}
+	if err := l.putUint(keyFormat, formatVersion); err != nil {
+		t.Fatal(err)
+	}
+	closeTest(t, l)
+	l = openTest(t, dir)
+	defer closeTest(t, l)
+	if first, last := l.Bounds(); last-first != 99 {
+		t.Fatalf("bounds %d, %d", first, last)
+	}
+}
