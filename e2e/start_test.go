@@ -208,3 +208,35 @@ func TestSettingsSources(t *testing.T) {
 	c.sub(t, "group/two", 1)
 	c.sub(t, "user/alice", 1)
 }
+
+// `mynah log` looks at the log of a running broker without being in its way.
+func TestLogCommand(t *testing.T) {
+	t.Parallel()
+	n := shared(t)
+	group := unique("group")
+	c := dial(t, n, "c", token(t, unique("alice"), groups(group)))
+	c.sub(t, "group/"+group, 1)
+	for _, text := range []string{"one", "two", "three"} {
+		c.pub(t, "group/"+group, 1, text)
+		c.waitText(t, text)
+	}
+	status, stdout, stderr := execute(t, "log", "--data-dir", sharedDir, "--topic", "group/"+group, "--tail", "2")
+	if status != 0 {
+		t.Fatal(stderr)
+	}
+	var want strings.Builder
+	for _, d := range c.all()[1:] {
+		want.Write(d.Payload)
+		want.WriteByte('\n')
+	}
+	if stdout != want.String() {
+		t.Errorf("the newest two of the group\n got %swant %s", stdout, want.String())
+	}
+	status, stdout, stderr = execute(t, "log", "--data-dir", sharedDir, "--verify")
+	if status != 0 || !strings.Contains(stdout, "all well") || !strings.Contains(stdout, "in use     by process ") {
+		t.Errorf("verify: status %d\n%s%s", status, stdout, stderr)
+	}
+	if status, _, stderr := execute(t, "log", "--data-dir", t.TempDir()); status != 1 || !strings.Contains(stderr, "--data-dir") {
+		t.Errorf("a folder without a log: status %d: %s", status, stderr)
+	}
+}

@@ -31,6 +31,7 @@ type cli struct {
 	API      apiCmd      `cmd:"" name:"api" help:"The HTTP API alone: accounts, contacts, groups, devices."`
 	Migrate  migrateCmd  `cmd:"" help:"Bring the database to this version. Safe to repeat."`
 	Token    tokenCmd    `cmd:"" help:"Print a token signed with the configured secret. Needs no server."`
+	Log      logCmd      `cmd:"" help:"Look at the broker's message log, read-only: its range and size, its newest messages, or whether all is well."`
 	Health   healthCmd   `cmd:"" hidden:"" help:"Ask a running mynah whether it is ready: exit status 0 if so. For containers without curl."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 }

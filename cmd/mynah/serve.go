@@ -141,6 +141,8 @@ func (c *brokerCmd) Run(ctx context.Context, p *process) (err error) {
 }
 
 type apiCmd struct {
+	RotateKeys   bool `help:"Make a new signing key, say which, and end. Tokens signed before stay valid until they expire."`
+	DistrustKeys bool `help:"With --rotate-keys: refuse at once all tokens signed before, for a key that may have been stolen."`
 	Logging
 	HTTPAddr     string   `name:"http-addr" default:":8080" placeholder:"HOST:PORT" help:"Where the API is served."`
 	AllowOrigin  []string `placeholder:"ORIGIN" help:"Origins of web pages that may call the API."`
@@ -165,6 +167,9 @@ func (c *apiCmd) Run(ctx context.Context, p *process) (err error) {
 	}
 	s := newServer(cfg, p)
 	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
+	if c.RotateKeys {
+		return s.rotateKeys(ctx, p, c.DistrustKeys)
+	}
 	if err := s.openMetrics(ctx); err != nil {
 		return err
 	}
@@ -189,6 +194,22 @@ func (c *apiCmd) Run(ctx context.Context, p *process) (err error) {
 	s.serveHTTP()
 	s.ready(ctx)
 	return s.wait(ctx)
+}
+
+// rotateKeys makes a new signing key. It may be done while servers run.
+func (s *server) rotateKeys(ctx context.Context, p *process, distrust bool) error {
+	if err := s.openDatabase(ctx, false); err != nil {
+		return err
+	}
+	if err := s.openPool(false); err != nil {
+		return err
+	}
+	kid, err := s.newKeys(s.cfg.JWTSecret).Rotate(ctx, distrust)
+	if err != nil {
+		return fmt.Errorf("rotate the signing keys: %w", err)
+	}
+	fmt.Fprintf(p.stdout, "the API signs with key %s from now on; running servers follow within 30 seconds\n", kid)
+	return nil
 }
 
 // errNoDatabase is what a command says that is of no use without one.

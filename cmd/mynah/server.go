@@ -37,6 +37,9 @@ const ownTokenTTL = 24 * time.Hour
 // archiverID is the archiver's subject, which the API lets nobody register.
 const archiverID = "archiver"
 
+// brokerFolder is the broker's part of the data directory.
+const brokerFolder = "broker"
+
 // server is a long-running mynah: the settings and what has been started so far.
 type server struct {
 	cfg      Config
@@ -151,11 +154,16 @@ func (s *server) openPool(soft bool) error {
 	return nil
 }
 
-// startKeys reads the API's own signing keys, making one at the first start.
-func (s *server) startKeys(ctx context.Context, secret Secret) error {
-	s.keys = accounts.NewKeys(s.pool, accounts.KeysConfig{
+// newKeys returns the API's own signing keys, which the secret seals in the database.
+func (s *server) newKeys(secret Secret) *accounts.Keys {
+	return accounts.NewKeys(s.pool, accounts.KeysConfig{
 		Secret: []byte(secret.Reveal()), Issuer: s.cfg.PublicURL, Log: s.log.With("part", "keys"),
 	})
+}
+
+// startKeys reads the signing keys, making one at the first start.
+func (s *server) startKeys(ctx context.Context, secret Secret) error {
+	s.keys = s.newKeys(secret)
 	if err := s.keys.Start(ctx); err != nil {
 		if errors.Is(err, accounts.ErrKeySecret) {
 			return refuse("jwt-secret", "%w", err)
@@ -225,7 +233,7 @@ func (s *server) startBroker(ctx context.Context) error {
 		tls = s.cfg.MQTTSAddr
 	}
 	b, err := broker.New(broker.Config{
-		DataDir:        filepath.Join(s.cfg.DataDir, "broker"),
+		DataDir:        filepath.Join(s.cfg.DataDir, brokerFolder),
 		MQTTAddr:       tcp,
 		MQTTSAddr:      tls,
 		TLSCert:        s.cfg.TLSCert,

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"mynah/broker/msglog"
+)
+
+type logCmd struct {
+	Storage
+	Tail   int    `placeholder:"N" help:"Print the newest N messages, one JSON object a line, as subscribers get them."`
+	Topic  string `placeholder:"TOPIC" help:"Only those of user/ID or group/ID; 10 unless --tail says otherwise."`
+	Verify bool   `help:"Read everything and check checksums, order and indexes. Exit status 1 if something is wrong."`
+}
+
+// Run looks at the message log without changing it: beside a running broker, as it
+// was at this moment, or in a stopped one's folder.
+func (c *logCmd) Run(ctx context.Context, p *process) (err error) {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	if c.Tail < 0 {
+		return refuse("tail", "is below zero; give a number of messages")
+	}
+	log, err := msglog.Inspect(ctx, filepath.Join(c.DataDir, brokerFolder, "log"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return refuse("data-dir", "%s holds no message log; name the one that the broker was started with", c.DataDir)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+
+	switch {
+	case c.Verify:
+		return c.verify(ctx, p, log)
+	case c.Tail > 0 || c.Topic != "":
+		return c.tail(ctx, p, log)
+	}
+	c.outline(p, log.Info())
+	return nil
+}
+
+func (c *logCmd) outline(p *process, info msglog.Info) {
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(p.stdout, "%-10s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	line("folder", "%s", info.Dir)
+	if info.InUseBy != 0 {
+		line("in use", "by process %d; this is the log as it was a moment ago", info.InUseBy)
+	} else {
+		line("in use", "by nobody")
+	}
+	line("format", "%d", info.Format)
+	line("messages", "%d", info.Messages)
+	if info.Messages > 0 {
+		line("oldest", "seq %d, %s", info.First, info.Oldest.UTC().Format(time.RFC3339))
+		line("newest", "seq %d, %s", info.Last, info.Newest.UTC().Format(time.RFC3339))
+	}
+	line("size", "%.1f MB of messages, %.1f MB on disk, %.1f GB free", float64(info.Bytes)/1e6, float64(info.DiskBytes)/1e6, float64(info.DiskFree)/1e9)
+}
+
+// tail prints the newest messages, oldest of them first.
+func (c *logCmd) tail(ctx context.Context, p *process, log *msglog.Inspector) error {
+	want := c.Tail
+	if want == 0 {
+		want = 10
+	}
+	info := log.Info()
+	if info.Messages == 0 {
+		return nil
+	}
+	// A topic's newest may lie anywhere, so the look goes back further and
+	// further; over all topics the first step is enough.
+	var found []*msglog.Record
+	for back := uint64(want); ; back *= 16 {
+		after := info.First - 1
+		if back < info.Messages {
+			after = info.Last - back
+		}
+		found = found[:0]
+		keep := func(r *msglog.Record) bool { found = append(found, r); return true }
+		var err error
+		if c.Topic == "" {
+			err = log.Read(ctx, after, info.Last, keep)
+		} else {
+			err = log.ReadTopic(ctx, c.Topic, after, info.Last, keep)
+		}
+		if err != nil {
+			return err
+		}
+		if len(found) >= want || after < info.First {
+			break
+		}
+	}
+	var out []byte
+	for _, r := range found[max(0, len(found)-want):] {
+		prev := r.Prev
+		// A direct message has a place on the sender's own topic too.
+		if r.To != c.Topic && c.Topic != "" {
+			prev = r.PrevSender
+		}
+		out = append(r.AppendEnvelope(out[:0], prev), '\n')
+		fmt.Fprint(p.stdout, string(out))
+	}
+	return nil
+}
+
+// errDamaged is returned after --verify has told what is wrong.
+var errDamaged = errors.New("the message log is damaged; stop the broker and restore its folder, or start it: it refuses what it cannot read and serves the rest")
+
+func (c *logCmd) verify(ctx context.Context, p *process, log *msglog.Inspector) error {
+	report, err := log.Verify(ctx)
+	if err != nil {
+		return fmt.Errorf("verify the message log: %w", err)
+	}
+	c.outline(p, log.Info())
+	if report.Found == 0 {
+		fmt.Fprintf(p.stdout, "%-10s %d messages, all well\n", "verified", report.Messages)
+		return nil
+	}
+	fmt.Fprintf(p.stdout, "%-10s %d messages, %d problems:\n%s\n", "verified", report.Messages, report.Found, strings.Join(report.Problems, "\n"))
+	return errDamaged
+}
