@@ -161,7 +161,7 @@ var errEndMissing = errors.New("the log ends before what was acknowledged; " +
 
 // openReadOnly opens the database for looking only.
 func (l *Pebble) openReadOnly() (*pebble.DB, error) {
-	cache := pebble.NewCache(8 << 20)
+	cache := l.opts.newCache()
 	defer cache.Unref()
 	opts := l.opts.pebble(l.pebbleLogger(), cache)
 	opts.ReadOnly = true

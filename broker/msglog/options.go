@@ -25,8 +25,9 @@ type Options struct {
 	// CacheBytes bounds the cache of blocks read from disk; default 64 MiB.
 	CacheBytes int64
 	// MemTableBytes is how much is collected in memory (and, with the write-ahead
-	// log, on disk) before it is written out sorted; default 32 MiB. Up to four
-	// times that is in memory when the disk is slow.
+	// log, on disk) before it is written out sorted; default 32 MiB. The cache and
+	// up to memTables times that are the log's memory together: what the one does
+	// not use the other may.
 	MemTableBytes uint64
 	// TailTopics bounds the cache of topic tails that Append keeps so that a
 	// message's prev need not be looked up; default 131,072 topics, some 20 MiB.
@@ -94,6 +95,16 @@ func (o Options) withDefaults() (Options, error) {
 // Pebble tell a torn tail of the write-ahead log from damage before it.
 const pebbleFormat = pebble.FormatTableFormatV6
 
+// memTables is how many memtables there may be, one filling and the others being
+// written out.
+const memTables = 3
+
+// newCache makes the cache of blocks. Pebble takes the room of memtables out of
+// it: with none to spare it would cache nothing, not even the filters.
+func (o Options) newCache() *pebble.Cache {
+	return pebble.NewCache(o.CacheBytes + memTables*int64(o.MemTableBytes)) //nolint:gosec // below 4 GiB
+}
+
 // pebble returns the options of the database. The cache is the caller's to
 // release.
 func (o Options) pebble(logger pebble.Logger, cache *pebble.Cache) *pebble.Options {
@@ -105,7 +116,7 @@ func (o Options) pebble(logger pebble.Logger, cache *pebble.Cache) *pebble.Optio
 
 		MemTableSize: o.MemTableBytes,
 		// Appends stop when this many memtables wait to be written out.
-		MemTableStopWritesThreshold: 4,
+		MemTableStopWritesThreshold: memTables,
 		// Compaction begins early, and appends stop only when it is hopelessly
 		// behind: L0 is mostly message blocks in ascending order, which do not
 		// make reads slower.

@@ -80,7 +80,7 @@ func (l *Pebble) open() (err error) {
 	if err := l.disk.removeBallast(); err != nil {
 		return err
 	}
-	cache := pebble.NewCache(l.opts.CacheBytes)
+	cache := l.opts.newCache()
 	defer cache.Unref() // the database holds its own reference
 	opts := l.opts.pebble(l.pebbleLogger(), cache)
 	opts.FS = l.disk.wrap()
