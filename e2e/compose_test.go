@@ -36,7 +36,7 @@ func TestCompose(t *testing.T) {
 	if err := yaml.Unmarshal(raw, &compose); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"postgres", "migrate", "broker", "archiver"} {
+	for _, name := range []string{"postgres", "migrate", "broker", "archiver", "api"} {
 		s, ok := compose.Services[name]
 		if !ok {
 			t.Errorf("there is no service %s", name)
