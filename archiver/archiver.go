@@ -148,6 +148,7 @@ type run struct {
 
 	queue    chan message        // from paho to the batcher
 	memory   *semaphore.Weighted // bytes of unacknowledged messages
+	spare    chan *batch         // done, for their memory
 	draining chan struct{}       // closed by Stop: take nothing more in
 
 	abandon context.CancelFunc // gives up what is not committed
@@ -181,6 +182,7 @@ func (a *Archiver) Start(ctx context.Context) error {
 		cfg: a.cfg, log: a.cfg.Logger, stats: a.stats,
 		queue:    make(chan message, queueLen),
 		memory:   semaphore.NewWeighted(a.cfg.MaxBytes),
+		spare:    make(chan *batch, 4), // one for each place where one can be
 		draining: make(chan struct{}),
 		abandon:  abandon, leave: leave,
 	}
@@ -259,7 +261,7 @@ func (r *run) acknowledge(committed <-chan *batch) {
 			r.memory.Release(r.weight(m))
 		}
 		r.stats.acknowledged(len(b.items))
-		b.recycle()
+		r.recycle(b)
 	}
 }
 

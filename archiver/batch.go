@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"mynah/chat"
-	"sync"
 	"time"
 )
 
@@ -31,16 +30,25 @@ type batch struct {
 	last  uint64 // the greatest seq so far
 }
 
-var batches = sync.Pool{New: func() any { return new(batch) }}
-
-func newBatch() *batch {
-	return batches.Get().(*batch)
+// newBatch returns an empty batch, with the memory of one that is done if there is
+// one.
+func (r *run) newBatch() *batch {
+	select {
+	case b := <-r.spare:
+		return b
+	default:
+		return new(batch)
+	}
 }
 
-func (b *batch) recycle() {
+// recycle keeps the memory of a batch that is done.
+func (r *run) recycle(b *batch) {
 	clear(b.items) // let go of the messages
 	*b = batch{items: b.items[:0], buf: b.buf[:0]}
-	batches.Put(b)
+	select {
+	case r.spare <- b:
+	default:
+	}
 }
 
 // add renders a message as a row. Only what is published to a person or a group is
@@ -92,7 +100,7 @@ func (b *batch) full(size int) bool { return len(b.items) >= size || len(b.buf) 
 func (r *run) collect(ctx context.Context, out chan<- *batch) {
 	linger := time.NewTimer(0)
 	defer linger.Stop()
-	b, lingered := newBatch(), false
+	b, lingered := r.newBatch(), false
 	for {
 		queue, to := r.queue, out
 		switch {
@@ -111,7 +119,7 @@ func (r *run) collect(ctx context.Context, out chan<- *batch) {
 		case <-linger.C:
 			lingered = true
 		case to <- b:
-			b = newBatch()
+			b = r.newBatch()
 		case <-ctx.Done():
 			return
 		case <-r.draining:
@@ -138,7 +146,7 @@ func (r *run) drain(ctx context.Context, b *batch, out chan<- *batch) {
 		}
 		select {
 		case out <- b:
-			b = newBatch()
+			b = r.newBatch()
 		case <-ctx.Done():
 			return
 		}

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"mynah/archiver"
+	"mynah/chat"
 	"mynah/internal/pgtest"
 	"net"
 	"slices"
@@ -44,7 +46,7 @@ func BenchmarkCatchUp(b *testing.B) {
 	warmUp(b, server.URL(), b.N)
 	// In turns, since on a shared machine no two minutes are alike.
 	const rounds = 4
-	var archive, binary, text time.Duration
+	var archive, plain, text time.Duration
 	for round := range rounds {
 		n := b.N/rounds + 1
 		clean()
@@ -67,14 +69,14 @@ func BenchmarkCatchUp(b *testing.B) {
 			if format == "text" {
 				text += time.Since(began)
 			} else {
-				binary += time.Since(began)
+				plain += time.Since(began)
 			}
 		}
 	}
 	b.ReportMetric(float64(b.N)/archive.Seconds(), "messages/s")
-	b.ReportMetric(float64(b.N)/binary.Seconds(), "copy-binary/s")
+	b.ReportMetric(float64(b.N)/plain.Seconds(), "copy-binary/s")
 	b.ReportMetric(float64(b.N)/text.Seconds(), "copy-text/s")
-	b.ReportMetric(binary.Seconds()/archive.Seconds(), "ratio-binary")
+	b.ReportMetric(plain.Seconds()/archive.Seconds(), "ratio-binary")
 	b.ReportMetric(text.Seconds()/archive.Seconds(), "ratio-text")
 }
 
@@ -222,25 +224,43 @@ func (p *pump) serve(n, window int) error {
 	failed := make(chan error, 1)
 	go func() {
 		for {
-			packet, err := packets.ReadPacket(in)
+			// All that an archiver sends is shorter than 128 bytes.
+			var packet [2 + 127]byte
+			_, err := io.ReadFull(in, packet[:2])
+			if err == nil {
+				_, err = io.ReadFull(in, packet[2:2+packet[1]])
+			}
 			if err != nil {
 				failed <- err
 				close(acked)
 				return
 			}
-			if _, ok := packet.(*packets.PubackPacket); ok {
+			if packet[0] == 0x40 { // PUBACK
 				acked <- 1
 			}
 		}
 	}()
 	out := bufio.NewWriterSize(conn, 1<<16)
-	body := strings.Repeat("It was a bright cold day in April. ", 3)
+	// The benchmark shares the processors with its own broker, which therefore
+	// does as little as it can.
+	tail := []byte(`"type":"text","body":"` + strings.Repeat("It was a bright cold day in April. ", 3) + `"}`)
+	var senders, rooms []string
+	for i := range 1009 {
+		senders, rooms = append(senders, fmt.Sprintf("user%d", i)), append(rooms, fmt.Sprintf("group/room%d", i))
+	}
+	var payload, frame []byte
 	inflight, done := 0, 0
 	for sent := 0; done < n; {
 		if sent < n && inflight < window {
 			seq := uint64(1764000000000000 + sent)
-			d := say(seq, fmt.Sprintf("user%d", sent%997), fmt.Sprintf("group/room%d", sent%1009), body)
-			if err := publishPacket(d.topic, d.payload, 1, uint16(sent%65535+1), false).Write(out); err != nil {
+			m := chat.Message{Seq: seq, From: senders[sent%997], To: rooms[sent%1009], TS: 1764000000000 + int64(sent), Tail: tail}
+			payload = m.AppendEnvelope(payload[:0], seq-1)
+			// PUBLISH at QoS 1 with a length of two bytes (MQTT 3.1.1, 2.2 and 3.3).
+			length := 2 + len(m.To) + 2 + len(payload)
+			frame = append(frame[:0], 0x32, byte(length)|0x80, byte(length>>7), 0, byte(len(m.To)))
+			frame = append(frame, m.To...)
+			frame = binary.BigEndian.AppendUint16(frame, uint16(sent%65535+1))
+			if _, err := out.Write(append(frame, payload...)); err != nil {
 				return err
 			}
 			sent++
