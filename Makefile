@@ -63,7 +63,7 @@ fmt:
 
 .PHONY: lint
 lint:
-	$(TOOL) golangci-lint run ./...
+	$(TOOL) golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: vet
 vet:
