@@ -99,7 +99,9 @@ type Broker struct {
 	spares  chan []publication
 	lastTS  int64 // of the newest message; used by the sequencer only
 
-	conns     sync.Map // *delivery.Session → *conn
+	conns     sync.Map   // *delivery.Session → *conn
+	clientsMu sync.Mutex // who is in Mochi's Clients with which subscriptions; no other lock is taken under it
+	maxPacket int        // bytes of the largest packet that clients may send
 	connected atomic.Int64
 	stopping  atomic.Bool
 	full      rarely
@@ -161,7 +163,7 @@ func (b *Broker) open() (err error) {
 		return fmt.Errorf("open message log: %w", err)
 	}
 	b.engine, err = delivery.New(delivery.Config{
-		Log: b.log, Logger: b.logger, Window: b.cfg.Window,
+		Log: b.log, Logger: b.logger, Window: b.cfg.Window, OnEnd: b.sessionEnded,
 		Limits: &delivery.OutboxLimits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
 	})
 	if err != nil {
@@ -187,7 +189,7 @@ func (b *Broker) open() (err error) {
 	return b.openDoors()
 }
 
-// maxPacket is the largest packet that clients may send: a payload, its topic and
+// packetOverhead is how many bytes a packet may have beside its payload: the topic and
 // properties.
 const packetOverhead = 68 << 10
 
@@ -198,9 +200,10 @@ func (b *Broker) embed() (err error) {
 	if payload == 0 {
 		payload = 64 << 10
 	}
-	caps.MaximumPacketSize = uint32(payload + packetOverhead) //nolint:gosec // some hundred KiB
+	b.maxPacket = payload + packetOverhead
+	caps.MaximumPacketSize = uint32(b.maxPacket) //nolint:gosec // some hundred KiB
 	caps.MaximumSessionExpiryInterval = uint32(b.cfg.MaxSessionExpiry / time.Second)
-	caps.MaximumClientWritesPending = 64
+	caps.MaximumClientWritesPending = 32
 	caps.MaximumInflight = 256
 	caps.ReceiveMaximum = maxQueuedPerConn
 	caps.TopicAliasMaximum = 0
@@ -210,7 +213,7 @@ func (b *Broker) embed() (err error) {
 		Logger:                   slog.New(mochiHandler{b.logger.Handler()}),
 		InlineClient:             true,
 		SysTopicResendInterval:   30,
-		ClientNetReadBufferSize:  2048,
+		ClientNetReadBufferSize:  16, // we read ourselves
 		ClientNetWriteBufferSize: 2048,
 	})
 	b.auth, err = authhook.NewHook(authhook.HookConfig{
@@ -232,7 +235,7 @@ func (b *Broker) embed() (err error) {
 func (b *Broker) openDoors() error {
 	guard := listener.Guard{
 		Handler:            b.serve,
-		OnPanic:            func(c *listener.Conn, _ any) { b.forget(c) },
+		OnPanic:            func(c *listener.Conn, _ any) { b.panicked(c) },
 		FirstPacketTimeout: b.cfg.FirstPacketTimeout,
 		Limiter:            listener.NewLimiter(b.cfg.MaxConns, b.cfg.MaxConnsPerAddr),
 		Metrics:            b.doors,

@@ -13,12 +13,15 @@ import (
 )
 
 // conn is a client's connection as Mochi sees it, with what the broker knows of it.
-// Fields without a note are used by the reading goroutine only.
+// Fields without a note are used by the connection's own goroutine only.
 type conn struct {
 	*delivery.Conn
 	raw *listener.Conn
 
-	client   *mqtt.Client
+	in        reader
+	lastTopic string // of the last PUBLISH
+
+	client   *mqtt.Client       // nil until the client has been let in
 	holder   *authhook.Identity // who connected
 	session  *delivery.Session
 	clientID string // as the client gave it, or as it was assigned
@@ -26,9 +29,10 @@ type conn struct {
 	v5       atomic.Bool
 	quiet    bool // Request Problem Information is 0 (MQTT 5, 3.1.2.11.7)
 
-	will     *will // a will on a chat topic, which Mochi does not know
-	graceful bool  // DISCONNECT came, and without the wish to have the will sent
-	over     atomic.Bool
+	will        *will
+	graceful    bool // DISCONNECT came, and without the wish to have the will sent
+	mochiWriter bool // Mochi's goroutine that writes has been started
+	ended       atomic.Bool
 
 	// releasing holds the packet ids of QoS 2 publishes to chat topics that the
 	// client has not released with PUBREL.
@@ -41,11 +45,13 @@ type conn struct {
 	acks   []byte // acknowledgements of the batch at hand; used by the committer only
 }
 
-// will is a will message on a chat topic (MQTT 5, 3.1.2.5).
+// will is a will message (MQTT 5, 3.1.2.5). Mochi does not get to know it: it would
+// publish it without asking anybody, and past the log.
 type will struct {
 	topic   string
 	payload []byte
 	qos     byte
+	retain  bool
 	delay   time.Duration
 }
 
@@ -83,47 +89,16 @@ func (b *Broker) sessionExpiry(cl *mqtt.Client) time.Duration {
 	return min(time.Duration(cl.Properties.Props.SessionExpiryInterval)*time.Second, b.cfg.MaxSessionExpiry)
 }
 
-// serve runs one connection. It is the doors' handler.
-func (b *Broker) serve(door string, raw *listener.Conn) error {
-	c := &conn{Conn: delivery.NewConn(raw, b.engine.Limits()), raw: raw}
-	c.v5.Store(raw.ProtocolLevel() == 5)
-	b.connected.Add(1)
-	defer b.connected.Add(-1)
-	// Mochi does not call OnDisconnect for a client that fails before its CONNACK,
-	// and not when it panics.
-	defer c.Flush()
-	defer b.finish(c)
-	return b.mochi.EstablishConnection(door, c)
-}
+// identity returns who is at the other end, nil once the connection is about to end.
+func (b *Broker) identity(c *conn) *authhook.Identity { return b.auth.Identity(c.client) }
 
-// finish takes a connection that is over out of everything. It is harmless to repeat.
-func (b *Broker) finish(c *conn) {
-	if c.over.Swap(true) || c.client == nil {
-		return
-	}
-	cl := c.client
-	b.conns.CompareAndDelete(c.session, c)
-	c.session.Detach(c.Conn, b.sessionExpiry(cl))
-	b.presence.gone(c.subject())
-	b.fireWill(c)
-}
-
-// forget removes what Mochi leaves behind when it panics.
-func (b *Broker) forget(raw *listener.Conn) {
+// panicked cleans up after a connection whose handler has panicked.
+func (b *Broker) panicked(raw *listener.Conn) {
 	b.conns.Range(func(_, v any) bool {
 		c, _ := v.(*conn)
-		if c.raw != raw {
-			return true
+		if c.raw == raw {
+			b.finish(c)
 		}
-		b.finish(c)
-		b.auth.OnDisconnect(c.client, nil, true)
-		b.mochi.UnsubscribeClient(c.client)
-		if now, ok := b.mochi.Clients.Get(c.client.ID); ok && now == c.client {
-			b.mochi.Clients.Delete(c.client.ID)
-		}
-		return false
+		return c.raw != raw
 	})
 }
-
-// identity returns who is at the other end.
-func (b *Broker) identity(c *conn) *authhook.Identity { return b.auth.Identity(c.client) }

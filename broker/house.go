@@ -13,6 +13,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/broker/msglog"
+	"mynah/chat"
 )
 
 // LastTopic is where the broker tells, retained, the seq of the newest message in the
@@ -73,7 +74,7 @@ type storedRetained struct {
 // OnRetainMessage stores a retained message of a plain topic (r is 1), or forgets it
 // (-1), so that it survives a restart.
 func (h *hook) OnRetainMessage(cl *mqtt.Client, pk packets.Packet, r int64) {
-	if cl.Net.Inline {
+	if cl.Net.Inline && chat.ParseTopic(pk.TopicName).Kind != chat.KindPlain {
 		return // presence and $SYS have stores of their own or need none
 	}
 	op := msglog.Op{Key: retainedPrefix + pk.TopicName, Delete: r < 1}

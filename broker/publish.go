@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -19,58 +20,65 @@ import (
 // something up.
 const publishTimeout = 2 * time.Second
 
-// publish deals with a PUBLISH and returns what is left of it for Mochi: the packet
-// itself if its topic is outside the chat and the client may publish there, or if it
-// breaks a rule of MQTT, which Mochi then answers; otherwise nothing.
-func (b *Broker) publish(c *conn, pk packets.Packet) packets.Packet {
-	qos := pk.FixedHeader.Qos
-	if (qos > 0) != (pk.PacketID > 0) || pk.TopicName == "" || pk.Properties.TopicAliasFlag ||
-		len(pk.Properties.SubscriptionIdentifier) > 0 {
-		return pk
-	}
-	p := publication{c: c, topic: pk.TopicName, id: pk.PacketID, qos: qos}
-	dup := pk.FixedHeader.Dup
-	if qos == 2 {
-		if c.releasing == nil {
-			c.releasing = map[uint16]struct{}{}
-		}
-		// Until its PUBREL, whatever comes under this id is the same message.
-		dup = dup || c.releases(pk.PacketID)
-	}
+// published is a PUBLISH of a client.
+type published struct {
+	topic   string
+	payload []byte // valid until the next packet is read
+	id      uint16
+	qos     byte
+	dup     bool
+	retain  bool
+	props   packets.Properties
+}
 
+// publish deals with a PUBLISH: a message for the chat goes to the log, a signal to who is
+// there, anything else to Mochi. An error ends the connection.
+func (b *Broker) publish(c *conn, m *published) error {
+	p := publication{c: c, topic: m.topic, id: m.id, qos: m.qos}
+	if m.qos == 2 {
+		// Until its PUBREL, whatever comes under this id is the same message.
+		m.dup = m.dup || c.releases(m.id)
+	}
 	id := b.identity(c)
 	if id == nil {
-		return nothing // the token has ended and with it, in a moment, the connection
+		return nil // the token has ended and with it, in a moment, the connection
 	}
-	kind, err := b.admit(id, pk.TopicName)
+	kind, err := b.admit(id, m.topic)
 	if err == nil {
 		switch kind {
 		case chat.KindPlain:
-			return pk
+			return b.publishPlain(c, m)
 		case chat.KindRenew:
-			err = b.renew(c, pk.Payload)
+			err = b.renew(c, m.payload)
 		case chat.KindUserSignal, chat.KindGroupSignal:
-			err = b.signal(id, pk.TopicName, pk.Payload)
+			err = b.signal(id, m.topic, m.payload)
 		default:
-			p.rec, err = b.record(id, pk.TopicName, pk.Payload)
+			p.rec, p.mid, err = b.record(id, m.topic, m.payload)
 		}
 	}
 	switch {
 	case err != nil:
 		p.refusal = asRefusal(err)
-		if p.rec != nil {
-			p.mid = p.rec.Mid
-		}
 	case p.rec != nil:
-		p.mid = p.rec.Mid
-		p.rec.QoS, p.rec.PacketID, p.rec.Dup, p.rec.Client = qos, pk.PacketID, dup, c.clientID
-		p.rec.Expires = earlier(p.rec.Expires, pk.Properties.MessageExpiryInterval)
+		p.rec.QoS, p.rec.PacketID, p.rec.Dup, p.rec.Client = m.qos, m.id, m.dup, c.clientID
+		p.rec.Expires = earlier(p.rec.Expires, m.props.MessageExpiryInterval)
 	}
-	if qos == 2 {
-		c.releasing[pk.PacketID] = struct{}{}
+	if m.qos == 2 {
+		if c.releasing == nil {
+			c.releasing = map[uint16]struct{}{}
+		}
+		c.releasing[m.id] = struct{}{}
 	}
 	b.queue.put(p)
-	return nothing
+	return nil
+}
+
+// publishPlain gives Mochi a PUBLISH to a topic outside the chat.
+func (b *Broker) publishPlain(c *conn, m *published) error {
+	return b.mochi.InjectPacket(c.client, packets.Packet{
+		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: m.qos, Dup: m.dup, Retain: m.retain},
+		TopicName:   m.topic, PacketID: m.id, Payload: bytes.Clone(m.payload), Properties: m.props,
+	})
 }
 
 // admit reports what a topic is, and why the holder of the token may not publish to it
@@ -93,13 +101,15 @@ func (b *Broker) admit(id *authhook.Identity, topic string) (chat.Kind, error) {
 	return chat.ParseTopic(topic).Kind, nil
 }
 
-// record parses a message for the log.
-func (b *Broker) record(id *authhook.Identity, topic string, payload []byte) (*msglog.Record, error) {
+// record parses a message for the log. It returns the message's mid also with an error,
+// if it is known.
+func (b *Broker) record(id *authhook.Identity, topic string, payload []byte) (*msglog.Record, string, error) {
 	draft, err := b.cfg.Limits.Parse(payload, speaksForSystem(id.Role))
 	if err != nil {
-		return nil, err
+		return nil, draft.Mid, err
 	}
-	digest := xxhash.New()
+	var digest xxhash.Digest
+	digest.Reset()
 	_, _ = digest.WriteString(topic)
 	_, _ = digest.Write([]byte{0})
 	_, _ = digest.Write(payload)
@@ -108,7 +118,7 @@ func (b *Broker) record(id *authhook.Identity, topic string, payload []byte) (*m
 			From: id.Subject, To: topic, Type: draft.Type, Mid: draft.Mid, Expires: draft.Expires, Tail: draft.Tail,
 		},
 		Digest: digest.Sum64(),
-	}, nil
+	}, draft.Mid, nil
 }
 
 // signal passes on a message that is not kept.
@@ -165,14 +175,14 @@ func asRefusal(err error) *chat.Error {
 	return chat.Refuse(chat.CodeUnavailable, "the server cannot decide at the moment; try again")
 }
 
-// takeWill takes a will on a chat topic from Mochi, which would publish it past the log.
+// takeWill takes a will from Mochi.
 func (c *conn) takeWill(cl *mqtt.Client) {
 	w := &cl.Properties.Will
-	if w.Flag == 0 || chat.ParseTopic(w.TopicName).Kind == chat.KindPlain {
+	if w.Flag == 0 {
 		return
 	}
 	c.will = &will{
-		topic: w.TopicName, payload: w.Payload, qos: w.Qos,
+		topic: w.TopicName, payload: w.Payload, qos: w.Qos, retain: w.Retain,
 		delay: time.Duration(w.WillDelayInterval) * time.Second,
 	}
 	cl.Properties.Will = mqtt.Will{}
@@ -185,9 +195,9 @@ func (b *Broker) fireWill(c *conn) {
 	if c.will == nil || c.graceful || b.stopping.Load() {
 		return
 	}
-	id := b.auth.Identity(c.client)
-	if id == nil {
-		id = c.holder
+	id := c.holder
+	if now := b.identity(c); now != nil {
+		id = now
 	}
 	delay := min(c.will.delay, b.sessionExpiry(c.client))
 	if delay == 0 {
@@ -206,18 +216,19 @@ func (b *Broker) publishWill(id *authhook.Identity, c *conn) {
 	kind, err := b.admit(id, w.topic)
 	if err == nil {
 		switch kind {
+		case chat.KindPlain:
+			err = b.mochi.Publish(w.topic, w.payload, w.retain, w.qos)
 		case chat.KindUserSignal, chat.KindGroupSignal:
 			err = b.signal(id, w.topic, w.payload)
 		default:
 			var rec *msglog.Record
-			if rec, err = b.record(id, w.topic, w.payload); err == nil {
+			if rec, _, err = b.record(id, w.topic, w.payload); err == nil {
 				rec.QoS = w.qos
 				b.queue.put(publication{rec: rec, topic: w.topic, mid: rec.Mid, qos: w.qos})
 			}
 		}
 	}
 	if err != nil {
-		refusal := asRefusal(err)
-		b.engine.Signal(chat.ErrorTopic(id.Subject), refusal.Payload(w.topic, ""))
+		b.engine.Signal(chat.ErrorTopic(id.Subject), asRefusal(err).Payload(w.topic, ""))
 	}
 }

@@ -22,7 +22,9 @@ type Config struct {
 	ArchiverWindow int   // the same for the archiver; default 8,192
 	Recent         int64 // bytes of the newest messages that are remembered for sessions slightly behind; default 32 MiB
 
-	Now func() time.Time // default time.Now
+	// OnEnd is called when a session has ended. It must not call the engine.
+	OnEnd func(Key)
+	Now   func() time.Time // default time.Now
 }
 
 // Engine brings the log's messages to sessions.
@@ -190,7 +192,7 @@ func (e *Engine) keepHouse() {
 		now := e.now()
 		for _, s := range e.all() {
 			s.mu.Lock()
-			expired := s.conn == nil && !s.expiresAt.IsZero() && now.After(s.expiresAt)
+			expired := s.expiredLocked(now)
 			dirty := s.dirty && s.expiry > 0
 			s.mu.Unlock()
 			switch {
@@ -204,29 +206,38 @@ func (e *Engine) keepHouse() {
 }
 
 // expire ends the session if it is still offline.
-func (s *Session) expire(now time.Time) {
+func (s *Session) expire(now time.Time) bool {
 	s.subsMu.Lock()
 	defer s.subsMu.Unlock()
 	s.mu.Lock()
-	still := s.conn == nil && !s.expiresAt.IsZero() && now.After(s.expiresAt)
+	still := s.expiredLocked(now)
 	s.mu.Unlock()
 	if still {
 		s.endLocked()
 	}
+	return still
+}
+
+// expiredLocked reports whether the session's time is over. An archiver's never is: with
+// its position everything that it has not archived would be lost to the archive. Its
+// session ends with a clean start only. s.mu is held.
+func (s *Session) expiredLocked(now time.Time) bool {
+	return s.conn == nil && !s.archiver && !s.expiresAt.IsZero() && now.After(s.expiresAt)
 }
 
 // Archived returns the seq up to which every archiver has acknowledged, durably, and
 // whether there is an archiver's session at all.
 func (e *Engine) Archived() (seq uint64, known bool) {
 	for _, s := range e.all() {
-		s.subsMu.Lock()
+		s.mu.Lock()
 		is := s.archiver
-		s.subsMu.Unlock()
+		s.mu.Unlock()
 		if !is {
 			continue
 		}
+		c := s.Cursor() // before it is stored, so that what is stored is no less
 		e.store.saveLogged(s, true)
-		if c := s.Cursor(); !known || c < seq {
+		if !known || c < seq {
 			seq, known = c, true
 		}
 	}

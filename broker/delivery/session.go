@@ -28,21 +28,22 @@ const (
 // acknowledged.
 type Session struct {
 	Key
-	engine   *Engine
-	archiver bool
+	engine *Engine
 
 	// subsMu serialises what changes the subscriptions or attaches and detaches.
 	subsMu  sync.Mutex
 	filters map[string]Subscription
 	groups  map[string]struct{}
-	any     bool // it may read groups that it is not in
+	any     bool // it may read what is not its own
 	ended   bool
 	kept    bool // it is in the store
 
 	mu        sync.Mutex
 	topics    map[string]*topicSub // replaced, never changed
 	plan      *plan                // the logged ones of them, as the pump wants them
+	archiver  bool                 // its position is the archive's; set with subsMu held too
 	conn      *Conn                // nil if offline
+	attached  uint64               // how many connections it has had
 	v5        bool
 	limit     int    // messages that may be unacknowledged on this connection
 	maxPacket uint32 // the client's limit, 0 for none
@@ -72,7 +73,8 @@ type Attachment struct {
 	ReceiveMaximum uint16 // 0: no limit of the client's own
 	MaxPacket      uint32 // 0: no limit
 	Groups         []string
-	AnyGroup       bool // it may read groups that it is not in
+	KeepGroups     bool // Groups may not be all: the session stays in those that it was in
+	AnyTopic       bool // it may read what is not its own
 	Archiver       bool // its position is the archive's
 }
 
@@ -92,10 +94,15 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 
 	s.detachLocked(nil)
 	a.Conn.onDrain = s.wake
-	s.groups = setOf(a.Groups)
-	s.archiver, s.any = a.Archiver, a.AnyGroup
+	groups := setOf(a.Groups)
+	if a.KeepGroups {
+		maps.Copy(groups, s.groups)
+	}
+	s.groups, s.any = groups, a.AnyTopic
 
 	s.mu.Lock()
+	s.archiver = a.Archiver
+	s.attached++
 	s.conn, s.v5, s.maxPacket = a.Conn, a.V5, a.MaxPacket
 	s.limit = e.cfg.Window
 	if a.Archiver {
@@ -111,18 +118,24 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	}
 	s.mu.Unlock()
 
-	if err := s.subscribeLocked(true); err != nil {
+	if err := s.subscribeLocked(false); err != nil {
+		s.detachLocked(a.Conn)
+		if a.Expiry == 0 {
+			s.endLocked()
+		}
 		return nil, false, err
 	}
 	return s, resumed, nil
 }
 
-// session returns the session of a key, or a new one.
+// session returns the session of a key, or a new one. A session that ends with its
+// connection is not passed on to the next one, though that be faster than the end
+// (MQTT 3.1.1, 3.1.2.4; MQTT 5, 3.1.2.11.2), nor is one whose time is over.
 func (e *Engine) session(key Key, clean bool) (s *Session, existed bool) {
 	e.mu.RLock()
 	s = e.sessions[key]
 	e.mu.RUnlock()
-	if s != nil && clean {
+	if s != nil && (clean || s.overWithConn()) {
 		s.end()
 	}
 	e.mu.Lock()
@@ -138,6 +151,26 @@ func (e *Engine) session(key Key, clean bool) (s *Session, existed bool) {
 	}
 	e.subjects[key.Subject][s] = struct{}{}
 	return s, false
+}
+
+func (s *Session) overWithConn() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.expiry == 0 || s.expiredLocked(s.engine.now())
+}
+
+// Attachments returns how many connections the session has had since the broker started.
+func (s *Session) Attachments() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attached
+}
+
+// Groups returns the groups that the session knows its subject to be in.
+func (s *Session) Groups() []string {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	return slices.Collect(maps.Keys(s.groups))
 }
 
 // Start begins delivery: first what the client has not acknowledged, then what it
@@ -222,11 +255,14 @@ func (s *Session) endLocked() {
 		e.store.forget(s)
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	delete(e.sessions, s.Key)
 	delete(e.subjects[s.Subject], s)
 	if len(e.subjects[s.Subject]) == 0 {
 		delete(e.subjects, s.Subject)
+	}
+	e.mu.Unlock()
+	if e.cfg.OnEnd != nil {
+		e.cfg.OnEnd(s.Key)
 	}
 }
 
@@ -241,9 +277,9 @@ func (s *Session) Subscribe(subs []Subscription, groups []string) error {
 		s.filters[sub.Filter] = sub
 	}
 	s.groups = setOf(groups)
-	if err := s.subscribeLocked(true); err != nil {
+	if err := s.subscribeLocked(!maps.Equal(before, s.filters)); err != nil {
 		s.filters = before
-		_ = s.subscribeLocked(false)
+		_ = s.bringInLine()
 		return err
 	}
 	return nil
@@ -253,10 +289,11 @@ func (s *Session) Subscribe(subs []Subscription, groups []string) error {
 func (s *Session) Unsubscribe(filters []string) error {
 	s.subsMu.Lock()
 	defer s.subsMu.Unlock()
+	before := len(s.filters)
 	for _, f := range filters {
 		delete(s.filters, f)
 	}
-	return s.subscribeLocked(true)
+	return s.subscribeLocked(len(s.filters) != before)
 }
 
 // SetGroups tells a session which groups its subject is in now.
@@ -268,7 +305,7 @@ func (s *Session) SetGroups(groups []string) error {
 		return nil
 	}
 	s.groups = next
-	return s.subscribeLocked(true)
+	return s.subscribeLocked(false)
 }
 
 // ChangeGroup tells a session that its subject joined or left a group.
@@ -287,7 +324,7 @@ func (s *Session) ChangeGroup(group string, member bool) error {
 	} else {
 		delete(s.groups, group)
 	}
-	return s.subscribeLocked(true)
+	return s.subscribeLocked(false)
 }
 
 // Filters returns the session's subscriptions.
@@ -297,12 +334,20 @@ func (s *Session) Filters() []Subscription {
 	return slices.Collect(maps.Values(s.filters))
 }
 
-// subscribeLocked brings the topics in line with filters and groups. subsMu is held.
-func (s *Session) subscribeLocked(save bool) error {
+// subscribeLocked brings the topics in line with filters and groups and stores them,
+// durably if topics have changed or the caller says that something has. subsMu is held.
+func (s *Session) subscribeLocked(changed bool) error {
 	if s.ended {
 		return nil
 	}
-	want := expand(s.filters, s.groups, s.any)
+	changed = s.bringInLine() || changed
+	return s.engine.store.saveSubscriptions(s, changed)
+}
+
+// bringInLine brings the topics in line with filters and groups and reports whether
+// there are others now. subsMu is held.
+func (s *Session) bringInLine() (changed bool) {
+	want := expand(s.filters, s.Subject, s.groups, s.any)
 	s.mu.Lock()
 	have := s.topics
 	attached := s.conn != nil
@@ -310,13 +355,11 @@ func (s *Session) subscribeLocked(save bool) error {
 
 	next := make(map[string]*topicSub, len(want))
 	var added, removed []*topicSub
-	changed := len(have) != len(want)
 	for topic, w := range want {
 		t := have[topic]
 		if t == nil {
 			t = &topicSub{session: s, topic: topic, signal: w.signal, since: ^uint64(0)}
 			added = append(added, t)
-			changed = true
 		}
 		next[topic] = t
 	}
@@ -329,7 +372,7 @@ func (s *Session) subscribeLocked(save bool) error {
 		// Into the registry first and then since: a message committed in between
 		// is either from before the subscription or finds it there.
 		for _, t := range next {
-			if t.entry == nil {
+			if t.entry.Load() == nil {
 				s.engine.register(t)
 			}
 		}
@@ -349,10 +392,7 @@ func (s *Session) subscribeLocked(save bool) error {
 	s.topics = next
 	s.plan = newPlan(next)
 	s.mu.Unlock()
-	if save {
-		return s.engine.store.saveSubscriptions(s, changed || len(removed) > 0)
-	}
-	return nil
+	return len(added)+len(removed) > 0
 }
 
 // Cursor returns the seq up to which everything of the session is done: acknowledged,
@@ -404,6 +444,7 @@ func (s *Session) deliver(t *topicSub, r *run) {
 			return
 		}
 		s.pos = last
+		s.dirty = true // what was sent at QoS 0 is not to be sent again after a crash
 		return
 	}
 	if s.onWire+len(enc.ids) > s.limit || s.win.n+len(enc.ids) > maxWindow/2 {

@@ -27,7 +27,15 @@ type Conn struct {
 	counted bool           // counted by address in the Limiter
 	remote  netip.AddrPort // the client, as far as it is known to be trusted
 	token   string
+
+	rest func() error // see Continue
 }
+
+// Continue tells the door how to go on with the connection once the Handler has
+// returned nil: rest is run, as a part of the Handler, on a goroutine of its own. The
+// stack that the Handler needed is given back then, and that of a connection which
+// mostly waits stays small. Only the Handler's goroutine may call Continue.
+func (c *Conn) Continue(rest func() error) { c.rest = rest }
 
 // Read reads the client's stream. It returns ErrMalformed, after the packets
 // before it, at a remaining length of more than four bytes.

@@ -106,17 +106,36 @@ func (d *door) snapshot() []*Conn {
 // which may be nil, does what comes before MQTT. The deadline for all of it, up
 // to the end of the CONNECT, has been set already.
 func (d *door) serve(c *Conn, prepare func(*Conn) error) {
-	defer d.remove(c)
-	defer c.finish()
 	if err := d.admit(c, prepare); err != nil {
 		d.meter.refuse(reasonOf(err))
 		d.Logger.Debug("connection refused", "door", d.id, "remote", c.RemoteAddr().String(), "reason", err.Error())
+		d.done(c)
 		return
 	}
 	d.meter.accepted.Inc()
-	if err := d.handle(c); err != nil {
+	err := d.handle(c, func() error { return d.Handler(d.id, c) })
+	if err == nil && c.rest != nil {
+		go func() {
+			defer d.done(c)
+			d.ended(c, d.handle(c, c.rest))
+		}()
+		return
+	}
+	d.ended(c, err)
+	d.done(c)
+}
+
+// ended logs why the Handler has returned.
+func (d *door) ended(c *Conn, err error) {
+	if err != nil {
 		d.Logger.Debug("connection ended", "door", d.id, "remote", c.RemoteAddr().String(), "reason", err.Error())
 	}
+}
+
+// done closes a connection and forgets it.
+func (d *door) done(c *Conn) {
+	c.finish()
+	d.remove(c)
 }
 
 func (d *door) admit(c *Conn, prepare func(*Conn) error) error {
@@ -140,15 +159,15 @@ func (d *door) admit(c *Conn, prepare func(*Conn) error) error {
 	return nil
 }
 
-// handle runs the Handler and turns a panic in it into an error.
-func (d *door) handle(c *Conn) (err error) {
+// handle runs the Handler, or the rest of it, and turns a panic in it into an error.
+func (d *door) handle(c *Conn, run func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			d.panicked(c, v)
 			err = errors.New("panic")
 		}
 	}()
-	return d.Handler(d.id, c)
+	return run()
 }
 
 // panicked reports a panic while its stack is still there. A hostile client can

@@ -369,9 +369,11 @@ func (c *Client) Ended() packets.Packet {
 // Cut closes the connection without a DISCONNECT.
 func (c *Client) Cut() { _ = c.Conn.Close() }
 
-// Disconnect ends the connection as MQTT wants it.
+// Disconnect ends the connection as MQTT wants it, and waits until the broker has seen
+// that.
 func (c *Client) Disconnect() {
 	c.tb.Helper()
 	c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}})
+	c.Ended()
 	_ = c.Conn.Close()
 }

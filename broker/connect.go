@@ -1,0 +1,231 @@
+package broker
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"mynah/authhook"
+	"mynah/broker/delivery"
+	"mynah/broker/listener"
+)
+
+// errRefused ends a connection that has been sent a CONNACK that says why.
+var errRefused = errors.New("connection refused")
+
+// serve runs one connection. It is the doors' handler.
+//
+// It does not use Mochi's EstablishConnection: that parks every connection on a stack
+// of 16 KiB, beside a second goroutine, and copies each packet several times over.
+// Here the CONNECT is dealt with on the door's goroutine, whose stack grows with it;
+// what follows runs on a fresh one, which stays small.
+func (b *Broker) serve(door string, raw *listener.Conn) error {
+	c := &conn{Conn: delivery.NewConn(raw, b.engine.Limits()), raw: raw}
+	c.v5.Store(raw.ProtocolLevel() == 5)
+	c.in.src, c.in.most = raw, b.maxPacket
+	b.connected.Add(1)
+	atomic.AddInt64(&b.mochi.Info.ClientsConnected, 1)
+	if err := b.connect(c, door); err != nil {
+		b.over(c)
+		return err
+	}
+	raw.Continue(func() error {
+		defer b.over(c)
+		return b.read(c)
+	})
+	return nil
+}
+
+// over ends a connection for good.
+func (b *Broker) over(c *conn) {
+	b.finish(c)
+	c.Flush()
+	c.in.giveBack()
+	b.connected.Add(-1)
+	atomic.AddInt64(&b.mochi.Info.ClientsConnected, -1)
+}
+
+// connect deals with CONNECT: it lets the client in and gives it its session, or sends
+// it a CONNACK that says why not.
+func (b *Broker) connect(c *conn, door string) error {
+	cl := b.mochi.NewClient(c, door, "", false)
+	defer func() {
+		if c.client == nil {
+			cl.Stop(errRefused)
+		}
+	}()
+	_, body, err := c.in.next() // the door has seen to it that it is a CONNECT
+	if err != nil {
+		return err
+	}
+	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connect, Remaining: len(body)}}
+	if err := pk.ConnectDecode(bytes.Clone(body)); err != nil {
+		return fmt.Errorf("decode CONNECT: %w", err)
+	}
+	cl.ParseConnect(door, pk)
+	if code := b.validate(cl, pk); code != packets.CodeSuccess {
+		return errors.Join(errRefused, code, b.mochi.SendConnack(cl, code, false, nil))
+	}
+	if err := b.auth.OnConnect(cl, pk); err != nil {
+		return err
+	}
+	if cl.State.Keepalive > maxKeepalive {
+		cl.State.Keepalive, cl.State.ServerKeepalive = maxKeepalive, true
+	}
+	if err := b.establish(c, cl, pk); err != nil {
+		b.auth.OnDisconnect(cl, err, true)
+		b.logger.Error("cannot restore a session; the connection is refused so that the client tries again",
+			"client", cl.ID, "error", err)
+		return errors.Join(err, b.mochi.SendConnack(cl, packets.ErrServerUnavailable, false, nil))
+	}
+	plain := b.inherit(c)
+	if err := b.mochi.SendConnack(cl, packets.CodeSuccess, c.resumed, nil); err != nil {
+		return fmt.Errorf("send CONNACK: %w", err)
+	}
+	if plain {
+		if err := cl.ResendInflightMessages(true); err != nil {
+			return fmt.Errorf("resend: %w", err)
+		}
+	}
+	c.session.Start(c.Conn)
+	return nil
+}
+
+// validate returns what is wrong with a CONNECT, packets.CodeSuccess if nothing.
+func (b *Broker) validate(cl *mqtt.Client, pk packets.Packet) packets.Code {
+	if b.stopping.Load() {
+		return packets.ErrServerUnavailable
+	}
+	if code := pk.ConnectValidate(); code != packets.CodeSuccess {
+		return code // [MQTT-3.1.4-1]
+	}
+	if cl.Properties.ProtocolVersion < 5 && !pk.Connect.Clean && pk.Connect.ClientIdentifier == "" {
+		return packets.ErrClientIdentifierNotValid // [MQTT-3.1.3-8]
+	}
+	return packets.CodeSuccess
+}
+
+// establish binds the connection to its session, before the CONNACK.
+func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
+	id := b.auth.Identity(cl)
+	if id == nil {
+		return authhook.ErrNotConnected // its token has ended this moment
+	}
+	c.raw.ForgetToken()
+	c.holder = id
+	c.clientID = strings.TrimPrefix(cl.ID, id.Subject+"/")
+	c.quiet = pk.Properties.RequestProblemInfoFlag && pk.Properties.RequestProblemInfo == 0
+	c.takeWill(cl)
+	groups, err := b.groups(id)
+	if err != nil {
+		b.logger.Warn("the groups of a connecting client are not known; it keeps those of its token",
+			"subject", id.Subject, "error", err)
+	}
+	session, resumed, err := b.engine.Attach(delivery.Attachment{
+		Key:            delivery.Key{Subject: id.Subject, ClientID: c.clientID},
+		Conn:           c.Conn,
+		Clean:          pk.Connect.Clean,
+		Expiry:         b.sessionExpiry(cl),
+		V5:             cl.Properties.ProtocolVersion == 5,
+		ReceiveMaximum: pk.Properties.ReceiveMaximum,
+		MaxPacket:      pk.Properties.MaximumPacketSize,
+		Groups:         groups,
+		AnyTopic:       privileged(id.Role),
+		Archiver:       id.Role == authhook.RoleArchiver,
+	})
+	if err != nil {
+		return err
+	}
+	c.client, c.session, c.resumed = cl, session, resumed
+	b.conns.Store(session, c)
+	b.presence.came(id.Subject)
+	return nil
+}
+
+// inherit gives the client what Mochi serves of its session, topics outside the chat,
+// and reports whether there may be messages to be sent again.
+func (b *Broker) inherit(c *conn) (plain bool) {
+	cl := c.client
+	var filters []delivery.Subscription
+	if c.resumed {
+		filters = c.session.Filters()
+	}
+	b.clientsMu.Lock()
+	defer b.clientsMu.Unlock()
+	if before, ok := b.mochi.Clients.Get(cl.ID); ok {
+		before.Stop(packets.ErrSessionTakenOver)
+		if c.resumed && before.State.Inflight.Len() > 0 {
+			cl.State.Inflight = before.State.Inflight.Clone()
+			cl.State.Inflight.ResetReceiveQuota(int32(b.mochi.Options.Capabilities.ReceiveMaximum))
+			cl.State.Inflight.ResetSendQuota(int32(cl.Properties.Props.ReceiveMaximum))
+			plain = true
+		}
+		b.mochi.UnsubscribeClient(before)
+		before.ClearInflights()
+	}
+	for _, f := range filters {
+		if delivery.IsChatFilter(f.Filter) {
+			continue
+		}
+		sub := packets.Subscription{
+			Filter: f.Filter, Qos: f.QoS, NoLocal: f.NoLocal, Identifier: f.Identifier,
+			RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling,
+		}
+		b.mochi.Topics.Subscribe(cl.ID, sub)
+		cl.State.Subscriptions.Add(f.Filter, sub)
+		c.startMochiWriter()
+	}
+	b.mochi.Clients.Add(cl)
+	return plain
+}
+
+// startMochiWriter starts the goroutine that writes what Mochi delivers. Only clients
+// that subscribe outside the chat have one.
+func (c *conn) startMochiWriter() {
+	if !c.mochiWriter {
+		c.mochiWriter = true
+		go c.client.WriteLoop()
+	}
+}
+
+// finish takes a connection that is over out of everything. It is harmless to repeat.
+func (b *Broker) finish(c *conn) {
+	if c.ended.Swap(true) || c.client == nil {
+		return
+	}
+	cl := c.client
+	cl.Stop(nil)
+	b.conns.CompareAndDelete(c.session, c)
+	expiry := b.sessionExpiry(cl)
+	c.session.Detach(c.Conn, expiry)
+	if expiry == 0 {
+		b.forget(cl)
+	}
+	b.presence.gone(c.subject())
+	b.fireWill(c)
+	b.auth.OnDisconnect(cl, nil, expiry == 0)
+}
+
+// forget removes a client from Mochi, unless another connection has its session.
+func (b *Broker) forget(cl *mqtt.Client) {
+	b.clientsMu.Lock()
+	defer b.clientsMu.Unlock()
+	if now, ok := b.mochi.Clients.Get(cl.ID); !ok || now != cl {
+		return
+	}
+	b.mochi.UnsubscribeClient(cl)
+	cl.ClearInflights()
+	b.mochi.Clients.Delete(cl.ID)
+}
+
+// sessionEnded removes from Mochi what it holds for a session that has expired.
+func (b *Broker) sessionEnded(k delivery.Key) {
+	if cl, ok := b.mochi.Clients.Get(k.Subject + "/" + k.ClientID); ok && cl.Closed() {
+		b.forget(cl)
+	}
+}
