@@ -129,7 +129,8 @@ func TestOpenAPIDocument(t *testing.T) {
 					Name, In string
 					Required bool
 					Schema   jsonSchema
-				}) bool {
+				},
+				) bool {
 					return p.In == "path" && p.Required && p.Name == strings.TrimSuffix(name, "}")
 				}) {
 					t.Errorf("%s: parameter %s is not described", where, part)
@@ -297,7 +298,7 @@ func TestBadInputIsRefusedEverywhere(t *testing.T) {
 	if calls < 1000 {
 		t.Errorf("only %d calls: the document was not understood", calls)
 	}
-	for _, line := range strings.Split(w.log.String(), "\n") {
+	for line := range strings.SplitSeq(w.log.String(), "\n") {
 		if contains(line, "level=ERROR") {
 			t.Errorf("logged: %s", line)
 		}

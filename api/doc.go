@@ -34,6 +34,7 @@
 //	accounts/       people, identities, codes, sessions, keys, devices: the domain, without HTTP
 //	limit/          rates by address and target
 //	changes/        the feed of changes to rights, for the broker's directory
+//	seal/           encryption of what is kept in the database
 //	pgtx/           the transaction in the context
 //
 // A handler is a method of API that takes a context and an input struct and

@@ -15,7 +15,6 @@ import (
 var docsPage []byte
 
 func humaConfig() huma.Config {
-	huma.ValidateStrictCasing = true // encoding/json takes "Name" for "name"; a client must not rely on it
 	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
 	return huma.Config{
 		OpenAPI: &huma.OpenAPI{

@@ -2,9 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -12,9 +9,15 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"mynah/api/seal"
 	"mynah/chat"
 	"mynah/schema"
 )
+
+// sealAnswer is the purpose for which kept answers are sealed: with the
+// Idempotency-Key, of which the database has only a hash, because an answer may
+// hold a token that is to be seen once.
+const sealAnswer = "mynah kept answer"
 
 // once runs work at most once for the caller's key and keeps its answer in the
 // same transaction: whatever crashes in between, either both exist or neither
@@ -47,7 +50,7 @@ func (a *API) once(ctx context.Context, key, operation string, in, replayed any,
 			if string(first) != string(hash[:]) {
 				return chat.Refuse(chat.CodeKeyReused, "This Idempotency-Key was used for another request. Take a new one.")
 			}
-			text, err := unsealWith(key, sealed)
+			text, err := seal.Open([]byte(key), sealAnswer, sealed)
 			if err != nil {
 				return fmt.Errorf("open kept answer: %w", err)
 			}
@@ -61,7 +64,7 @@ func (a *API) once(ctx context.Context, key, operation string, in, replayed any,
 		if err != nil {
 			return fmt.Errorf("keep answer: %w", err)
 		}
-		sealed, err := sealWith(key, text)
+		sealed, err := seal.Seal([]byte(key), sealAnswer, text)
 		if err != nil {
 			return fmt.Errorf("keep answer: %w", err)
 		}
@@ -71,36 +74,4 @@ func (a *API) once(ctx context.Context, key, operation string, in, replayed any,
 		return nil
 	})
 	return again, err
-}
-
-// sealWith encrypts a kept answer with the Idempotency-Key, of which the database
-// has only a hash: an answer may hold a token that is to be seen once.
-func sealWith(key string, text []byte) ([]byte, error) {
-	c, err := keyCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	nonce := make([]byte, c.NonceSize())
-	_, _ = rand.Read(nonce) // never fails
-	return c.Seal(nonce, nonce, text, nil), nil
-}
-
-func unsealWith(key string, sealed []byte) ([]byte, error) {
-	c, err := keyCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	if len(sealed) < c.NonceSize() {
-		return nil, errors.New("too short")
-	}
-	return c.Open(nil, sealed[:c.NonceSize()], sealed[c.NonceSize():], nil)
-}
-
-func keyCipher(key string) (cipher.AEAD, error) {
-	sum := sha256.Sum256([]byte("answer\n" + key))
-	block, err := aes.NewCipher(sum[:])
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCM(block)
 }

@@ -24,8 +24,7 @@ var strictJSON = huma.Format{
 	Unmarshal: func(data []byte, v any) error {
 		if err := json.Unmarshal(data, v); err != nil {
 			// The decoder's own words name Go types; they are no use to clients.
-			var syntax *json.SyntaxError
-			if errors.As(err, &syntax) {
+			if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 				return errors.New("not JSON: " + syntax.Error())
 			}
 			return errors.New("a value of the wrong kind or out of range")

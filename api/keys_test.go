@@ -36,13 +36,19 @@ func TestSigningKeyIsSealed(t *testing.T) {
 	if err := newKeys(w, "another secret").Start(t.Context()); !errors.Is(err, accounts.ErrKeySecret) {
 		t.Errorf("with another secret: %v", err)
 	}
-	// The remedy that the error names.
+	// The remedy that the error names, and the one for a database of one's own.
 	other := newKeys(w, "another secret")
 	if _, err := other.Rotate(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	must(t, other.Start(t.Context()))
 	must(t, other.Stop(t.Context()))
+	third := accounts.NewKeys(w.db, accounts.KeysConfig{Secret: []byte("a third"), Takeover: true, Log: slog.New(slog.DiscardHandler)})
+	must(t, third.Start(t.Context()))
+	must(t, third.Stop(t.Context()))
+	if _, _, err := third.Sign(authhook.TokenClaims{Subject: "anna"}); err != nil {
+		t.Error(err)
+	}
 }
 
 // Guards against two processes that start on an empty database and sign with

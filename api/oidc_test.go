@@ -71,7 +71,7 @@ func newProvider(tb testing.TB) *provider {
 		p.codes[code] = q
 		p.mu.Unlock()
 		back := q.Get("redirect_uri") + "?" + url.Values{"code": {code}, "state": {q.Get("state")}, "iss": {p.URL}}.Encode()
-		http.Redirect(w, r, back, http.StatusFound)
+		http.Redirect(w, r, back, http.StatusFound) //nolint:gosec // G710: that is what the endpoint does
 	})
 	mux.HandleFunc("POST /token", p.token)
 	p.Server = httptest.NewServer(mux)

@@ -22,7 +22,7 @@ func TestPlansOfAccountQueries(t *testing.T) {
 	w.exec(`INSERT INTO revocations (session, account, expires_at) SELECT 'r' || n, 'u' || n, now() + interval '1 day' FROM generate_series(1, 20000) n`)
 	w.exec(`INSERT INTO codes (challenge, channel, target, purpose, code, sent, expires_at)
 		SELECT sha256(('c' || n)::bytea), 'phone', '+86' || (13000000000 + n), 'signin', sha256(('d' || n)::bytea), true, now() + interval '5 minutes' FROM generate_series(1, 20000) n`)
-	w.exec(`ANALYZE`)
+	w.exec(`ANALYSE`)
 	hash := make([]byte, 32)
 	for name, q := range map[string]struct {
 		sql  string
@@ -48,7 +48,7 @@ func TestPlansOfAccountQueries(t *testing.T) {
 		"SelectDevices":         {schema.SelectDevices, []any{"u7", 50}},
 		"SelectGroupDevices":    {schema.SelectGroupDevices, []any{"", 50, "g7"}},
 		"SelectDeviceKey":       {schema.SelectDeviceKey, []any{"device.7"}},
-		"RevokeCredentials":     {schema.RevokeCredentials, []any{"u7"}},
+		"RevokeDeviceAccess":    {schema.RevokeDeviceAccess, []any{"u7"}},
 		"SelectChanges":         {schema.SelectChanges, []any{"1", 100}},
 	} {
 		rows, err := w.db.Query(context.Background(), "EXPLAIN "+q.sql, q.args...)

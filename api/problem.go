@@ -80,9 +80,12 @@ func newProblem(code chat.Code, detail string) *Problem {
 	return p
 }
 
-// huma makes its own errors (validation, unreadable bodies) through these
-// variables of its package; this is the only package that uses huma.
+// huma is set up through variables of its package; this is the only package that
+// uses it.
 func init() {
+	// encoding/json takes "Name" for "name"; a client must not come to rely on it.
+	huma.ValidateStrictCasing = true
+	// Its own errors: validation, bodies that cannot be read.
 	huma.NewError = func(status int, message string, details ...error) huma.StatusError {
 		return statusProblem(status, message, details...)
 	}
@@ -104,8 +107,7 @@ func statusProblem(status int, message string, details ...error) *Problem {
 		p.Code = chat.CodeInvalid
 	}
 	for _, err := range details {
-		var detail *huma.ErrorDetail
-		if errors.As(err, &detail) {
+		if detail, ok := errors.AsType[*huma.ErrorDetail](err); ok {
 			p.Errors = append(p.Errors, FieldDetail{Location: detail.Location, Message: detail.Message})
 		} else if err != nil {
 			p.Errors = append(p.Errors, FieldDetail{Message: err.Error()})

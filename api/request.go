@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -117,9 +118,7 @@ func (a *API) route(w *recorder, r *http.Request, req *request) {
 }
 
 func (a *API) writeProblem(w http.ResponseWriter, r *http.Request, p *Problem) {
-	for name, values := range p.GetHeaders() {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), p.GetHeaders())
 	w.Header().Set("Content-Type", p.ContentType(""))
 	w.WriteHeader(p.Status)
 	if err := encodeJSON(w, p); err != nil {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,8 +29,8 @@ func TestWhoseAddressCounts(t *testing.T) {
 	last := func(w *world, forwarded string) string {
 		w.do(http.MethodGet, "/v1/sign-in", "", nil, "X-Forwarded-For", forwarded).want(http.StatusOK)
 		lines := strings.Split(strings.TrimSpace(w.log.String()), "\n")
-		for i := len(lines) - 1; i >= 0; i-- {
-			if _, address, ok := strings.Cut(lines[i], " address="); ok {
+		for _, line := range slices.Backward(lines) {
+			if _, address, ok := strings.Cut(line, " address="); ok {
 				return strings.TrimSpace(address)
 			}
 		}
@@ -131,6 +132,10 @@ func TestDatabaseAway(t *testing.T) {
 	w := newWorldOn(t, server.URL())
 	anna := w.register("anna")
 	server.Kill()
+	// The postmaster is dead; a backend may answer once more before it notices.
+	eventually(t, "the database is away", func() bool {
+		return w.do(http.MethodGet, "/v1/me", anna.AccessToken, nil).Status != http.StatusOK
+	})
 	r := w.do(http.MethodGet, "/v1/me", anna.AccessToken, nil).problem(http.StatusServiceUnavailable, "unavailable")
 	if r.Header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"mynah/api/accounts"
@@ -237,9 +238,9 @@ func (a *API) beginOIDC(ctx context.Context, in *beginInput) (*redirectOutput, e
 // cookie is for the callback alone. Lax: the provider's redirect is a navigation
 // from another site.
 func (a *API) cookie(provider, state string, maxAge int) http.Cookie {
-	return http.Cookie{
+	return http.Cookie{ //nolint:gosec // G124: Secure wherever the server is reached by TLS
 		Name: stateCookie, Value: state, Path: "/v1/oidc/" + provider + "/callback", MaxAge: maxAge,
-		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: len(a.cfg.PublicURL) > 5 && a.cfg.PublicURL[:5] == "https",
+		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: strings.HasPrefix(a.cfg.PublicURL, "https:"),
 	}
 }
 

@@ -50,7 +50,7 @@ func newWeChat(tb testing.TB) *httptest.Server {
 		case code == "gateway":
 			w.WriteHeader(http.StatusBadGateway)
 		case code == "redirect":
-			http.Redirect(w, r, "http://127.0.0.1:1/"+q.Get("secret"), http.StatusFound)
+			http.Redirect(w, r, "http://127.0.0.1:1/"+q.Get("secret"), http.StatusFound) //nolint:gosec // G710: a trap
 		case code == "hang":
 			select {
 			case <-hang:

@@ -161,8 +161,8 @@ SELECT (SELECT count(*) FROM identities WHERE account = (SELECT id FROM locked))
 	// SelectPassword gives the hash of account $1's password.
 	SelectPassword = `SELECT secret FROM identities WHERE provider = 'password' AND subject = $1`
 
-	// UpsertPassword gives account $1 the password with hash $2.
-	UpsertPassword = `
+	// UpsertHash gives account $1 the password with hash $2.
+	UpsertHash = `
 INSERT INTO identities (provider, subject, account, secret) VALUES ('password', $1, $1, $2)
 ON CONFLICT (provider, subject) DO UPDATE SET secret = excluded.secret`
 
@@ -268,12 +268,12 @@ FROM devices d JOIN accounts a ON a.id = d.account `
 	SelectDevices      = selectDevice + `WHERE d.account > $1 AND a.deleted_at IS NULL ORDER BY d.account LIMIT $2`
 	SelectGroupDevices = selectDevice + `WHERE d.grp = $3 AND d.account > $1 AND a.deleted_at IS NULL ORDER BY d.account LIMIT $2`
 
-	// InsertCredential notes credential $1 of device $2: a token signed with
+	// InsertDeviceAccess notes credential $1 of device $2: a token signed with
 	// key $3 that expires at $5, or the public key $4.
-	InsertCredential = `INSERT INTO device_credentials (id, account, kid, jwk, expires_at) VALUES ($1, $2, $3, $4::jsonb, $5)`
+	InsertDeviceAccess = `INSERT INTO device_credentials (id, account, kid, jwk, expires_at) VALUES ($1, $2, $3, $4::jsonb, $5)`
 
-	// RevokeCredentials revokes the credentials of device $1.
-	RevokeCredentials = `UPDATE device_credentials SET revoked_at = now() WHERE account = $1 AND revoked_at IS NULL`
+	// RevokeDeviceAccess revokes the credentials of device $1.
+	RevokeDeviceAccess = `UPDATE device_credentials SET revoked_at = now() WHERE account = $1 AND revoked_at IS NULL`
 
 	// SelectHorizon gives, of the feed of changes, the id of the oldest
 	// transaction that is still running, and the id up to which the feed has

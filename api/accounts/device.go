@@ -112,7 +112,7 @@ func (d *DeviceSpec) check() error {
 // revoked: a device has one way to prove itself.
 func (s *Service) issue(ctx context.Context, d *Device, ttl time.Duration, key json.RawMessage) (*Credential, error) {
 	q := s.db.Q(ctx)
-	if _, err := q.Exec(ctx, schema.RevokeCredentials, d.ID); err != nil {
+	if _, err := q.Exec(ctx, schema.RevokeDeviceAccess, d.ID); err != nil {
 		return nil, fmt.Errorf("revoke credentials: %w", err)
 	}
 	claims := authhook.TokenClaims{Subject: d.ID, Role: authhook.Role(d.Role), Groups: d.Groups, Pub: d.Pub, Sub: d.Sub, TTL: ttl}
@@ -126,7 +126,7 @@ func (s *Service) issue(ctx context.Context, d *Device, ttl time.Duration, key j
 			return nil, refusedClaims(err)
 		}
 		kid := deviceKIDPrefix + rand.Text()
-		if _, err := q.Exec(ctx, schema.InsertCredential, kid, d.ID, nil, string(key), nil); err != nil {
+		if _, err := q.Exec(ctx, schema.InsertDeviceAccess, kid, d.ID, nil, string(key), nil); err != nil {
 			return nil, fmt.Errorf("store device's key: %w", err)
 		}
 		return &Credential{KeyID: kid}, nil
@@ -140,7 +140,7 @@ func (s *Service) issue(ctx context.Context, d *Device, ttl time.Duration, key j
 	if err != nil {
 		return nil, refusedClaims(err)
 	}
-	if _, err := q.Exec(ctx, schema.InsertCredential, jti, d.ID, kid, nil, expires); err != nil {
+	if _, err := q.Exec(ctx, schema.InsertDeviceAccess, jti, d.ID, kid, nil, expires); err != nil {
 		return nil, fmt.Errorf("note device's token: %w", err)
 	}
 	return &Credential{Token: token, Expires: &expires}, nil

@@ -4,12 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/ed25519"
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -22,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"mynah/api/pgtx"
+	"mynah/api/seal"
 	"mynah/authhook"
 	"mynah/schema"
 )
@@ -42,6 +39,10 @@ type KeysConfig struct {
 	// HKDF-SHA256), so that a copy of the database cannot sign. Without it
 	// they are stored as they are. Any length; --jwt-secret will do.
 	Secret []byte
+	// Takeover has Start make a new key if the signing key was sealed with
+	// another secret, in place of ErrKeySecret. For a database that no other
+	// process uses: others could not unseal the new key.
+	Takeover bool
 	// Issuer is the iss claim; "" for none.
 	Issuer string
 	// Log is told about failures to read the keys. Required.
@@ -111,7 +112,13 @@ func (k *Keys) Start(ctx context.Context) error {
 		}
 	}
 	if k.ring.Load().private == nil {
-		return ErrKeySecret
+		if !k.cfg.Takeover {
+			return ErrKeySecret
+		}
+		if _, err := k.Rotate(ctx, false); err != nil {
+			return err
+		}
+		k.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "the secret has changed since the signing key was sealed; a new key signs from now on")
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	k.stop, k.done = stop, make(chan struct{})
@@ -314,46 +321,25 @@ func (k *Keys) PublicKey(ctx context.Context, kid string) (crypto.PublicKey, boo
 	return nil, false
 }
 
+// sealKey is the purpose for which signing keys are sealed.
+const sealKey = "mynah signing keys"
+
 func (k *Keys) seal(seed []byte) (stored []byte, sealed bool, err error) {
 	if len(k.cfg.Secret) == 0 {
 		return seed, false, nil
 	}
-	c, err := k.cipher()
-	if err != nil {
-		return nil, false, err
-	}
-	nonce := make([]byte, c.NonceSize())
-	_, _ = rand.Read(nonce) // never fails
-	return c.Seal(nonce, nonce, seed, nil), true, nil
+	stored, err = seal.Seal(k.cfg.Secret, sealKey, seed)
+	return stored, true, err
 }
 
-func (k *Keys) unseal(stored []byte, sealed bool) ([]byte, error) {
+func (k *Keys) unseal(stored []byte, sealed bool) (seed []byte, err error) {
 	if sealed {
-		c, err := k.cipher()
-		if err != nil {
+		if stored, err = seal.Open(k.cfg.Secret, sealKey, stored); err != nil {
 			return nil, err
-		}
-		if len(stored) < c.NonceSize() {
-			return nil, ErrKeySecret
-		}
-		if stored, err = c.Open(nil, stored[:c.NonceSize()], stored[c.NonceSize():], nil); err != nil {
-			return nil, ErrKeySecret
 		}
 	}
 	if len(stored) != ed25519.SeedSize {
 		return nil, ErrKeySecret
 	}
 	return stored, nil
-}
-
-func (k *Keys) cipher() (cipher.AEAD, error) {
-	key, err := hkdf.Key(sha256.New, k.cfg.Secret, nil, "mynah signing keys", 32)
-	if err != nil {
-		return nil, err
-	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCM(block)
 }

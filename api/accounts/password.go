@@ -2,8 +2,8 @@ package accounts
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -125,10 +125,8 @@ func checkPassword(password, account string) error {
 		return chat.Refuse(chat.CodeInvalid, fmt.Sprintf("A password has at most %d bytes.", maxPasswordBytes))
 	}
 	lower := strings.ToLower(password)
-	for _, c := range common {
-		if lower == c {
-			return errWeak
-		}
+	if slices.Contains(common, lower) {
+		return errWeak
 	}
 	if account != "" && strings.Contains(lower, strings.ToLower(account)) && len(password) < len(account)+minPasswordRunes {
 		return errWeak
@@ -140,9 +138,3 @@ func checkPassword(password, account string) error {
 }
 
 var errWeak = chat.Refuse(chat.CodeInvalid, "This password is among the first that would be guessed. Choose another.")
-
-// isRefusal reports whether err was written for clients.
-func isRefusal(err error) bool {
-	_, ok := errors.AsType[*chat.Error](err)
-	return ok
-}

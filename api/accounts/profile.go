@@ -222,7 +222,7 @@ func (s *Service) Delete(ctx context.Context, id string) error {
 		if deleted.RowsAffected() == 0 {
 			return errNobody
 		}
-		for _, statement := range []string{schema.DeleteIdentities, schema.DeleteAllSessions, schema.RevokeCredentials} {
+		for _, statement := range []string{schema.DeleteIdentities, schema.DeleteAllSessions, schema.RevokeDeviceAccess} {
 			if _, err := q.Exec(ctx, statement, id); err != nil {
 				return fmt.Errorf("delete account: %w", err)
 			}

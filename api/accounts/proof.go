@@ -383,7 +383,7 @@ func (s *Service) SetPassword(ctx context.Context, account, password, keep strin
 
 func (s *Service) setPassword(ctx context.Context, account, hash, keep string) error {
 	q := s.db.Q(ctx)
-	if _, err := q.Exec(ctx, schema.UpsertPassword, account, hash); err != nil {
+	if _, err := q.Exec(ctx, schema.UpsertHash, account, hash); err != nil {
 		return fmt.Errorf("set password: %w", err)
 	}
 	if _, err := q.Exec(ctx, schema.DeleteSessions, account, keep); err != nil {

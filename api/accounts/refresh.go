@@ -2,9 +2,6 @@ package accounts
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -19,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"mynah/api/limit"
+	"mynah/api/seal"
 	"mynah/authhook"
 	"mynah/schema"
 )
@@ -126,7 +124,7 @@ func (s *Service) Refresh(ctx context.Context, refresh string, from Client) (*To
 		next := randomSecret()
 		switch {
 		case subtle.ConstantTimeCompare(hash, current) == 1:
-			answer, err := sealNext(token, next)
+			answer, err := seal.Seal(token, sealNext, next)
 			if err != nil {
 				return fmt.Errorf("seal answer: %w", err)
 			}
@@ -134,7 +132,7 @@ func (s *Service) Refresh(ctx context.Context, refresh string, from Client) (*To
 				return fmt.Errorf("rotate session: %w", err)
 			}
 		case inGrace && subtle.ConstantTimeCompare(hash, last) == 1:
-			if next, err = openNext(token, sealed); err != nil {
+			if next, err = seal.Open(token, sealNext, sealed); err != nil {
 				return fmt.Errorf("open answer: %w", err)
 			}
 		default:
@@ -182,34 +180,8 @@ func hashSecret(b []byte) []byte {
 	return sum[:]
 }
 
-func sealNext(token, next []byte) ([]byte, error) {
-	c, err := nextCipher(token)
-	if err != nil {
-		return nil, err
-	}
-	// The key seals one text in its life, so the nonce may be constant.
-	return c.Seal(nil, make([]byte, c.NonceSize()), next, nil), nil
-}
-
-func openNext(token, sealed []byte) ([]byte, error) {
-	c, err := nextCipher(token)
-	if err != nil {
-		return nil, err
-	}
-	return c.Open(nil, make([]byte, c.NonceSize()), sealed, nil)
-}
-
-func nextCipher(token []byte) (cipher.AEAD, error) {
-	key, err := hkdf.Key(sha256.New, token, nil, "mynah refresh", 32)
-	if err != nil {
-		return nil, err
-	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCM(block)
-}
+// sealNext is the purpose for which an answer is sealed with the token before.
+const sealNext = "mynah refresh"
 
 // Session is a signed-in device.
 type Session struct {

@@ -36,6 +36,8 @@ type Reader struct {
 	cursor uint64
 	// seen are the changes at or above cursor that have been returned.
 	seen map[int64]bool
+	// mark is up to where the feed had been trimmed at the last Read.
+	mark uint64
 }
 
 // Resume returns a Reader that goes on from a Cursor that was kept.
@@ -84,14 +86,14 @@ func (r *Reader) Read(ctx context.Context, q Querier) (list []authhook.Change, a
 		return nil, false, fmt.Errorf("read changes: %w", err)
 	}
 	switch {
-	case r.cursor <= trimmed, // it slept for longer than the feed is kept
+	case trimmed != r.mark && r.cursor <= trimmed, // something was trimmed before it was read, perhaps
 		r.cursor > horizon, // the database was restored into another cluster
 		len(visible) > most:
 		return nil, true, r.restart(ctx, q)
 	}
 	// What was seen below the new cursor is not read again; to keep all ids of
 	// this reading costs little and is right.
-	r.cursor, r.seen = horizon, visible
+	r.cursor, r.seen, r.mark = horizon, visible, trimmed
 	return list, false, nil
 }
 
@@ -101,11 +103,11 @@ func (r *Reader) restart(ctx context.Context, q Querier) error {
 	if err := q.QueryRow(ctx, schema.SelectHorizon).Scan(&xmin, &mark); err != nil {
 		return fmt.Errorf("read the horizon of changes: %w", err)
 	}
-	horizon, _, err := parse(xmin, mark)
+	horizon, trimmed, err := parse(xmin, mark)
 	if err != nil {
 		return err
 	}
-	r.cursor, r.seen = horizon, nil
+	r.cursor, r.seen, r.mark = horizon, nil, trimmed
 	return nil
 }
 

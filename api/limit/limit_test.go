@@ -25,7 +25,7 @@ func TestAllow(t *testing.T) {
 	if !ok || refusal.Code != chat.CodeRateLimited {
 		t.Fatalf("the fourth: %v", err)
 	}
-	wait, ok := err.(interface{ RetryAfter() time.Duration }) //nolint:errorlint // the limiter's own error, unwrapped
+	wait, ok := err.(interface{ RetryAfter() time.Duration })
 	if !ok || wait.RetryAfter() <= 0 || wait.RetryAfter() > 20*time.Second {
 		t.Fatalf("Retry-After of %v", err)
 	}

@@ -116,7 +116,7 @@ func Violates(err error, constraint string) bool {
 func Unreachable(err error) bool {
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pg.Code[:2] {
-		case "08", "53", "57", "40": // connection, resources, operator (shutdown), rollback (deadlock, serialization)
+		case "08", "53", "57", "40": // connection, resources, operator (shutdown), rollback (a deadlock)
 			return true
 		}
 		return false

@@ -12,9 +12,10 @@
 -- those whose id it has not handled yet, and moves the cursor to the horizon
 -- that the same snapshot reported. Changes are seen as soon as they are
 -- committed; a transaction that stays open for long costs re-reading, never a
--- miss. A cursor that is not above changes_trimmed.xid, or that is above the
--- current xid (the database was restored into another cluster), means: read
--- everything anew.
+-- miss. A cursor that is not above changes_trimmed.xid when that has moved since
+-- the last reading, or that is above the current xid (the database was restored
+-- into another cluster), means: read everything anew. Package api/changes does all
+-- this.
 CREATE TABLE changes (
     id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     xid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
