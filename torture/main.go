@@ -113,6 +113,11 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err := w.start(ctx); err != nil {
 		return err
 	}
+	if s.target == mosquitto {
+		if err := w.startArchiver(ctx); err != nil {
+			return err
+		}
+	}
 	people, err := gather(ctx, w)
 	if err != nil {
 		return err
@@ -120,6 +125,13 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flowing, stopFlow := context.WithTimeout(ctx, s.duration)
 	defer stopFlow()
 	people.publish(flowing)
+	// What is acknowledged before the archiver has ever been there is archived
+	// too. The plain script cannot do that and is there from the beginning.
+	if s.target == mynah {
+		if err := w.startArchiver(ctx); err != nil {
+			return err
+		}
+	}
 	if s.faults {
 		go w.supervise(ctx)
 		w.torment(flowing, people)

@@ -110,7 +110,8 @@ func (w *world) links() []*proxy.Link {
 	return []*proxy.Link{w.people, w.peopleWS, w.archiveIn, w.archiveOut}
 }
 
-// start starts the servers and the links before them.
+// start starts the servers and the links before them, but for the archiver, which
+// comes when messages flow already.
 func (w *world) start(ctx context.Context) error {
 	var err error
 	if w.pg, err = stand.NewPostgres(filepath.Join(w.dir, "pg"), w.dir); err != nil {
@@ -149,10 +150,7 @@ func (w *world) start(ctx context.Context) error {
 	} else if err := w.buildCompare(ctx); err != nil {
 		return err
 	}
-	if err := w.broker.start(); err != nil {
-		return err
-	}
-	return w.archiver.start()
+	return w.broker.start()
 }
 
 func (w *world) launchBroker() (*stand.Proc, error) {
@@ -182,6 +180,19 @@ func (w *world) buildCompare(ctx context.Context) error {
 		return fmt.Errorf("build bench/compare: %w: %s", err, out)
 	}
 	return nil
+}
+
+// startArchiver starts the archiver for the first time.
+func (w *world) startArchiver(ctx context.Context) error {
+	if w.target == mynah {
+		select {
+		case <-time.After(1500 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	w.archiver.mu.Lock()
+	defer w.archiver.mu.Unlock()
+	return w.archiver.start()
 }
 
 // stopServers ends broker and archiver as an operator does, with SIGTERM. They

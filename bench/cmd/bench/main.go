@@ -41,6 +41,7 @@ type settings struct {
 	checkSeq bool
 	jsonOut  string
 	mdOut    string
+	profiles string
 	args     []string // for mynah broker
 }
 
@@ -79,6 +80,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	fs.BoolVar(&s.checkSeq, "check-prev", true, "check that prev is unbroken in Mynah's QoS 1 deliveries")
 	fs.StringVar(&s.jsonOut, "json", "", "file for the results as JSON")
 	fs.StringVar(&s.mdOut, "markdown", "", "file for the results as Markdown, besides the terminal")
+	fs.StringVar(&s.profiles, "profiles", "", "folder for profiles of Mynah's broker: of its processor time in each measured window, of its heap at the end")
 	quick := fs.Bool("quick", false, "small and short, to see that everything works: one round of a second, 500 connections, 20,000 messages")
 	brokerArgs := fs.String("broker-args", "", "further flags for mynah broker, separated by blanks")
 	if err := fs.Parse(args); err != nil {

@@ -76,6 +76,9 @@ func (b *bench) measure(ctx context.Context, r *row, name string) (_ map[string]
 	if err != nil {
 		return nil, err
 	}
+	if err := t.profile(ctx, "heap", 0); err != nil {
+		return nil, err
+	}
 	samples := map[string]sample{name: s}
 	if t.copied > 0 {
 		samples[copyIn] = sample{Value: t.copied}
@@ -90,6 +93,7 @@ type target struct {
 	name     string
 	dir      string
 	port     int
+	metrics  int
 	secret   string
 	broker   *stand.Proc
 	archiver *stand.Proc
@@ -133,13 +137,12 @@ func (t *target) startMynah(ctx context.Context, withArchiver bool) error {
 	if err != nil {
 		return err
 	}
-	metrics, err := stand.FreePort()
-	if err != nil {
+	if t.metrics, err = stand.FreePort(); err != nil {
 		return err
 	}
 	data := filepath.Join(t.dir, "data")
 	if t.broker, err = stand.MynahBroker(&stand.MynahSpec{
-		Bin: t.bin, Logs: t.dir, DataDir: data, Secret: t.secret, MQTT: t.port, HTTP: httpPort, Metrics: metrics, Args: t.args,
+		Bin: t.bin, Logs: t.dir, DataDir: data, Secret: t.secret, MQTT: t.port, HTTP: httpPort, Metrics: t.metrics, Args: t.args,
 	}); err != nil {
 		return err
 	}

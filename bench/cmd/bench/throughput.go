@@ -64,6 +64,8 @@ func (t *target) window(subs []*load.Subscriber) (sample, error) {
 	if err := t.RunFor(warmUp); err != nil {
 		return sample{}, err
 	}
+	profiled := make(chan error, 1)
+	go func() { profiled <- t.profile(context.Background(), "profile", int(t.duration.Seconds())) }()
 	cpu0, arch0 := t.cpu()
 	seen0, began := total(subs), time.Now()
 	if err := t.RunFor(t.duration); err != nil {

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+)
+
+// profile fetches a profile of Mynah's broker, "heap" or "profile" (of its
+// processor time over some seconds), if profiles are wanted.
+func (t *target) profile(ctx context.Context, kind string, seconds int) error {
+	if t.profiles == "" || t.name != mynah {
+		return nil
+	}
+	url := fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/%s", t.metrics, kind)
+	if seconds > 0 {
+		url += fmt.Sprintf("?seconds=%d", seconds)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("profile: %w", err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("profile: %s: %s", url, resp.Status)
+	}
+	if err := os.MkdirAll(t.profiles, 0o750); err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(t.profiles, fmt.Sprintf("%s-%s.pprof", filepath.Base(t.dir), kind))) //nolint:gosec // a folder of the user's choice
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, resp.Body)
+	return errors.Join(err, f.Close())
+}
