@@ -17,8 +17,8 @@ import (
 //
 // One record can be read without touching the others.
 const (
-	blockRecords = 64
-	blockBytes   = 32 << 10
+	blockRecords = 128
+	blockBytes   = 48 << 10
 	blockVersion = 1
 
 	// blockRecordsMax is how many records a block of any version may have.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,7 +99,9 @@ func TestDamagedTail(t *testing.T) {
 		if !mayRefuse || !errors.Is(err, msglog.ErrCorrupt) {
 			t.Fatalf("open: %v", err)
 		}
-		refused++
+		if refused++; refused%7 == 1 {
+			checkRepair(t, copyDir(t, d), acked)
+		}
 		// Nothing was changed: with the bytes as they were it opens.
 		mustWrite(t, filepath.Join(d, wal), whole)
 		l = mustOpen(t, d, small)
@@ -122,6 +125,53 @@ func TestDamagedTail(t *testing.T) {
 	}
 	if refused < 30 {
 		t.Fatalf("damage to what was acknowledged was refused %d times only", refused)
+	}
+}
+
+// checkRepair repairs a log whose end is damaged: it opens with what is left,
+// reports the gap, and gives no lost message's seq to another.
+func checkRepair(t *testing.T, dir string, acked map[uint64]string) {
+	t.Helper()
+	r, err := msglog.Repair(t.Context(), dir, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lastAcked := slices.Max(slices.Collect(maps.Keys(acked)))
+	if r.LastLost != lastAcked || r.FirstLost > r.LastLost {
+		t.Fatalf("repaired: %+v, the last acknowledged was %d", r, lastAcked)
+	}
+	for range 2 {
+		l := mustOpen(t, dir, small)
+		first, last := l.Bounds()
+		seen := first - 1
+		fn := func(r *msglog.Record) bool {
+			if r.Seq != seen+1 || r.Seq <= lastAcked && acked[r.Seq] != r.Mid {
+				t.Fatalf("message %d after %d", r.Seq, seen)
+			}
+			seen = r.Seq
+			return true
+		}
+		if r.FirstLost > 1 { // else nothing was left, and the log is a new one
+			err := l.Read(t.Context(), 0, 1<<60, fn)
+			var corrupt *msglog.CorruptError
+			if !errors.As(err, &corrupt) || corrupt.First != r.FirstLost || corrupt.Last < r.LastLost || seen != r.FirstLost-1 {
+				t.Fatalf("read up to %d, then %v; repaired %+v", seen, err, r)
+			}
+			seen = corrupt.Last
+		}
+		if err := l.Read(t.Context(), seen, 1<<60, fn); err != nil || seen != last {
+			t.Fatalf("read on up to %d of %d: %v", seen, last, err)
+		}
+		again := testRecord(1<<20, int(last&0xff))
+		mustAppend(t, l, again)
+		if again.Seq <= lastAcked || again.Seq != last+1 {
+			t.Fatalf("seq %d after repair; the last acknowledged was %d", again.Seq, lastAcked)
+		}
+		mustClose(t, l)
+		// There is nothing more to repair.
+		if r, err := msglog.Repair(t.Context(), dir, small); err != nil || r.LastLost != 0 || len(r.Kept) != 0 {
+			t.Fatalf("repaired again: %+v, %v", r, err)
+		}
 	}
 }
 

@@ -120,9 +120,9 @@ func (o Options) pebble(logger pebble.Logger, cache *pebble.Cache) *pebble.Optio
 		// Compaction begins early, and appends stop only when it is hopelessly
 		// behind: L0 is mostly message blocks in ascending order, which do not
 		// make reads slower.
-		L0CompactionThreshold: 4,
+		L0CompactionThreshold: 8,
 		L0StopWritesThreshold: 1000,
-		LBaseMaxBytes:         64 << 20,
+		LBaseMaxBytes:         512 << 20,
 		MaxOpenFiles:          2000,
 		BytesPerSync:          1 << 20,
 		// One compaction at a time is enough until it falls behind: the other

@@ -55,11 +55,7 @@ func Open(dir string, opts Options) (*Pebble, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Pebble{
-		opts: opts, log: opts.Logger, dir: dir,
-		commits: make(chan *pending, 256), committed: make(chan struct{}), stop: make(chan struct{}),
-	}
-	l.failure.onFailure = opts.OnFailure
+	l := newPebble(dir, opts)
 	if err := l.open(); err != nil {
 		return nil, fmt.Errorf("open message log in %s: %w", dir, err)
 	}
@@ -69,6 +65,15 @@ func Open(dir string, opts Options) (*Pebble, error) {
 	return l, nil
 }
 
+func newPebble(dir string, opts Options) *Pebble {
+	l := &Pebble{
+		opts: opts, log: opts.Logger, dir: dir,
+		commits: make(chan *pending, 256), committed: make(chan struct{}), stop: make(chan struct{}),
+	}
+	l.failure.onFailure = opts.OnFailure
+	return l
+}
+
 func (l *Pebble) open() (err error) {
 	if err := l.opts.FS.MkdirAll(l.dir, 0o750); err != nil {
 		return err
@@ -76,18 +81,8 @@ func (l *Pebble) open() (err error) {
 	if err := l.checkEnd(); err != nil {
 		return err
 	}
-	l.disk = newDiskGuard(l.opts, l.dir)
-	if err := l.disk.removeBallast(); err != nil {
+	if err := l.openDB(); err != nil {
 		return err
-	}
-	cache := l.opts.newCache()
-	defer cache.Unref() // the database holds its own reference
-	opts := l.opts.pebble(l.pebbleLogger(), cache)
-	opts.FS = l.disk.wrap()
-	opts.EventListener = l.listener()
-	// Pebble makes durable what it finds in the write-ahead log before it returns.
-	if l.db, err = pebble.Open(l.dir, opts); err != nil {
-		return openError(err)
 	}
 	defer func() {
 		if err != nil {
@@ -104,6 +99,24 @@ func (l *Pebble) open() (err error) {
 	}
 	l.head, err = openHead(l.opts.FS, l.dir, head{l.durable.Load(), l.changes})
 	return err
+}
+
+// openDB opens the database for writing.
+func (l *Pebble) openDB() (err error) {
+	l.disk = newDiskGuard(l.opts, l.dir)
+	if err := l.disk.removeBallast(); err != nil {
+		return err
+	}
+	cache := l.opts.newCache()
+	defer cache.Unref() // the database holds its own reference
+	opts := l.opts.pebble(l.pebbleLogger(), cache)
+	opts.FS = l.disk.wrap()
+	opts.EventListener = l.listener()
+	// Pebble makes durable what it finds in the write-ahead log before it returns.
+	if l.db, err = pebble.Open(l.dir, opts); err != nil {
+		return openError(err)
+	}
+	return nil
 }
 
 // prepare brings the database into today's format and reads where the log begins

@@ -97,7 +97,8 @@ func copyLog(from, to string) error {
 		return err
 	}
 	for _, e := range entries {
-		if !e.Type().IsRegular() || e.Name() == "LOCK" || e.Name() == ballastName {
+		if !e.Type().IsRegular() || e.Name() == "LOCK" || e.Name() == ballastName ||
+			strings.HasPrefix(e.Name(), damagedPrefix) {
 			continue
 		}
 		src, dst := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
