@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"mynah/api/accounts"
 	"mynah/api/pgtx"
+	"mynah/api/social"
 	"mynah/schema"
 )
 
@@ -26,6 +28,7 @@ type API struct {
 	huma     huma.API
 	document []byte // openapi.json
 	accounts *accounts.Service
+	social   *social.Service
 	limits   limits
 	// groupOwner returns nil if the subject owns the group, and a *chat.Error
 	// if not. The groups set it.
@@ -49,6 +52,9 @@ func New(cfg Config) (*API, error) {
 	if a.accounts, err = accounts.New(a.db, cfg.Keys, cfg.Accounts, cfg.Log, cfg.Now); err != nil {
 		return nil, fmt.Errorf("set up accounts: %w", err)
 	}
+	a.social = social.New(a.db, cfg.Social)
+	a.accounts.Acquainted, a.accounts.OnDelete = a.social.Acquainted, a.social.Forget
+	a.groupOwner = a.ownsGroup
 	a.huma = humago.New(a.mux, humaConfig())
 	a.routes()
 	if err := a.serveDocs(); err != nil {
@@ -133,7 +139,7 @@ func (a *API) sweep(ctx context.Context, done chan<- struct{}) {
 // changes after a day, codes, tickets, sessions and revocations. It runs every
 // five minutes by itself once the API is started.
 func (a *API) Sweep(ctx context.Context) error {
-	for _, statement := range schema.Sweeps() {
+	for _, statement := range slices.Concat(schema.Sweeps(), schema.SocialSweeps()) {
 		if _, err := a.cfg.DB.Exec(ctx, statement); err != nil {
 			return fmt.Errorf("sweep: %w", err)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"mynah/api/accounts"
+	"mynah/api/social"
 )
 
 // Config is what an API needs. The flags that fill it are named with the fields.
@@ -27,6 +28,8 @@ type Config struct {
 	Keys *accounts.Keys
 	// Accounts says who may register and how people sign in.
 	Accounts accounts.Config
+	// Social are the limits of contacts and groups.
+	Social social.Config
 	// Origins are the origins of web pages, besides the API's own, whose
 	// scripts may call it (--allow-origin); "*" for all. Default none.
 	Origins []string

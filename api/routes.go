@@ -11,7 +11,7 @@ import (
 // limits are the rates of what can be tried from outside, by address. What
 // concerns one target (an account, a phone number) is counted in accounts.
 type limits struct {
-	signIn, register, codes, refresh *limit.Limiter
+	signIn, register, codes, refresh, links *limit.Limiter
 }
 
 func newLimits(now func() time.Time) limits {
@@ -20,6 +20,7 @@ func newLimits(now func() time.Time) limits {
 		register: limit.New(20, time.Hour, now),
 		codes:    limit.New(20, time.Hour, now),
 		refresh:  limit.New(600, 15*time.Minute, now), // an office behind one address
+		links:    limit.New(600, 15*time.Minute, now),
 	}
 }
 
@@ -79,6 +80,47 @@ func (a *API) accountRoutes() {
 
 // socialRoutes are contacts, groups and rooms.
 func (a *API) socialRoutes() {
+	call(a, "POST /v1/contacts/requests", "askContact", "Ask somebody to become your contact", a.askContact, created)
+	call(a, "GET /v1/contacts/requests", "contactRequests", "Requests that wait for an answer, newest first", a.contactRequests)
+	call(a, "POST /v1/contacts/requests/{id}/accept", "acceptContact", "Accept their request", a.acceptContact)
+	call(a, "DELETE /v1/contacts/requests/{id}", "endContactRequest", "Decline their request, or withdraw yours", a.endContactRequest)
+	call(a, "GET /v1/contacts", "contacts", "Your contacts, by id", a.contacts)
+	call(a, "GET /v1/contacts/{id}", "contact", "A contact", a.contact)
+	call(a, "PATCH /v1/contacts/{id}", "remarkContact", "Set what you call a contact", a.remarkContact)
+	call(a, "DELETE /v1/contacts/{id}", "removeContact", "End being contacts, for both of you", a.removeContact)
+	call(a, "GET /v1/blocks", "blocks", "Whom you have blocked, by id", a.blocks)
+	call(a, "PUT /v1/blocks/{id}", "block", "Keep somebody from writing to you; they are not told", a.block)
+	call(a, "DELETE /v1/blocks/{id}", "unblock", "Let them again", a.unblock)
+	call(a, "GET /v1/me/privacy", "privacy", "Who may write to you and see you online", a.privacy)
+	call(a, "PATCH /v1/me/privacy", "setPrivacy", "Change that", a.setPrivacy)
+
+	call(a, "POST /v1/groups", "createGroup", "Make a group or room that you own", a.createGroup, created)
+	call(a, "GET /v1/me/groups", "myGroups", "The groups that you are in, by id", a.myGroups)
+	call(a, "GET /v1/groups/{id}", "group", "A group", a.group)
+	call(a, "PATCH /v1/groups/{id}", "editGroup", "Rename it, announce something, mute all …", a.editGroup)
+	call(a, "DELETE /v1/groups/{id}", "dissolveGroup", "Dissolve it; its messages stay in the archive", a.dissolveGroup)
+	call(a, "POST /v1/groups/{id}/transfer", "transferGroup", "Make a member the owner", a.transferGroup)
+	call(a, "POST /v1/groups/{id}/join", "joinGroup", "Join, or ask to be let in", a.joinGroup)
+	call(a, "POST /v1/groups/{id}/leave", "leaveGroup", "Leave", a.leaveGroup)
+	call(a, "GET /v1/groups/{id}/members", "members", "Its members, by id", a.members)
+	call(a, "GET /v1/groups/{id}/members/{who}", "member", "A member", a.member)
+	call(a, "PATCH /v1/groups/{id}/members/{who}", "editMember", "Change role, nickname or mute of a member", a.editMember)
+	call(a, "DELETE /v1/groups/{id}/members/{who}", "kickMember", "Remove a member", a.kickMember)
+	call(a, "GET /v1/groups/{id}/bans", "bans", "Who is banned, by id", a.bans)
+	call(a, "PUT /v1/groups/{id}/bans/{who}", "banMember", "Remove somebody and keep them out", a.banMember)
+	call(a, "DELETE /v1/groups/{id}/bans/{who}", "unbanMember", "Lift a ban", a.unbanMember)
+	call(a, "GET /v1/groups/{id}/requests", "joinRequests", "Who asks to be let in, oldest first", a.joinRequests)
+	call(a, "POST /v1/groups/{id}/requests/{who}/approve", "approveJoin", "Let them in", a.approveJoin)
+	call(a, "DELETE /v1/groups/{id}/requests/{who}", "declineJoin", "Do not", a.declineJoin)
+	call(a, "POST /v1/groups/{id}/invitations", "invite", "Invite people", a.invite)
+	call(a, "GET /v1/groups/{id}/invitations", "invitations", "Who is invited, by id", a.invitations)
+	call(a, "DELETE /v1/groups/{id}/invitations/{who}", "uninvite", "Withdraw an invitation", a.uninvite)
+	call(a, "GET /v1/me/invitations", "myInvitations", "The groups that you are invited to, by id", a.myInvitations)
+	call(a, "DELETE /v1/me/invitations/{id}", "declineInvitation", "Decline an invitation to a group", a.declineInvitation)
+	call(a, "POST /v1/groups/{id}/links", "createLink", "Make an invitation link", a.createLink, created)
+	call(a, "GET /v1/groups/{id}/links", "links", "Its valid links, by id", a.links)
+	call(a, "DELETE /v1/groups/{id}/links/{link}", "revokeLink", "Revoke a link at once", a.revokeLink)
+	call(a, "POST /v1/links/join", "joinByLink", "Join the group that a link is for", a.joinByLink, perAddress(a.limits.links))
 }
 
 func (a *API) jwks(w http.ResponseWriter, _ *http.Request) {

@@ -156,6 +156,9 @@ SELECT account, role, nickname, CASE WHEN muted_until > now() THEN muted_until E
     UNION ALL (SELECT * FROM members WHERE grp = $1 AND role = 'admin' AND account > $2)) staff
 ORDER BY account LIMIT $3`
 
+	// SelectOwner gives the owner of group $1.
+	SelectOwner = `SELECT account FROM members WHERE grp = $1 AND role = 'owner'`
+
 	// CountAdmins gives how many admins group $1 has.
 	CountAdmins = `SELECT count(*) FROM members WHERE grp = $1 AND role = 'admin'`
 
