@@ -132,6 +132,9 @@ func TestDeviceByToken(t *testing.T) {
 		t.Fatalf("made: %s", r.Body)
 	}
 	w.do(http.MethodGet, "/v1/me", token, nil).want(http.StatusOK)
+	if id, err := w.verifier().Verify(t.Context(), token); err != nil || id.Session == "" || id.Role != authhook.RoleDevice || len(id.Pub) != 1 {
+		t.Fatalf("the device's token says %+v, %v", id, err)
+	}
 	// A new token ends the old one.
 	r = w.do(http.MethodPost, "/v1/devices/meter/credential", admin, map[string]any{}).want(http.StatusCreated)
 	w.do(http.MethodGet, "/v1/me", token, nil).problem(http.StatusUnauthorized, "unauthenticated")

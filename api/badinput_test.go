@@ -161,8 +161,8 @@ func TestOpenAPIDocument(t *testing.T) {
 
 // nasty are strings that break what was put together carelessly.
 var nasty = []string{
-	`'; DROP TABLE accounts; --`, `" OR ""="`, `<script>alert(1)</script>`, `%00`, "\x00", "a\x00b", `../../etc/passwd`, `${jndi:ldap://x}`,
-	`{{7*7}}`, "\u202eevil", strings.Repeat("ä", 2000), `\`, "\r\nSet-Cookie: a=b", "𝕬", "\ufffd",
+	`'; DROP TABLE accounts; --`, `" OR ""="<script>alert(1)</script>`, `%00`, "a\x00b", `../../etc/passwd`, "\u202eevil",
+	strings.Repeat("ä", 2000), "\\\r\nSet-Cookie: a=b", "𝕬\ufffd",
 }
 
 // clean fails the test if the answer is anything but a success or a problem

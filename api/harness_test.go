@@ -93,6 +93,15 @@ func (w *world) token(subject string, role authhook.Role) string {
 	return token
 }
 
+// verifier is a broker's: it takes what the API's keys sign.
+func (w *world) verifier() *authhook.Verifier {
+	w.tb.Helper()
+	v, err := authhook.NewVerifier(authhook.VerifierConfig{LocalKeys: w.keys})
+	must(w.tb, err)
+	w.tb.Cleanup(v.Close)
+	return v
+}
+
 // reply is an answer, read whole.
 type reply struct {
 	tb     testing.TB

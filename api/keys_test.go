@@ -121,9 +121,7 @@ func TestDeviceKeySignsForItsDeviceOnly(t *testing.T) {
 		"kty": "EC", "crv": "P-256", "x": base64.RawURLEncoding.EncodeToString(point[1:33]), "y": base64.RawURLEncoding.EncodeToString(point[33:]),
 	})
 	exp := time.Now().Add(time.Hour).Unix()
-	v, err := authhook.NewVerifier(authhook.VerifierConfig{LocalKeys: w.keys})
-	must(t, err)
-	t.Cleanup(v.Close)
+	v := w.verifier()
 	id, err := v.Verify(t.Context(), own(t, jwt.SigningMethodEdDSA, private, kid, jwt.MapClaims{
 		"sub": "meter", "exp": exp, "role": "admin", "groups": []string{"g1", "secret"}, "acl": map[string]any{"sub": []string{"#"}},
 	}))

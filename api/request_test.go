@@ -142,10 +142,7 @@ func TestDatabaseAway(t *testing.T) {
 	}
 	w.refresh(anna.RefreshToken).problem(http.StatusServiceUnavailable, "unavailable")
 	w.do(http.MethodPost, "/v1/accounts", "", map[string]any{"id": "bert", "password": goodPassword}).problem(http.StatusServiceUnavailable, "unavailable")
-	v, err := authhook.NewVerifier(authhook.VerifierConfig{LocalKeys: w.keys})
-	must(t, err)
-	t.Cleanup(v.Close)
-	if _, err := v.Verify(t.Context(), anna.AccessToken); err != nil {
+	if _, err := w.verifier().Verify(t.Context(), anna.AccessToken); err != nil {
 		t.Errorf("the token is not verified while the database is away: %v", err)
 	}
 	server.Start()

@@ -135,7 +135,8 @@ func (s *Service) issue(ctx context.Context, d *Device, ttl time.Duration, key j
 		ttl = DefaultDeviceTTL
 	}
 	jti, expires := rand.Text(), s.now().Add(ttl)
-	claims.TTL, claims.TokenID = ttl, jti
+	// sid as well: what is connected with the token ends by it like a session.
+	claims.TTL, claims.TokenID, claims.Session = ttl, jti, jti
 	token, kid, err := s.signLasting(ctx, claims)
 	if err != nil {
 		return nil, refusedClaims(err)

@@ -22,7 +22,7 @@ CREATE TABLE changes (
     kind    text        NOT NULL CHECK (kind IN ('joined', 'left', 'rights', 'disabled', 'all')),
     subject text        NOT NULL DEFAULT '', -- account id; '' for everybody (rights, all)
     grp     text        NOT NULL DEFAULT '', -- group id (joined, left)
-    session text        NOT NULL DEFAULT '', -- sid or jti (disabled): only what was opened with it ends
+    session text        NOT NULL DEFAULT '', -- sid claim (disabled): only what was opened with it ends; '' for all
     at      timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX changes_xid ON changes (xid, id);
@@ -102,7 +102,8 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_account ON sessions (account, created_at, id);
 CREATE INDEX sessions_expires ON sessions (expires_at);
 
--- Tokens that are refused although they have not expired. session is a sid or a jti.
+-- Tokens that are refused although they have not expired, by their sid claim: a
+-- session, or a device's credential.
 CREATE TABLE revocations (
     session    text PRIMARY KEY,
     account    text        NOT NULL,
@@ -219,7 +220,7 @@ CREATE INDEX devices_grp ON devices (grp, account) WHERE grp IS NOT NULL;
 
 -- How a device proves itself: a token that was shown once, or a key of its own.
 CREATE TABLE device_credentials (
-    id         text PRIMARY KEY,       -- jti of the token, kid of the key
+    id         text PRIMARY KEY,       -- jti and sid of the token, kid of the key
     account    text        NOT NULL REFERENCES devices (account),
     kid        text,                   -- token: the signing key that signed it
     jwk        jsonb,                  -- key: the public key (RFC 7517)
