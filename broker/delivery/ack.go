@@ -46,6 +46,7 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 		mochi = e.ident
 		if packetType != typePubrec || failed {
 			s.win.done(e)
+			s.wakeLocked() // it may have been what kept the window from moving on
 		}
 		return mochi
 	}
@@ -87,6 +88,20 @@ func (s *Session) LendID(mochi uint16) uint16 {
 		return mochi // cannot be: Mochi's share is bounded far below
 	}
 	return s.win.push(inflight{ident: mochi, qos: 1})
+}
+
+// Return takes back a packet id that was lent for a message that Mochi has given up.
+// Connections that no longer have the session have nothing to give back.
+func (s *Session) Return(conn *Conn, mochi uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil && s.conn != conn {
+		return
+	}
+	if e := s.win.get(s.lentLocked(mochi)); e != nil {
+		s.win.done(e)
+		s.wakeLocked()
+	}
 }
 
 // Lent returns the packet id under which Mochi's message went to the client, 0 if

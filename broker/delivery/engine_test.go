@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -91,6 +92,7 @@ type arrival struct {
 	topic     string
 	seq, prev uint64
 	dup       bool
+	payload   string
 }
 
 // attach connects a session and starts it.
@@ -139,7 +141,8 @@ func (p *peer) read() {
 		if p.v5 {
 			rest = rest[1+rest[0]:] // no properties of more than 127 bytes here
 		}
-		if _, err := fmt.Sscanf(string(rest), `{"seq":%d,"prev":%d,`, &a.seq, &a.prev); err != nil {
+		a.payload = string(rest)
+		if _, err := fmt.Sscanf(a.payload, `{"seq":%d,"prev":%d,`, &a.seq, &a.prev); err != nil {
 			return
 		}
 		p.mu.Lock()
@@ -165,6 +168,25 @@ func (p *peer) arrivals() []arrival {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.got)
+}
+
+func contains(s, part string) bool { return strings.Contains(s, part) }
+
+// discard returns a connection whose other end takes everything and answers nothing.
+func (r *rig) discard() *delivery.Conn {
+	client, server := net.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(io.Discard, client)
+	}()
+	c := delivery.NewConn(server, r.engine.Limits())
+	r.tb.Cleanup(func() {
+		_ = c.Close()
+		_ = client.Close()
+		<-done
+	})
+	return c
 }
 
 func waitFor(tb testing.TB, what string, ok func() bool) {

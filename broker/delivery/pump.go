@@ -222,6 +222,9 @@ func (e *Engine) collectGap(w *pumpWork, p *plan, pos uint64) {
 				"subject", t.session.Subject, "client_id", t.session.ClientID, "from", pos+1, "to", first-1)
 			continue
 		}
+		if tail, err := e.log.Tail(topic); err == nil && tail != 0 && tail <= max(pos, t.since) {
+			continue // the topic has had nothing since
+		}
 		rec := &msglog.Record{Message: chat.GapNotice(topic, max(pos, t.since)+1, first-1, e.now().UnixMilli())}
 		w.items = append(w.items, item{rec, t})
 	}
@@ -231,7 +234,7 @@ func (e *Engine) collectGap(w *pumpWork, p *plan, pos uint64) {
 func (e *Engine) collectAll(w *pumpWork, p *plan, pos, target uint64, limit int) (uint64, error) {
 	horizon, seen := target, 0
 	err := e.log.Read(context.Background(), pos, target, func(rec *msglog.Record) bool {
-		if t := p.match(rec); t != nil && rec.Seq > t.since {
+		if t := p.match(rec); t != nil {
 			w.items = append(w.items, item{rec, t})
 		}
 		if seen++; len(w.items) >= limit || seen >= 8*limit {
@@ -243,27 +246,25 @@ func (e *Engine) collectAll(w *pumpWork, p *plan, pos, target uint64, limit int)
 	return horizon, err
 }
 
-// match returns the subscription by which a subscriber to everything gets a message.
+// match returns the subscription by which a subscriber to everything gets a message:
+// the one by name, unless it is younger than the message.
 func (p *plan) match(rec *msglog.Record) *topicSub {
-	if t := p.byName[rec.To]; t != nil {
-		return t
+	wild, sender := p.groups, (*topicSub)(nil)
+	if chat.ParseTopic(rec.To).Kind != chat.KindGroup {
+		wild, sender = p.users, p.byName[chat.UserTopic(rec.From)]
 	}
-	if chat.ParseTopic(rec.To).Kind == chat.KindGroup {
-		if p.groups != nil {
-			return p.groups
+	for _, t := range [...]*topicSub{p.byName[rec.To], wild, sender} {
+		if t != nil && rec.Seq > t.since {
+			return t
 		}
-		return nil
 	}
-	if p.users != nil {
-		return p.users
-	}
-	return p.byName[chat.UserTopic(rec.From)]
+	return nil
 }
 
 // collectRecent reads from what the engine remembers of a topic. It reports false if
 // that does not reach back far enough.
 func (e *Engine) collectRecent(w *pumpWork, t *topicSub, from, upto uint64, limit int) bool {
-	en := t.entry
+	en := t.entry.Load()
 	if en == nil {
 		return false
 	}
@@ -294,16 +295,17 @@ func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32) {
 	w.again = w.again[:0]
 	now := e.now().UnixMilli()
 	for i, it := range w.items {
+		o := s.optionsOf(it.sub)
 		if _, had := s.restored[it.rec.Seq]; had {
-			s.encodeRestored(w, i, v5, now)
-		} else if !s.skips(it, now) {
+			s.encodeRestored(w, i, o, v5, now)
+		} else if !s.skips(it, o, now) {
 			topic, prev := it.topic()
 			w.payload = it.rec.AppendEnvelope(w.payload[:0], prev)
 			w.props = w.props[:0]
 			if v5 {
-				w.props = appendProps(w.props, it.rec.Expires, now, it.sub.ids)
+				w.props = appendProps(w.props, it.rec.Expires, now, o.ids)
 			}
-			qos := min(it.rec.QoS, it.sub.qos)
+			qos := min(it.rec.QoS, o.qos)
 			w.out = e.limits.grow(w.out, len(topic)+len(w.props)+len(w.payload)+maxFrameOverhead)
 			before := len(w.out.b)
 			frame, at := appendPublish(w.out.b, topic, qos, false, v5, w.props, w.payload)
@@ -327,7 +329,7 @@ func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32) {
 
 // encodeRestored encodes the next step for a QoS 2 message that was on its way when the
 // broker stopped: the PUBLISH under the packet id that it has, PUBREL, or nothing.
-func (s *Session) encodeRestored(w *pumpWork, i int, v5 bool, now int64) {
+func (s *Session) encodeRestored(w *pumpWork, i int, o options, v5 bool, now int64) {
 	it := w.items[i]
 	s.mu.Lock()
 	id, e := s.win.find(it.rec.Seq)
@@ -347,7 +349,7 @@ func (s *Session) encodeRestored(w *pumpWork, i int, v5 bool, now int64) {
 	} else {
 		w.props = w.props[:0]
 		if v5 {
-			w.props = appendProps(w.props, it.rec.Expires, now, it.sub.ids)
+			w.props = appendProps(w.props, it.rec.Expires, now, o.ids)
 		}
 		w.out = s.engine.limits.grow(w.out, len(topic)+len(w.props)+len(w.payload)+maxFrameOverhead)
 		var at int
@@ -357,13 +359,27 @@ func (s *Session) encodeRestored(w *pumpWork, i int, v5 bool, now int64) {
 	w.again = append(w.again, restoredItem{i, id})
 }
 
-// skips reports whether a message is not for the session. s.mu is not needed: the
-// options that it reads change only with the plan, which sendItems compares.
-func (s *Session) skips(it item, now int64) bool {
+// options are what a session asked for with a subscription.
+type options struct {
+	qos     byte
+	noLocal bool
+	ids     []int
+}
+
+// optionsOf returns the options as they are now. If they change before what was made
+// with them is sent, so does the plan, and sendItems throws it away.
+func (s *Session) optionsOf(t *topicSub) options {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return options{t.qos, t.noLocal, t.ids}
+}
+
+// skips reports whether a message is not for the session.
+func (s *Session) skips(it item, o options, now int64) bool {
 	if it.rec.Expires != 0 && it.rec.Expires <= now {
 		return true
 	}
-	return it.sub.noLocal && it.rec.From == s.Subject && it.rec.Client == s.ClientID
+	return o.noLocal && it.rec.From == s.Subject && it.rec.Client == s.ClientID
 }
 
 // sendItems passes the encoded items on as far as they fit.

@@ -5,6 +5,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"mynah/broker/msglog"
 	"mynah/chat"
@@ -46,15 +47,18 @@ type entry struct {
 type topicSub struct {
 	session *Session
 	topic   string
-	signal  bool   // not logged
-	entry   *entry // nil while the session is not attached
-	index   int    // in entry.subs; guarded by entry.mu
+	signal  bool                  // not logged
+	entry   atomic.Pointer[entry] // nil while the session is not attached; set with subsMu held
+	index   int                   // in entry.subs; guarded by entry.mu
 
-	// Guarded by session.mu.
+	// Messages up to here are from before the subscription. It is set once,
+	// before the pump gets to see the subscription.
+	since uint64
+
+	// Guarded by session.mu. ids is replaced, never changed.
 	qos     byte
 	noLocal bool
-	ids     []int  // MQTT 5 subscription identifiers
-	since   uint64 // messages up to here are from before the subscription
+	ids     []int // MQTT 5 subscription identifiers
 }
 
 // Subscription is one filter of a session with its options (MQTT 5, 3.8.3.1).
@@ -69,10 +73,12 @@ type Subscription struct {
 	RetainHandling    byte `json:"rh,omitempty"`
 }
 
-// expand returns the delivery topics that the filters stand for, given the groups of
-// the subscriber, or all groups to be read by name if anyGroup. Overlapping filters are joined: the highest QoS counts, all
+// expand returns the delivery topics that the filters stand for, given the subscriber
+// and its groups. Others' topics are only for those who may read any. It is asked anew
+// with every connection, since the next token may say less than the one with which the
+// session subscribed. Overlapping filters are joined: the highest QoS counts, all
 // identifiers are told, and No Local holds if all ask for it.
-func expand(filters map[string]Subscription, groups map[string]struct{}, anyGroup bool) map[string]*topicSub {
+func expand(filters map[string]Subscription, subject string, groups map[string]struct{}, anyTopic bool) map[string]*topicSub {
 	topics := make(map[string]*topicSub, len(filters))
 	add := func(topic string, signal bool, f Subscription) {
 		t := topics[topic]
@@ -98,19 +104,23 @@ func expand(filters map[string]Subscription, groups map[string]struct{}, anyGrou
 				add(chat.GroupTopic(g)+"/signal", true, f)
 			}
 		case allUsers, "user/+":
-			add(allUsers, false, f)
+			if anyTopic {
+				add(allUsers, false, f)
+			}
 		case allGroups:
-			add(allGroups, false, f)
+			if anyTopic {
+				add(allGroups, false, f)
+			}
 		default:
 			switch t := chat.ParseTopic(filter); t.Kind {
-			case chat.KindUser:
-				add(filter, false, f)
-			case chat.KindUserSignal, chat.KindUserError:
-				add(filter, true, f)
+			case chat.KindUser, chat.KindUserSignal, chat.KindUserError:
+				if t.ID == subject || anyTopic {
+					add(filter, t.Kind != chat.KindUser, f)
+				}
 			case chat.KindGroup, chat.KindGroupSignal:
 				// The filter of somebody who was removed from the group stays,
 				// and works again when it is taken back.
-				if _, member := groups[t.ID]; member || anyGroup {
+				if _, member := groups[t.ID]; member || anyTopic {
 					add(filter, t.Kind == chat.KindGroupSignal, f)
 				}
 			}
@@ -131,13 +141,14 @@ func (e *Engine) register(t *topicSub) {
 	}
 	en.mu.Lock()
 	defer en.mu.Unlock()
-	t.entry, t.index = en, len(en.subs)
+	t.index = len(en.subs)
+	t.entry.Store(en)
 	en.subs = append(en.subs, t)
 }
 
 // unregister takes it out again.
 func (e *Engine) unregister(t *topicSub) {
-	en := t.entry
+	en := t.entry.Load()
 	if en == nil {
 		return
 	}
@@ -150,7 +161,7 @@ func (e *Engine) unregister(t *topicSub) {
 	en.subs[t.index], moved.index = moved, t.index
 	en.subs[last] = nil
 	en.subs = en.subs[:last]
-	t.entry = nil
+	t.entry.Store(nil)
 	if last == 0 {
 		delete(e.topics, t.topic)
 	}

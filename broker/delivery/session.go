@@ -74,7 +74,7 @@ type Attachment struct {
 	MaxPacket      uint32 // 0: no limit
 	Groups         []string
 	KeepGroups     bool // Groups may not be all: the session stays in those that it was in
-	AnyTopic       bool // it may read what is not its own
+	AnyGroup       bool // it may read what is not its own
 	Archiver       bool // its position is the archive's
 }
 
@@ -98,7 +98,7 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	if a.KeepGroups {
 		maps.Copy(groups, s.groups)
 	}
-	s.groups, s.any = groups, a.AnyTopic
+	s.groups, s.any = groups, a.AnyGroup
 
 	s.mu.Lock()
 	s.archiver = a.Archiver

@@ -234,7 +234,7 @@ func (st *store) load(e *Engine) error {
 		for _, f := range v.Filters {
 			s.filters[f.Filter] = f
 		}
-		s.topics = expand(s.filters, s.groups, s.any)
+		s.topics = expand(s.filters, s.Subject, s.groups, s.any)
 		for topic, t := range s.topics {
 			t.session, t.since = s, v.Since[topic]
 		}
