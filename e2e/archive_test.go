@@ -31,7 +31,7 @@ func query(tb testing.TB, database, where string, args ...any) []row {
 	if err != nil {
 		tb.Fatalf("connect to the archive: %v", err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	rows, err := conn.Query(ctx, `SELECT seq, topic, conversation, sender, sent_at, type, mid, message FROM messages WHERE `+where+` ORDER BY seq`, args...)
 	if err != nil {
 		tb.Fatalf("query the archive: %v", err)

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -294,10 +295,8 @@ func (c *jsClient) eventCount(names ...string) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.events {
-		for _, name := range names {
-			if e.Event == name {
-				n++
-			}
+		if slices.Contains(names, e.Event) {
+			n++
 		}
 	}
 	return n
@@ -311,13 +310,11 @@ func (c *jsClient) nth(tb testing.TB, what string, n int, names ...string) jsEve
 	}
 	seen := 0
 	return c.event(tb, what, func(e jsEvent) bool {
-		for _, name := range names {
-			if e.Event == name {
-				seen++
-				return seen > n
-			}
+		if !slices.Contains(names, e.Event) {
+			return false
 		}
-		return false
+		seen++
+		return seen > n
 	})
 }
 

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -76,7 +77,7 @@ func (b *inbox) add(d delivery) {
 func (b *inbox) all() []delivery {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.got[:len(b.got):len(b.got)]
+	return slices.Clip(b.got)
 }
 
 // wait returns the first delivery that matches, when there is one.

@@ -159,7 +159,7 @@ func TestHealthAndMetrics(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer response.Body.Close()
+		defer func() { _ = response.Body.Close() }()
 		return response.StatusCode
 	}
 	for url, want := range map[string]int{

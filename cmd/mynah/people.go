@@ -29,9 +29,9 @@ type People struct {
 	OIDCRedirect []string          `name:"oidc-redirect" placeholder:"URL,..." help:"Where people may be sent after they have signed in with OpenID Connect, besides --public-url."`
 }
 
-// config returns what the API wants. With dev codes are logged where nothing is
+// accounts returns what the API wants. With dev codes are logged where nothing is
 // set to send them.
-func (o *People) config(dev bool, log *slog.Logger) (accounts.Config, error) {
+func (o *People) accounts(dev bool, log *slog.Logger) (accounts.Config, error) {
 	cfg := accounts.Config{
 		Registration: accounts.Registration(o.Registration),
 		WeChat:       accounts.WeChat{AppID: o.WeChatAppID, Secret: o.WeChatSecret.Reveal(), BaseURL: o.WeChatBaseURL},

@@ -72,7 +72,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		kong.Description("An instant-messaging backend that speaks MQTT."),
 		kong.Writers(stdout, stderr),
 		kong.Resolvers(resolvers...),
-		kong.HelpFormatter(helpWithEnv),
+		kong.ValueFormatter(helpWithEnv),
 		kong.ConfigureHelp(kong.HelpOptions{NoExpandSubcommands: true}),
 		// --help prints and asks to exit; parsing goes on to an error that
 		// does not matter then.

@@ -196,7 +196,7 @@ func (s *server) openVerifier(secret Secret) error {
 // startAPI makes the HTTP API, which serveHTTP mounts.
 func (s *server) startAPI(ctx context.Context, dev bool) error {
 	log := s.log.With("part", "api")
-	people, err := s.cfg.People.config(dev, log)
+	people, err := s.cfg.accounts(dev, log)
 	if err != nil {
 		return err
 	}
