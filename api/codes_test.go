@@ -242,7 +242,8 @@ func TestUnknownAccountCostsAHash(t *testing.T) {
 		return best
 	}
 	known, unknown := took("anna"), took("nobody")
-	if unknown < known/2 || known < unknown/2 {
+	// Without the hash it would be 1 to 20 or more; a busy machine makes 1 to 2.
+	if unknown < known/4 || known < unknown/4 {
 		t.Errorf("best of 4: %.1f ms for an account, %.1f ms for none", known, unknown)
 	}
 }
@@ -280,6 +281,15 @@ func TestLinkAndUnlink(t *testing.T) {
 	r := w.do(http.MethodGet, "/v1/me/identities", anna.AccessToken, nil).want(http.StatusOK)
 	if !contains(string(r.Body), "+8613900139000") || contains(string(r.Body), "+8613800138000") {
 		t.Errorf("identities: %s", r.Body)
+	}
+	// Being found by the number is for the person to allow.
+	find := func() *reply {
+		return w.do(http.MethodPost, "/v1/people/find", bert.AccessToken, map[string]any{"by": "phone", "key": "+86 139 0013 9000"})
+	}
+	find().problem(http.StatusNotFound, "not_found")
+	w.do(http.MethodPatch, "/v1/me", anna.AccessToken, map[string]any{"settings": map[string]any{"find_by_phone": true}}).want(http.StatusOK)
+	if got := find().want(http.StatusOK).get("id"); got != "anna" {
+		t.Errorf("found %q", got)
 	}
 	w.do(http.MethodDelete, "/v1/me/identities/password", anna.AccessToken, nil).want(http.StatusNoContent)
 	w.do(http.MethodDelete, "/v1/me/identities/phone", anna.AccessToken, nil).problem(http.StatusConflict, "conflict")

@@ -1,8 +1,10 @@
 package changes_test
 
 import (
+	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -108,5 +110,58 @@ func TestTrimmedFeedAsksForEverything(t *testing.T) {
 	// A cursor of another cluster, far ahead.
 	if _, all := read(t, changes.Resume(1<<40), db); !all {
 		t.Error("a cursor from the future is believed")
+	}
+}
+
+// Whatever takes rights away tells the feed and wakes its readers, also when it is
+// done by plain SQL behind the API's back.
+func TestWhatIsTold(t *testing.T) {
+	t.Parallel()
+	db := connect(t)
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := db.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(`INSERT INTO accounts (id, kind) VALUES ('anna', 'user'), ('meter', 'device'), ('pump', 'device')`)
+	exec(`INSERT INTO sessions (id, account, method, family, token, expires_at)
+		SELECT 's' || n, 'anna', 'password', sha256(n::text::bytea), sha256(n::text::bytea), now() + interval '1 day' FROM generate_series(1, 2) n`)
+	exec(`INSERT INTO devices (account, created_by) VALUES ('meter', 'boss'), ('pump', 'boss')`)
+	exec(`INSERT INTO device_credentials (id, account, kid, expires_at) VALUES ('jti', 'meter', 'k', now() + interval '1 year')`)
+	exec(`INSERT INTO device_credentials (id, account, jwk) VALUES ('device.1', 'pump', '{}')`)
+	var r changes.Reader
+	if _, _, err := r.Read(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	ear, err := db.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ear.Release()
+	if _, err := ear.Exec(t.Context(), "LISTEN "+changes.Channel); err != nil {
+		t.Fatal(err)
+	}
+	for sql, want := range map[string][]authhook.Change{
+		`DELETE FROM sessions WHERE id = 's1'`:                       {{Kind: authhook.ChangeDisabled, Subject: "anna", Session: "s1"}},
+		`UPDATE accounts SET disabled_at = now() WHERE id = 'meter'`: {{Kind: authhook.ChangeDisabled, Subject: "meter"}},
+		`UPDATE accounts SET deleted_at = now() WHERE id = 'anna'`:   {{Kind: authhook.ChangeDisabled, Subject: "anna"}},
+		`UPDATE device_credentials SET revoked_at = now()`: {
+			{Kind: authhook.ChangeDisabled, Subject: "meter", Session: "jti"}, {Kind: authhook.ChangeDisabled, Subject: "pump", Session: "device.1"},
+		},
+		`UPDATE accounts SET name = 'Pump' WHERE id = 'pump'`: nil,
+	} {
+		exec(sql)
+		if want != nil {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			if _, err := ear.Conn().WaitForNotification(ctx); err != nil {
+				t.Fatalf("%s: nobody is woken: %v", sql, err)
+			}
+			cancel()
+		}
+		got, all, err := r.Read(t.Context(), db)
+		if err != nil || all || !slices.Equal(got, want) {
+			t.Errorf("%s: told %v (all %v, %v), want %v", sql, got, all, err, want)
+		}
 	}
 }
