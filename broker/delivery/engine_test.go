@@ -81,6 +81,7 @@ type peer struct {
 	session *delivery.Session
 	out     *delivery.Conn
 	v5      bool
+	silent  bool // acknowledges nothing
 
 	mu     sync.Mutex
 	got    []arrival
@@ -151,7 +152,7 @@ func (p *peer) read() {
 		}
 		p.got = append(p.got, a)
 		p.mu.Unlock()
-		if id != 0 {
+		if id != 0 && !p.silent {
 			p.session.Acknowledged(p.out, 4, id, false)
 		}
 	}

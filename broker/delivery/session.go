@@ -52,6 +52,7 @@ type Session struct {
 	win       window
 	onWire    int  // messages sent on this connection and not acknowledged
 	resends   bool // the window holds messages to be sent again
+	rewound   bool // the window may not be in seq order
 	pumping   bool
 	again     bool // somebody asked for the pump while it ran
 	dirty     bool // the stored cursor is out of date
@@ -380,7 +381,7 @@ func (s *Session) bringInLine() (changed bool) {
 	for _, t := range removed {
 		s.engine.unregister(t)
 	}
-	_, last := s.engine.log.Bounds()
+	first, last := s.engine.log.Bounds()
 	s.mu.Lock()
 	for topic, w := range want {
 		t := next[topic]
@@ -388,11 +389,31 @@ func (s *Session) bringInLine() (changed bool) {
 	}
 	for _, t := range added {
 		t.since = last
+		if s.archiver {
+			t.since = first - 1
+		}
 	}
 	s.topics = next
 	s.plan = newPlan(next)
+	if s.archiver && len(added) > 0 {
+		s.rewindLocked(first - 1)
+	}
 	s.mu.Unlock()
 	return len(added)+len(removed) > 0
+}
+
+// rewindLocked makes a session read the log again after seq. The archive is to have all
+// that the log has, also what was acknowledged before an archiver ever came; what it
+// has already it recognises.
+func (s *Session) rewindLocked(seq uint64) {
+	if s.pos <= seq && s.mode != live {
+		return
+	}
+	s.pos, s.rewound, s.dirty = seq, true, true
+	if s.mode == live {
+		s.mode = behind
+	}
+	s.wakeLocked()
 }
 
 // Cursor returns the seq up to which everything of the session is done: acknowledged,
@@ -410,7 +431,7 @@ func (s *Session) cursorLocked(delivered uint64) uint64 {
 	if s.mode == live {
 		cursor = max(cursor, delivered)
 	}
-	if oldest := s.win.oldest(s.restored != nil); oldest > 0 {
+	if oldest := s.win.oldest(s.restored != nil || s.rewound); oldest > 0 {
 		cursor = min(cursor, oldest-1)
 	}
 	return cursor

@@ -184,27 +184,24 @@ func TestStoredCursorWaitsForAcknowledgement(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	p := r.attach(delivery.Attachment{Key: key("alice"), Expiry: time.Hour})
+	p.silent = true
 	if err := p.session.Subscribe([]delivery.Subscription{{Filter: "user/alice", QoS: 1}}, nil); err != nil {
 		t.Fatal(err)
 	}
-	discard := r.discard()
-	p.offline(time.Hour)
-	_, _, err := r.engine.Attach(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Conn: discard})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.session.Start(discard)
+	p.session.Start(p.out)
+	done := make(chan struct{})
+	go func() { defer close(done); p.read() }()
+	t.Cleanup(func() { p.offline(0); <-done })
 	recs := r.publish(1, "bob", "user/alice", "user/alice", "user/alice", "user/else")
-	waitFor(t, "they are sent", func() bool { return p.session.Cursor() == recs[0].Seq-1 })
-	p.session.Acknowledged(discard, 4, 2, false) // out of order: the first is still open
-	p.session.Acknowledged(discard, 4, 3, false)
+	waitFor(t, "they are sent", func() bool { return len(p.arrivals()) == 3 })
+	p.session.Acknowledged(p.out, 4, 2, false) // out of order: the first is still open
+	p.session.Acknowledged(p.out, 4, 3, false)
 	if c := p.session.Cursor(); c != recs[0].Seq-1 {
 		t.Errorf("the cursor is %d, the first message %d is not acknowledged", c, recs[0].Seq)
 	}
-	p.session.Acknowledged(discard, 4, 1, false)
+	p.session.Acknowledged(p.out, 4, 1, false)
 	waitFor(t, "all is done", func() bool { return p.session.Cursor() >= recs[2].Seq })
 	waitFor(t, "that is stored", func() bool { return r.storedCursor("alice") >= recs[2].Seq })
-	p.session.Detach(discard, 0)
 }
 
 // stubStore is a session store that can fail and tells what was asked of it.
