@@ -75,7 +75,7 @@ type Attachment struct {
 	MaxPacket      uint32 // 0: no limit
 	Groups         []string
 	KeepGroups     bool // Groups may not be all: the session stays in those that it was in
-	AnyGroup       bool // it may read what is not its own
+	AnyTopic       bool // it may read what is not its own
 	Archiver       bool // its position is the archive's
 }
 
@@ -99,7 +99,7 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	if a.KeepGroups {
 		maps.Copy(groups, s.groups)
 	}
-	s.groups, s.any = groups, a.AnyGroup
+	s.groups, s.any = groups, a.AnyTopic
 
 	s.mu.Lock()
 	s.archiver = a.Archiver

@@ -67,7 +67,7 @@ func key(subject string) delivery.Key { return delivery.Key{Subject: subject, Cl
 func TestRightsAreTakenBack(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	admin := r.online(delivery.Attachment{Key: key("carol"), Expiry: time.Hour, AnyGroup: true},
+	admin := r.online(delivery.Attachment{Key: key("carol"), Expiry: time.Hour, AnyTopic: true},
 		delivery.Subscription{Filter: "user/#", QoS: 1}, delivery.Subscription{Filter: "group/#", QoS: 1},
 		delivery.Subscription{Filter: "user/bob", QoS: 1}, delivery.Subscription{Filter: "user/carol", QoS: 1},
 		delivery.Subscription{Filter: "group/secret", QoS: 1})
@@ -107,7 +107,7 @@ func TestExpiry(t *testing.T) {
 		Now:   func() time.Time { return time.Unix(0, now.Load()) },
 		OnEnd: func(k delivery.Key) { ended <- k },
 	})
-	archive := delivery.Attachment{Key: key("archiver"), Expiry: time.Hour, AnyGroup: true, Archiver: true}
+	archive := delivery.Attachment{Key: key("archiver"), Expiry: time.Hour, AnyTopic: true, Archiver: true}
 	r.online(archive, delivery.Subscription{Filter: "user/#", QoS: 1}).offline(time.Hour)
 	r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour},
 		delivery.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
@@ -312,16 +312,16 @@ func TestSubscriptionsAreDurable(t *testing.T) {
 func TestOverlapWhileBehind(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	p := r.online(delivery.Attachment{Key: key("watch"), Expiry: time.Hour, AnyGroup: true},
+	p := r.online(delivery.Attachment{Key: key("watch"), Expiry: time.Hour, AnyTopic: true},
 		delivery.Subscription{Filter: "group/#", QoS: 1}, delivery.Subscription{Filter: "user/#", QoS: 1})
 	p.offline(time.Hour)
 	missed := r.publish(1, "bob", "group/a", "user/b", "group/c")
-	p = r.attach(delivery.Attachment{Key: key("watch"), Expiry: time.Hour, AnyGroup: true})
+	p = r.attach(delivery.Attachment{Key: key("watch"), Expiry: time.Hour, AnyTopic: true})
 	if err := p.session.Subscribe([]delivery.Subscription{{Filter: "group/a", QoS: 1}, {Filter: "user/b", QoS: 1}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	p.offline(time.Hour)
-	p = r.online(delivery.Attachment{Key: key("watch"), Expiry: time.Hour, AnyGroup: true})
+	p = r.online(delivery.Attachment{Key: key("watch"), Expiry: time.Hour, AnyTopic: true})
 	p.wantSeqs(t, missed...)
 }
 
