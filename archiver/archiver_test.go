@@ -6,10 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"mynah/archiver"
-	"mynah/chat"
-	"mynah/internal/pgtest"
-	"mynah/schema"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +13,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"mynah/archiver"
+	"mynah/chat"
+	"mynah/internal/pgtest"
+	"mynah/schema"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"

@@ -3,8 +3,9 @@ package archiver
 import (
 	"context"
 	"fmt"
-	"mynah/chat"
 	"time"
+
+	"mynah/chat"
 )
 
 // message is what the archiver needs of a mqtt.Message.

@@ -7,14 +7,15 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"mynah/archiver"
-	"mynah/chat"
-	"mynah/internal/pgtest"
 	"net"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"mynah/archiver"
+	"mynah/chat"
+	"mynah/internal/pgtest"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/jackc/pgx/v5"

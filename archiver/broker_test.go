@@ -2,12 +2,13 @@ package archiver_test
 
 import (
 	"fmt"
-	"mynah/chat"
 	"net"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"mynah/chat"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )

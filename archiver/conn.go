@@ -76,8 +76,20 @@ func newConn(raw net.Conn, end func()) *conn {
 	return c
 }
 
-// Read reads from the buffer.
-func (c *conn) Read(p []byte) (int, error) { return c.reader.Read(p) }
+// Read reads from the buffer. When a write has failed it returns that failure:
+// paho takes "use of closed network connection" for a close of its own and would
+// believe in the connection until a ping's time-out.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.reader.Read(p)
+	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.err != nil {
+			err = c.err
+		}
+	}
+	return n, err
+}
 
 // Write takes p over and returns; an error is that of an earlier write.
 func (c *conn) Write(p []byte) (int, error) {
@@ -118,7 +130,7 @@ func (c *conn) write() {
 				c.mu.Lock()
 				c.err = err
 				c.mu.Unlock()
-				_ = c.Conn.Close() // the reader tells paho
+				_ = c.Conn.Close() // ends the read, which tells paho
 				return
 			}
 		}

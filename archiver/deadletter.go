@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
 	"mynah/chat"
 	"mynah/schema"
 

@@ -3,6 +3,7 @@ package archiver
 import (
 	"encoding/binary"
 	"errors"
+
 	"mynah/chat"
 )
 
