@@ -46,7 +46,7 @@ func New(cfg Config) (*API, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	a := &API{cfg: cfg, log: cfg.Log, db: pgtx.New(cfg.DB), mux: http.NewServeMux(), limits: newLimits(cfg.Now)}
+	a := &API{cfg: cfg, log: cfg.Log, db: pgtx.New(cfg.DB), mux: http.NewServeMux(), limits: newLimits(cfg.AddressLimits, cfg.Now)}
 	cfg.Accounts.PublicURL = cfg.PublicURL
 	var err error
 	if a.accounts, err = accounts.New(a.db, cfg.Keys, cfg.Accounts, cfg.Log, cfg.Now); err != nil {

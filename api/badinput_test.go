@@ -378,6 +378,9 @@ func TestSignInIsLimited(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.register("anna")
+	for range 12 { // the right password is no attempt at guessing
+		w.do(http.MethodPost, "/v1/sessions/password", "", map[string]any{"id": "anna", "password": goodPassword}).want(http.StatusCreated)
+	}
 	try := func() *reply {
 		return w.do(http.MethodPost, "/v1/sessions/password", "", map[string]any{"id": "anna", "password": "wrong password"})
 	}
@@ -390,5 +393,10 @@ func TestSignInIsLimited(t *testing.T) {
 	}
 	if got := fmt.Sprint(w.do(http.MethodPost, "/v1/sessions/password", "", map[string]any{"id": "anna", "password": goodPassword}).Status); got != "429" {
 		t.Errorf("the right password after the limit: %s", got)
+	}
+	// By address, whoever is tried.
+	few := newWorld(t, func(c *api.Config) { c.AddressLimits = 0.01 })
+	for i, status := range []int{http.StatusUnauthorized, http.StatusUnauthorized, http.StatusUnauthorized, http.StatusTooManyRequests} {
+		few.do(http.MethodPost, "/v1/sessions/password", "", map[string]any{"id": fmt.Sprint("nobody", i), "password": "wrong password"}).want(status)
 	}
 }

@@ -36,6 +36,11 @@ type Config struct {
 	// TrustedProxies are the addresses whose X-Forwarded-For is believed
 	// (--trusted-proxy). Default none: a limit by address then counts the peer.
 	TrustedProxies []netip.Prefix
+	// AddressLimits scales how often one address may sign in, register and ask
+	// for codes (--address-limits): 300 sign-ins in a quarter of an hour, 60
+	// registrations and 60 codes in an hour. Take more where many people share
+	// an address: a school, a carrier's NAT. Default 1.
+	AddressLimits float64
 	// PublicURL is the address under which clients reach the API
 	// (--public-url), for example https://chat.example.com. It is where OpenID
 	// Connect providers send people back to, and the issuer of its tokens.
@@ -60,7 +65,13 @@ func (c *Config) Validate() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.AddressLimits == 0 {
+		c.AddressLimits = 1
+	}
 	var wrong []error
+	if c.AddressLimits < 0 || c.AddressLimits > 1000 {
+		wrong = append(wrong, fmt.Errorf("--address-limits %g: give a factor above 0, at most 1000", c.AddressLimits))
+	}
 	if c.DB == nil || c.Verifier == nil || c.Keys == nil || c.Log == nil {
 		wrong = append(wrong, errors.New("api: DB, Verifier, Keys and Log are required"))
 	}

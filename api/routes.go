@@ -8,19 +8,24 @@ import (
 	"mynah/authhook"
 )
 
-// limits are the rates of what can be tried from outside, by address. What
-// concerns one target (an account, a phone number) is counted in accounts.
+// limits are the rates of what can be tried from outside, by address. They keep
+// one machine from trying everything at everybody; what concerns one target (an
+// account, a phone number) is counted in accounts, and much more strictly.
 type limits struct {
 	signIn, register, codes, refresh, links *limit.Limiter
 }
 
-func newLimits(now func() time.Time) limits {
+// newLimits scales the rates by Config.AddressLimits.
+func newLimits(scale float64, now func() time.Time) limits {
+	per := func(burst float64, period time.Duration) *limit.Limiter {
+		return limit.New(max(int(burst*scale), 1), period, now)
+	}
 	return limits{
-		signIn:   limit.New(60, 15*time.Minute, now),
-		register: limit.New(20, time.Hour, now),
-		codes:    limit.New(20, time.Hour, now),
-		refresh:  limit.New(600, 15*time.Minute, now), // an office behind one address
-		links:    limit.New(600, 15*time.Minute, now),
+		signIn:   per(300, 15*time.Minute),
+		register: per(60, time.Hour),
+		codes:    per(60, time.Hour),
+		refresh:  per(3000, 15*time.Minute),
+		links:    per(600, 15*time.Minute),
 	}
 }
 

@@ -266,7 +266,8 @@ func (s *Service) CheckPassword(ctx context.Context, id, password string, from C
 	// By target from one address, so that an attacker elsewhere cannot lock a
 	// person out; and by target from everywhere, so that many addresses together
 	// do not get far.
-	if err := s.limits.passwordHere.Allow(from.key() + " " + id); err != nil {
+	here := from.key() + " " + id
+	if err := s.limits.passwordHere.Allow(here); err != nil {
 		return Proof{}, err
 	}
 	if err := s.limits.passwordAll.Allow(id); err != nil {
@@ -287,6 +288,9 @@ func (s *Service) CheckPassword(ctx context.Context, id, password string, from C
 	if !ok {
 		return Proof{}, errProof
 	}
+	// Only wrong ones count.
+	s.limits.passwordHere.Forgive(here)
+	s.limits.passwordAll.Forgive(id)
 	return Proof{Provider: ProviderPassword, Subject: id}, nil
 }
 

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"mynah/chat"
 )
 
@@ -27,12 +25,14 @@ type Limiter struct {
 	bucket map[string]*list.Element
 }
 
+// bucket is a token bucket: it fills up to burst with one token every so often.
 type bucket struct {
-	key  string
-	rate *rate.Limiter
+	key    string
+	tokens float64   // at the time at
+	at     time.Time //
 }
 
-// mostBuckets is 50,000: some 15 MB when an attack fills it.
+// mostBuckets is 50,000: some 10 MB when an attack fills it.
 const mostBuckets = 50_000
 
 // New returns a Limiter that allows each key burst at once and burst in every
@@ -45,7 +45,7 @@ func New(burst int, period time.Duration, now func() time.Time) *Limiter {
 }
 
 // Allow counts one for the key. If that is one too many it returns an error that
-// says when to try again; refused attempts do not count.
+// says when to try again (RetryAfter); refused attempts do not count.
 func (l *Limiter) Allow(key string) error {
 	now := l.now()
 	l.mu.Lock()
@@ -57,16 +57,30 @@ func (l *Limiter) Allow(key string) error {
 			delete(l.bucket, oldest.Value.(*bucket).key)
 			l.quiet.Remove(oldest)
 		}
-		e = l.quiet.PushFront(&bucket{key: key, rate: rate.NewLimiter(rate.Every(l.every), l.burst)})
+		e = l.quiet.PushFront(&bucket{key: key, tokens: float64(l.burst), at: now})
 		l.bucket[key] = e
 	}
 	l.quiet.MoveToFront(e)
 	b := e.Value.(*bucket)
-	if b.rate.AllowN(now, 1) {
+	if passed := now.Sub(b.at); passed > 0 {
+		b.tokens = min(b.tokens+float64(passed)/float64(l.every), float64(l.burst))
+		b.at = now
+	}
+	if b.tokens >= 1 {
+		b.tokens--
 		return nil
 	}
-	missing := 1 - b.rate.TokensAt(now)
-	return &tooMany{after: time.Duration(missing * float64(l.every))}
+	return &tooMany{after: time.Duration((1 - b.tokens) * float64(l.every))}
+}
+
+// Forgive takes one back that Allow has counted: it was no attempt after all.
+func (l *Limiter) Forgive(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e, ok := l.bucket[key]; ok {
+		b := e.Value.(*bucket)
+		b.tokens = min(b.tokens+1, float64(l.burst))
+	}
 }
 
 // Len returns how many keys are remembered.

@@ -36,6 +36,23 @@ func TestAllow(t *testing.T) {
 	if err := l.Allow("a"); err != nil {
 		t.Errorf("after the wait: %v", err)
 	}
+	if err := l.Allow("a"); err == nil {
+		t.Error("two after the wait for one")
+	}
+	l.Forgive("a")
+	l.Forgive("nobody")
+	if err := l.Allow("a"); err != nil {
+		t.Errorf("after one was forgiven: %v", err)
+	}
+	now = now.Add(time.Hour)
+	for range 3 {
+		if err := l.Allow("a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Allow("a"); err == nil {
+		t.Error("an hour's rest allows more than the burst")
+	}
 }
 
 // Guards against memory that grows with the addresses of an attack, and against
