@@ -288,10 +288,12 @@ SELECT 'user/' || account, $2, $3::jsonb FROM (
 
 // Queries of the broker's directory. All take arrays of ids, and give the id first.
 const (
-	// DirectoryAccounts gives id, whether it is refused (disabled or deleted),
-	// whether it is deleted, write_policy, presence_policy ('' for the default).
+	// DirectoryAccounts gives id, whether it can sign in here, whether it is
+	// refused (disabled or deleted), whether it is deleted, write_policy,
+	// presence_policy ('' for the default).
 	DirectoryAccounts = `
-SELECT id, disabled_at IS NOT NULL OR deleted_at IS NOT NULL, deleted_at IS NOT NULL,
+SELECT id, EXISTS (SELECT FROM identities i WHERE i.account = accounts.id),
+       disabled_at IS NOT NULL OR deleted_at IS NOT NULL, deleted_at IS NOT NULL,
        coalesce(write_policy, ''), coalesce(presence_policy, '')
 FROM accounts WHERE id = ANY ($1::text[])`
 
@@ -308,8 +310,8 @@ FROM accounts WHERE id = ANY ($1::text[])`
 	DirectoryBlocks   = `SELECT owner, peer FROM blocks WHERE owner = ANY ($1::text[])`
 	DirectoryContacts = `SELECT owner, peer FROM contacts WHERE owner = ANY ($1::text[]) AND state = 'contact'`
 
-	// DirectoryGroups gives id, whether it is open, muted, dissolved.
-	DirectoryGroups = `SELECT id, join_policy = 'open', muted, dissolved_at IS NOT NULL FROM groups WHERE id = ANY ($1::text[])`
+	// DirectoryGroups gives id, join_policy, muted, dissolved.
+	DirectoryGroups = `SELECT id, join_policy, muted, dissolved_at IS NOT NULL FROM groups WHERE id = ANY ($1::text[])`
 
 	// DirectoryIdentity gives the id of the database.
 	DirectoryIdentity = `SELECT id::text FROM database_identity`

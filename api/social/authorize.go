@@ -126,30 +126,36 @@ var (
 	errNotAllowed = chat.Refuse(chat.CodeNotAllowed, "Your role in this group does not allow that.")
 )
 
+// cell is a place in the table.
+type cell struct {
+	role   Role
+	action Action
+	join   Join
+}
+
+// verdicts is the table, ready to be asked: the broker does with every publish.
+var verdicts = func() map[cell]error {
+	all := map[cell]error{}
+	for _, r := range rules {
+		for j, letters := range []string{r.open, r.approval, r.invitation} {
+			for i, role := range Roles() {
+				all[cell{role, r.action, Joins()[j]}] = map[byte]error{
+					'y': nil, 'n': errNotAllowed, 'm': errNotMember, 'h': errNoGroup,
+				}[letters[i]]
+			}
+		}
+	}
+	return all
+}()
+
 // May returns nil if the role may take the action in a group that is joined by
 // join, and the refusal if not.
 func May(role Role, action Action, join Join) error {
-	for _, r := range rules {
-		if r.action != action {
-			continue
-		}
-		letters := map[Join]string{JoinOpen: r.open, JoinApproval: r.approval, JoinInvitation: r.invitation}[join]
-		for i, one := range Roles() {
-			if one != role || i >= len(letters) {
-				continue
-			}
-			switch letters[i] {
-			case 'y':
-				return nil
-			case 'n':
-				return errNotAllowed
-			case 'm':
-				return errNotMember
-			}
-			return errNoGroup
-		}
+	verdict, ok := verdicts[cell{role, action, join}]
+	if !ok {
+		return errNoGroup // what the table does not know is not allowed
 	}
-	return errNoGroup // what the table does not know is not allowed
+	return verdict
 }
 
 // Relation is what somebody else is to a person.

@@ -23,6 +23,23 @@ CREATE TRIGGER accounts_policy_changed AFTER UPDATE ON accounts
     FOR EACH ROW WHEN (OLD.write_policy IS DISTINCT FROM NEW.write_policy OR OLD.presence_policy IS DISTINCT FROM NEW.presence_policy)
     EXECUTE FUNCTION accounts_policy_changed();
 
+-- Who can sign in here has the server's defaults, the subjects of other issuers'
+-- tokens have none: see package directory.
+-- +goose StatementBegin
+CREATE FUNCTION identities_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO changes (kind, subject) SELECT DISTINCT 'rights', account FROM touched;
+    IF FOUND THEN
+        PERFORM pg_notify('mynah_change', '');
+    END IF;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER identities_inserted AFTER INSERT ON identities REFERENCING NEW TABLE AS touched
+    FOR EACH STATEMENT EXECUTE FUNCTION identities_changed();
+CREATE TRIGGER identities_deleted AFTER DELETE ON identities REFERENCING OLD TABLE AS touched
+    FOR EACH STATEMENT EXECUTE FUNCTION identities_changed();
+
 -- The broker's directory reads what was revoked by account.
 CREATE INDEX revocations_account ON revocations (account);
 

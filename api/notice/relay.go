@@ -1,0 +1,362 @@
+// Package notice publishes the notices of the outbox (table outbox, written in the
+// transactions of package social) over MQTT, so that they are messages in the log
+// like all others.
+//
+// What it guarantees:
+//
+//   - A notice whose transaction was committed is in the log exactly once: it is
+//     deleted from the outbox only after the broker has acknowledged it, and what
+//     is published again after a crash has the same mid, by which the broker
+//     knows it.
+//   - Notices of one group, and of one person, come in the order of the changes
+//     that they tell of.
+//   - Several relays on one database take turns: one publishes, the others wait to
+//     take its place (a session-level advisory lock).
+//   - Without the broker or without PostgreSQL notices wait, and nothing else does.
+//   - The members of a dissolved group are removed when the notice about it is in
+//     the log, not before: else nobody would get it.
+package notice
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/jackc/pgx/v5"
+
+	"mynah/schema"
+)
+
+// Subject is who notices come from: the subject that the relay's token must have.
+const Subject = "system"
+
+// lockID is the advisory lock of the relay that publishes ("notice" in ASCII).
+const lockID = 0x6e6f74696365
+
+// channel is notified after each transaction that wrote a notice.
+const channel = "mynah_outbox"
+
+const (
+	batchSize    = 200
+	pollEvery    = 2 * time.Second
+	ackTimeout   = 10 * time.Second
+	queryTimeout = 10 * time.Second
+	pauseMin     = 100 * time.Millisecond
+	pauseMax     = 2 * time.Second
+)
+
+// Config is what a Relay needs.
+type Config struct {
+	// DatabaseURL is the address of PostgreSQL. Required.
+	DatabaseURL string
+	// BrokerURL is the broker: tcp://host:port and what paho knows besides. Required.
+	BrokerURL string
+	// Token returns a token of role service whose subject is Subject. It is
+	// asked for each connection. Required.
+	Token func(ctx context.Context) (string, error)
+	// ClientID is the MQTT client id; default "notices". Relays that take turns
+	// may have the same: only the one that publishes is connected.
+	ClientID string
+	Logger   *slog.Logger // default: nobody
+}
+
+// Relay publishes notices. Make it with New.
+type Relay struct {
+	cfg       Config
+	log       *slog.Logger
+	published atomic.Uint64
+
+	mu     sync.Mutex // guards what follows
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// New returns a Relay. It does nothing yet: Start does.
+func New(cfg Config) (*Relay, error) {
+	if _, err := pgx.ParseConfig(cfg.DatabaseURL); err != nil {
+		return nil, errors.New("notice: the database's address cannot be understood") // the parser's error may quote the password
+	}
+	if cfg.BrokerURL == "" || cfg.Token == nil {
+		return nil, errors.New("notice: BrokerURL and Token are required")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.ClientID == "" {
+		cfg.ClientID = "notices"
+	}
+	return &Relay{cfg: cfg, log: cfg.Logger}, nil
+}
+
+// Start begins to publish. Neither the broker nor PostgreSQL need be there. To
+// start what is started does nothing.
+func (r *Relay) Start(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cancel != nil {
+		return nil
+	}
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	r.cancel, r.done = cancel, make(chan struct{})
+	go r.run(background, r.done)
+	return nil
+}
+
+// Stop ends publishing, at most until ctx ends. What is not published waits in the
+// outbox. To stop what is stopped does nothing.
+func (r *Relay) Stop(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cancel == nil {
+		return nil
+	}
+	r.cancel()
+	r.cancel = nil
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Published returns how many notices the broker has acknowledged.
+func (r *Relay) Published() uint64 { return r.published.Load() }
+
+// run takes turns until ctx ends.
+func (r *Relay) run(ctx context.Context, done chan<- struct{}) {
+	defer close(done)
+	pause, last := pauseMin, ""
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := r.turn(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err.Error() != last { // the same failure is told once
+			r.log.WarnContext(ctx, "notices wait; trying again", "error", err)
+			last = err.Error()
+		}
+		if time.Since(began) > 10*time.Second {
+			pause, last = pauseMin, ""
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause/2 + rand.N(pause)): //nolint:gosec // jitter need not be secret
+		}
+		pause = min(2*pause, pauseMax)
+	}
+}
+
+// turn waits for the lock, connects to the broker and publishes until something
+// fails.
+func (r *Relay) turn(ctx context.Context) error {
+	conn, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(closing) // which gives the lock back
+	}()
+	if err := r.lock(ctx, conn); err != nil {
+		return err
+	}
+	client, lost, err := r.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Disconnect(250)
+	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	for {
+		more, err := r.batch(ctx, conn, client, lost)
+		if err != nil {
+			return err
+		}
+		if more {
+			continue
+		}
+		waiting, cancel := context.WithTimeout(ctx, pollEvery)
+		_, err = conn.WaitForNotification(waiting)
+		idle := waiting.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err != nil && !idle {
+			return fmt.Errorf("wait for notices: %w", err)
+		}
+		select {
+		case err := <-lost:
+			return fmt.Errorf("connection to the broker lost: %w", err)
+		default:
+		}
+	}
+}
+
+func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, r.cfg.DatabaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	return conn, nil
+}
+
+// lock waits until it is this relay's turn. It asks again and again instead of
+// waiting in PostgreSQL, which would show as a query that hangs.
+func (r *Relay) lock(ctx context.Context, conn *pgx.Conn) error {
+	for {
+		var mine bool
+		asking, cancel := context.WithTimeout(ctx, queryTimeout)
+		err := conn.QueryRow(asking, `SELECT pg_try_advisory_lock($1)`, int64(lockID)).Scan(&mine)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("take the relay's lock: %w", err)
+		}
+		if mine {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// dial connects to the broker. paho's own reconnecting and store are off: what is
+// not acknowledged is in the outbox.
+func (r *Relay) dial(ctx context.Context) (mqtt.Client, <-chan error, error) {
+	token, err := r.cfg.Token(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("get a token: %w", err)
+	}
+	lost := make(chan error, 1)
+	options := mqtt.NewClientOptions().AddBroker(r.cfg.BrokerURL).SetProtocolVersion(4).
+		SetClientID(r.cfg.ClientID).SetUsername(r.cfg.ClientID).SetPassword(token).
+		SetCleanSession(true).SetAutoReconnect(false).SetConnectRetry(false).
+		SetConnectTimeout(ackTimeout).SetOrderMatters(true).
+		SetConnectionLostHandler(func(_ mqtt.Client, err error) {
+			select {
+			case lost <- err:
+			default:
+			}
+		})
+	client := mqtt.NewClient(options)
+	if err := wait(ctx, client.Connect()); err != nil {
+		return nil, nil, fmt.Errorf("connect to the broker: %w", err)
+	}
+	// With MQTT 3.1.1 this is where a refusal is told.
+	refusals := client.Subscribe("user/"+Subject+"/error", 0, func(_ mqtt.Client, m mqtt.Message) {
+		r.log.Error("the broker refuses a notice; it is dropped", "refusal", string(m.Payload()))
+	})
+	if err := wait(ctx, refusals); err != nil {
+		client.Disconnect(0)
+		return nil, nil, fmt.Errorf("subscribe to refusals: %w", err)
+	}
+	return client, lost, nil
+}
+
+// wait waits for paho.
+func wait(ctx context.Context, t mqtt.Token) error {
+	timer := time.NewTimer(ackTimeout)
+	defer timer.Stop()
+	select {
+	case <-t.Done():
+		return t.Error()
+	case <-timer.C:
+		return errors.New("the broker does not answer in time")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// row is a notice in the outbox.
+type row struct {
+	ID                     int64
+	Mid, Topic, Type, Body string
+}
+
+// payload renders the notice. The same row gives the same bytes, or the broker
+// would take a second publish for another message.
+func (n *row) payload() ([]byte, error) {
+	return json.Marshal(struct {
+		Type string          `json:"type"`
+		Mid  string          `json:"mid"`
+		Body json.RawMessage `json:"body"`
+	}{n.Type, n.Mid, json.RawMessage(n.Body)})
+}
+
+// batch publishes what is in the outbox, up to batchSize, and deletes it once all
+// of it is acknowledged. more says that there may be more.
+func (r *Relay) batch(ctx context.Context, conn *pgx.Conn, client mqtt.Client, lost <-chan error) (more bool, err error) {
+	reading, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	rows, err := conn.Query(reading, schema.SelectOutbox, batchSize)
+	if err != nil {
+		return false, fmt.Errorf("read notices: %w", err)
+	}
+	notices, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+	if err != nil {
+		return false, fmt.Errorf("read notices: %w", err)
+	}
+	tokens := make([]mqtt.Token, len(notices))
+	for i := range notices {
+		payload, err := notices[i].payload()
+		if err != nil {
+			return false, fmt.Errorf("render notice %d: %w", notices[i].ID, err)
+		}
+		tokens[i] = client.Publish(notices[i].Topic, 1, false, payload)
+	}
+	// All that come before the first failure are in the log.
+	ids := make([]int64, 0, len(notices))
+	var failed error
+	for i, t := range tokens {
+		if failed = waitAck(ctx, t, lost); failed != nil {
+			break
+		}
+		ids = append(ids, notices[i].ID)
+	}
+	if len(ids) > 0 {
+		r.published.Add(uint64(len(ids)))
+		if err := r.settle(ctx, conn, ids); err != nil {
+			return false, errors.Join(failed, err)
+		}
+	}
+	return failed == nil && len(notices) == batchSize, failed
+}
+
+// waitAck waits for PUBACK.
+func waitAck(ctx context.Context, t mqtt.Token, lost <-chan error) error {
+	select {
+	case err := <-lost:
+		return fmt.Errorf("connection to the broker lost: %w", err)
+	default:
+	}
+	if err := wait(ctx, t); err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	return nil
+}
+
+// settle deletes published notices, although ctx may have ended meanwhile.
+func (r *Relay) settle(ctx context.Context, conn *pgx.Conn, ids []int64) error {
+	deleting, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
+	defer cancel()
+	if _, err := conn.Exec(deleting, schema.DeleteOutbox, ids); err != nil {
+		return fmt.Errorf("delete published notices: %w", err)
+	}
+	if _, err := conn.Exec(deleting, schema.DeleteDissolvedMembers); err != nil {
+		return fmt.Errorf("remove the members of dissolved groups: %w", err)
+	}
+	return nil
+}
