@@ -99,12 +99,14 @@ type Broker struct {
 	spares  chan []publication
 	lastTS  int64 // of the newest message; used by the sequencer only
 
-	conns     sync.Map   // *delivery.Session → *conn
+	conns     sync.Map   // *delivery.Conn → *conn
 	clientsMu sync.Mutex // who is in Mochi's Clients with which subscriptions; no other lock is taken under it
 	maxPacket int        // bytes of the largest packet that clients may send
-	connected atomic.Int64
-	stopping  atomic.Bool
-	full      rarely
+	// memberships counts what the directory said about who is in which group.
+	memberships atomic.Uint64
+	connected   atomic.Int64
+	stopping    atomic.Bool
+	full        rarely
 
 	ctx    context.Context // ends when the broker stops
 	cancel context.CancelFunc
@@ -203,6 +205,7 @@ func (b *Broker) embed() (err error) {
 	b.maxPacket = payload + packetOverhead
 	caps.MaximumPacketSize = uint32(b.maxPacket) //nolint:gosec // some hundred KiB
 	caps.MaximumSessionExpiryInterval = uint32(b.cfg.MaxSessionExpiry / time.Second)
+	caps.MaximumMessageExpiryInterval = 0 // by default it drops retained messages after a day
 	caps.MaximumClientWritesPending = 32
 	caps.MaximumInflight = 256
 	caps.ReceiveMaximum = maxQueuedPerConn

@@ -40,6 +40,9 @@ type conn struct {
 	// renumbered is the packet id of a SUBSCRIBE or UNSUBSCRIBE that Mochi knows
 	// under another one, 0 for none.
 	renumbered uint16
+	// aliases holds Mochi's packet ids of publishes to plain topics that it knows
+	// under another one, with the client's.
+	aliases map[uint16]uint16
 
 	queued int    // publishes on their way to the log; guarded by queue.mu
 	acks   []byte // acknowledgements of the batch at hand; used by the committer only

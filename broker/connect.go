@@ -121,10 +121,11 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 	c.clientID = strings.TrimPrefix(cl.ID, id.Subject+"/")
 	c.quiet = pk.Properties.RequestProblemInfoFlag && pk.Properties.RequestProblemInfo == 0
 	c.takeWill(cl)
-	groups, err := b.groups(id)
-	if err != nil {
-		b.logger.Warn("the groups of a connecting client are not known; it keeps those of its token",
-			"subject", id.Subject, "error", err)
+	before := b.memberships.Load()
+	groups, unknown := b.groups(id)
+	if unknown != nil {
+		b.logger.Warn("the groups of a connecting client cannot be looked up; it keeps those of its token and of its session",
+			"subject", id.Subject, "error", unknown)
 	}
 	session, resumed, err := b.engine.Attach(delivery.Attachment{
 		Key:            delivery.Key{Subject: id.Subject, ClientID: c.clientID},
@@ -135,6 +136,7 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 		ReceiveMaximum: pk.Properties.ReceiveMaximum,
 		MaxPacket:      pk.Properties.MaximumPacketSize,
 		Groups:         groups,
+		KeepGroups:     unknown != nil,
 		AnyTopic:       privileged(id.Role),
 		Archiver:       id.Role == authhook.RoleArchiver,
 	})
@@ -142,8 +144,9 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 		return err
 	}
 	c.client, c.session, c.resumed = cl, session, resumed
-	b.conns.Store(session, c)
+	b.conns.Store(c.Conn, c)
 	b.presence.came(id.Subject)
+	b.regroupSince(c, before)
 	return nil
 }
 
@@ -163,6 +166,7 @@ func (b *Broker) inherit(c *conn) (plain bool) {
 			cl.State.Inflight = before.State.Inflight.Clone()
 			cl.State.Inflight.ResetReceiveQuota(int32(b.mochi.Options.Capabilities.ReceiveMaximum))
 			cl.State.Inflight.ResetSendQuota(int32(cl.Properties.Props.ReceiveMaximum))
+			b.dropTooLarge(c)
 			plain = true
 		}
 		b.mochi.UnsubscribeClient(before)
@@ -200,7 +204,7 @@ func (b *Broker) finish(c *conn) {
 	}
 	cl := c.client
 	cl.Stop(nil)
-	b.conns.CompareAndDelete(c.session, c)
+	b.conns.Delete(c.Conn)
 	expiry := b.sessionExpiry(cl)
 	c.session.Detach(c.Conn, expiry)
 	if expiry == 0 {

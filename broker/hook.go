@@ -64,9 +64,15 @@ func (h *hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 	}
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
-		if pk.FixedHeader.Qos > 0 {
+		switch {
+		case pk.FixedHeader.Qos == 0:
+		case tooLargeFor(cl, pk):
+			h.b.drop(c, pk) // and Mochi, who finds that too, does not send it
+		default:
 			pk.PacketID = c.session.LendID(pk.PacketID)
 		}
+	case packets.Puback, packets.Pubrec, packets.Pubcomp:
+		pk.PacketID = c.unalias(pk.PacketID, pk.FixedHeader.Type != packets.Pubrec)
 	case packets.Pubrel:
 		if id := c.session.Lent(pk.PacketID); id != 0 {
 			pk.PacketID = id
@@ -105,11 +111,15 @@ func (h *hook) OnSubscribed(cl *mqtt.Client, pk packets.Packet, reasons []byte) 
 	if len(subs) == 0 {
 		return
 	}
+	before := b.memberships.Load()
 	groups, err := b.groups(b.identity(c))
-	if err == nil {
-		err = c.session.Subscribe(subs, groups)
+	if err != nil {
+		// What may be read was decided before. The rest of the session goes on with
+		// the memberships that are known.
+		groups = append(c.session.Groups(), groups...)
 	}
-	if err == nil {
+	if err = c.session.Subscribe(subs, groups); err == nil {
+		b.regroupSince(c, before)
 		return
 	}
 	b.logger.Error("cannot store subscriptions; they are refused",
@@ -117,6 +127,13 @@ func (h *hook) OnSubscribed(cl *mqtt.Client, pk packets.Packet, reasons []byte) 
 	for i := range reasons {
 		if reasons[i] <= packets.CodeGrantedQos2.Code {
 			reasons[i] = packets.ErrUnspecifiedError.Code // Mochi's SUBACK has this very slice
+		}
+	}
+	had := c.session.Filters()
+	for _, f := range subs {
+		if !slices.ContainsFunc(had, func(s delivery.Subscription) bool { return s.Filter == f.Filter }) {
+			b.mochi.Topics.Unsubscribe(f.Filter, cl.ID)
+			cl.State.Subscriptions.Delete(f.Filter)
 		}
 	}
 }

@@ -107,6 +107,7 @@ func (b *Broker) restoreRetained() error {
 			b.mochi.Topics.RetainMessage(packets.Packet{
 				FixedHeader: packets.FixedHeader{Type: packets.Publish, Retain: true, Qos: m.QoS},
 				TopicName:   m.Topic, Payload: m.Payload, Created: m.Created, Expiry: m.Expiry,
+				ProtocolVersion: 5, // or Mochi does not look at Expiry
 			})
 		}
 		return true
@@ -118,9 +119,10 @@ func (b *Broker) restoreRetained() error {
 func (b *Broker) changed(ch authhook.Change) {
 	switch ch.Kind {
 	case authhook.ChangeJoined, authhook.ChangeLeft:
+		b.memberships.Add(1) // before looking at who is there: see regroupSince
 		for _, s := range b.engine.Sessions(ch.Subject) {
 			var err error
-			if c, ok := b.conns.Load(s); ok {
+			if c, ok := b.conns.Load(s.Attached()); ok {
 				err = b.regroup(c.(*conn)) //nolint:forcetypeassert // conns holds nothing else
 			} else {
 				err = s.ChangeGroup(ch.Group, ch.Kind == authhook.ChangeJoined)
@@ -130,6 +132,7 @@ func (b *Broker) changed(ch authhook.Change) {
 			}
 		}
 	case authhook.ChangeAll:
+		b.memberships.Add(1)
 		b.conns.Range(func(_, v any) bool {
 			c := v.(*conn) //nolint:forcetypeassert // conns holds nothing else
 			if err := b.regroup(c); err != nil {
@@ -142,11 +145,29 @@ func (b *Broker) changed(ch authhook.Change) {
 	}
 }
 
-// regroup asks anew which groups a connected subject is in.
+// regroup asks anew which groups a connected subject is in, until the answer is not
+// older than the last change.
 func (b *Broker) regroup(c *conn) error {
-	groups, err := b.groups(b.identity(c))
-	if err != nil {
-		return err
+	for {
+		before := b.memberships.Load()
+		groups, err := b.groups(b.identity(c))
+		if err != nil {
+			return err
+		}
+		if err := c.session.SetGroups(groups); err != nil || b.memberships.Load() == before {
+			return err
+		}
 	}
-	return c.session.SetGroups(groups)
+}
+
+// regroupSince is called when a session has been told groups that were asked for when
+// memberships was before. A change since then may have come to the session first, and
+// been overwritten.
+func (b *Broker) regroupSince(c *conn, before uint64) {
+	if b.memberships.Load() == before {
+		return
+	}
+	if err := b.regroup(c); err != nil {
+		b.logger.Error("cannot bring a session's groups up to date", "subject", c.subject(), "error", err)
+	}
 }

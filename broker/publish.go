@@ -63,7 +63,7 @@ func (b *Broker) publish(c *conn, m *published) error {
 		p.rec.QoS, p.rec.PacketID, p.rec.Dup, p.rec.Client = m.qos, m.id, m.dup, c.clientID
 		p.rec.Expires = earlier(p.rec.Expires, m.props.MessageExpiryInterval)
 	}
-	if m.qos == 2 {
+	if m.qos == 2 && (p.refusal == nil || !c.v5.Load()) { // a PUBREC that refuses ends the exchange
 		if c.releasing == nil {
 			c.releasing = map[uint16]struct{}{}
 		}
@@ -77,7 +77,7 @@ func (b *Broker) publish(c *conn, m *published) error {
 func (b *Broker) publishPlain(c *conn, m *published) error {
 	return b.mochi.InjectPacket(c.client, packets.Packet{
 		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: m.qos, Dup: m.dup, Retain: m.retain},
-		TopicName:   m.topic, PacketID: m.id, Payload: bytes.Clone(m.payload), Properties: m.props,
+		TopicName:   m.topic, PacketID: c.alias(m.id), Payload: bytes.Clone(m.payload), Properties: m.props,
 	})
 }
 
@@ -205,7 +205,7 @@ func (b *Broker) fireWill(c *conn) {
 		return
 	}
 	time.AfterFunc(delay, func() {
-		if c.session.Attached() == nil && !b.stopping.Load() {
+		if !c.session.Superseded(c.Conn) && !b.stopping.Load() {
 			b.publishWill(id, c)
 		}
 	})

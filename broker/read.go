@@ -167,9 +167,10 @@ func (b *Broker) handlePubrel(c *conn, head byte, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, plain := c.client.State.Inflight.Get(id); plain && !c.releases(id) {
+	mochi := c.aliasOf(id)
+	if has, ok := c.client.State.Inflight.Get(mochi); ok && has.FixedHeader.Type == packets.Pubrec && !c.releases(id) {
 		return b.mochi.InjectPacket(c.client, packets.Packet{
-			FixedHeader: packets.FixedHeader{Type: packets.Pubrel, Qos: 1}, PacketID: id,
+			FixedHeader: packets.FixedHeader{Type: packets.Pubrel, Qos: 1}, PacketID: mochi,
 		})
 	}
 	delete(c.releasing, id)
@@ -218,7 +219,7 @@ func (b *Broker) inject(c *conn, head byte, body []byte) error {
 		c.renumber(&pk)
 	case packets.Disconnect:
 		err = pk.DisconnectDecode(body)
-		c.graceful = err == nil && pk.ReasonCode != packets.CodeDisconnectWillMessage.Code
+		c.graceful = err == nil && pk.ReasonCode == packets.CodeDisconnect.Code // [MQTT-3.14.4-3]
 	default:
 		err = pk.AuthDecode(body)
 	}

@@ -56,7 +56,8 @@ type Conn struct {
 	// frames has room again.
 	onDrain func()
 
-	readDeadline int64 // unix nanoseconds last set; used by the reading goroutine only
+	attachment   uint64 // which of its session's connections it is; guarded by Session.mu
+	readDeadline int64  // unix nanoseconds last set; used by the reading goroutine only
 
 	mu      sync.Mutex
 	buf     *buffer   // frames that wait; nil if none

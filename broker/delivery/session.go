@@ -43,7 +43,7 @@ type Session struct {
 	plan      *plan                // the logged ones of them, as the pump wants them
 	archiver  bool                 // its position is the archive's; set with subsMu held too
 	conn      *Conn                // nil if offline
-	attached  uint64               // how many connections it has had
+	attached  uint64               // counts the connections that it has had
 	v5        bool
 	limit     int    // messages that may be unacknowledged on this connection
 	maxPacket uint32 // the client's limit, 0 for none
@@ -104,6 +104,7 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	s.mu.Lock()
 	s.archiver = a.Archiver
 	s.attached++
+	a.Conn.attachment = s.attached
 	s.conn, s.v5, s.maxPacket = a.Conn, a.V5, a.MaxPacket
 	s.limit = e.cfg.Window
 	if a.Archiver {
@@ -160,11 +161,11 @@ func (s *Session) overWithConn() bool {
 	return s.expiry == 0 || s.expiredLocked(s.engine.now())
 }
 
-// Attachments returns how many connections the session has had since the broker started.
-func (s *Session) Attachments() uint64 {
+// Superseded reports whether the session has had another connection after the given one.
+func (s *Session) Superseded(conn *Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.attached
+	return s.attached != conn.attachment
 }
 
 // Groups returns the groups that the session knows its subject to be in.
