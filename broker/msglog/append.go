@@ -3,6 +3,7 @@ package msglog
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -27,6 +28,7 @@ type appender struct {
 	next   uint64 // seq of the next message
 	topics *topicCache
 	dups   *deviceCache
+	filter midFilter
 
 	block   blockBuilder
 	blockID uint64        // counts blocks, to know which block a state's lists belong to
@@ -73,6 +75,7 @@ func (a *appender) init(l *Pebble) error {
 	a.next = l.durable.Load() + 1
 	a.topics = newTopicCache(l.opts.TailTopics)
 	a.dups = newDeviceCache()
+	a.filter = midFilter{log: l, limit: l.opts.MidFilterBytes, built: make(chan []*midGeneration, 1)}
 	a.devices = make(map[device]*deviceState)
 	a.mids = make(map[senderMid]use)
 	a.uses = make(map[devicePacket]use)
@@ -125,42 +128,53 @@ func (l *Pebble) Append(recs []*Record) (Pending, error) {
 	return p, nil
 }
 
-func (a *appender) append(recs []*Record, size int) (p *pending, err error) {
+// append prepares a batch and begins to write it.
+func (a *appender) append(recs []*Record, size int) (*pending, error) {
 	next := a.next
-	defer func() {
-		clear(a.devices)
-		clear(a.mids)
-		clear(a.uses)
-		if err != nil {
-			// The caches may know of messages that were not stored.
-			a.topics.reset()
-			a.dups.reset()
-			a.next = next
-		}
-	}()
-	p = &pending{outcomes: make([]Outcome, len(recs)), done: make(chan struct{})}
-	hasMid, hasDup := false, false
-	for _, r := range recs {
-		hasMid = hasMid || r.Mid != ""
-		hasDup = hasDup || r.Dup
-	}
-	seen := seenBefore{a: a, single: len(recs) == 1, keepUses: hasDup}
-	if hasMid {
-		if err := seen.openMids(); err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, seen.close()) }()
-	}
+	p := &pending{outcomes: make([]Outcome, len(recs)), done: make(chan struct{})}
 	b := a.log.db.NewBatchWithSize(size)
-	first := a.log.first.Load()
+	index, err := a.prepare(b, p.outcomes, recs)
+	clear(a.devices)
+	clear(a.mids)
+	clear(a.uses)
+	if err != nil {
+		// The caches know of messages that are not stored.
+		a.topics.reset()
+		a.dups.reset()
+		a.next = next
+		return nil, errors.Join(err, b.Close())
+	}
+	p.last = a.next - 1
+	if a.next == next {
+		return p, b.Close() // nothing new: to wait for what came before is all there is to do
+	}
+	// From here on there is no way back but a failed log: it is not known what of
+	// the batch is on disk.
+	written := uint64(b.Len())
+	if err := a.log.guard(func() error { return a.log.applyAsync(b) }); err != nil {
+		return nil, err
+	}
+	a.indexed, a.bytes = index, a.bytes+written
+	p.batch = b
+	return p, nil
+}
+
+// prepare finds out which messages are new, numbers them and puts them into the
+// batch. It returns the newest entry of the sparse index.
+func (a *appender) prepare(b *pebble.Batch, outcomes []Outcome, recs []*Record) (index indexEntry, err error) {
+	seen := seenBefore{
+		a: a, single: len(recs) == 1,
+		keepUses: slices.ContainsFunc(recs, func(r *Record) bool { return r.Dup }),
+	}
+	defer func() { err = errors.Join(err, seen.close()) }()
 	a.startBlock()
 	var newest *Record
 	for i, r := range recs {
-		outcome, seq, err := seen.check(r, first)
+		outcome, seq, err := seen.check(r)
 		if err != nil {
-			return nil, err
+			return index, err
 		}
-		p.outcomes[i] = outcome
+		outcomes[i] = outcome
 		if outcome != Stored {
 			r.Seq = seq
 			continue
@@ -169,42 +183,31 @@ func (a *appender) append(recs []*Record, size int) (p *pending, err error) {
 		r.Seq = a.next
 		a.next++
 		if err := a.add(r); err != nil {
-			return nil, err
+			return index, err
 		}
 		seen.remember(r)
 		if r.Mid != "" {
 			a.key = midKey(a.key, r.From, r.Mid)
 			a.val = appendMid(a.val[:0], use{r.Seq, r.Digest})
 			if err := b.Set(a.key, a.val, nil); err != nil {
-				return nil, err
+				return index, err
 			}
 		}
 		if a.block.full() {
 			if err := a.finishBlock(b, r.Seq); err != nil {
-				return nil, err
+				return index, err
 			}
 		}
 	}
-	p.last = a.next - 1
-	if p.last < next {
-		return p, b.Close() // nothing new; waiting for what came before is all there is to do
+	if newest == nil {
+		return a.indexed, nil
 	}
 	if len(a.block.offsets) > 0 {
-		if err := a.finishBlock(b, p.last); err != nil {
-			return nil, err
+		if err := a.finishBlock(b, newest.Seq); err != nil {
+			return index, err
 		}
 	}
-	index, err := a.addIndex(b, p.last, newest.TS)
-	if err != nil {
-		return nil, err
-	}
-	written := uint64(b.Len())
-	if err := a.log.guard(func() error { return a.log.applyAsync(b) }); err != nil {
-		return nil, err
-	}
-	a.indexed, a.bytes = index, a.bytes+written
-	p.batch = b
-	return p, nil
+	return a.addIndex(b, newest.Seq, newest.TS)
 }
 
 // applyAsync begins to write the batch; its SyncWait tells when it is durable.

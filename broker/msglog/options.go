@@ -32,6 +32,10 @@ type Options struct {
 	// TailTopics bounds the cache of topic tails that Append keeps so that a
 	// message's prev need not be looked up; default 131,072 topics, some 20 MiB.
 	TailTopics int
+	// MidFilterBytes bounds the filter that tells new mids from known ones without
+	// looking them up; default 32 MiB, which is 22 million mids. With more it is
+	// given up and each mid is looked up.
+	MidFilterBytes int
 	// NoSync leaves out fsync. What is acknowledged survives the end of the
 	// process but not that of the machine. For measurements only.
 	NoSync bool
@@ -70,6 +74,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.TailTopics == 0 {
 		o.TailTopics = 1 << 17
+	}
+	if o.MidFilterBytes == 0 {
+		o.MidFilterBytes = 32 << 20
 	}
 	if o.MinFree == 0 {
 		o.MinFree = 256 << 20

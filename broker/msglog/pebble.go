@@ -60,8 +60,9 @@ func Open(dir string, opts Options) (*Pebble, error) {
 		return nil, fmt.Errorf("open message log in %s: %w", dir, err)
 	}
 	go l.commitLoop()
-	l.bg.Add(1)
+	l.bg.Add(2)
 	go l.background()
+	go l.appender.filter.build(l.durable.Load())
 	return l, nil
 }
 

@@ -11,11 +11,15 @@ import (
 // seenBefore recognises messages that come again, for one batch.
 type seenBefore struct {
 	a        *appender
-	mids     *pebble.Iterator // over prefixMid, nil if the batch has no mids
-	single   bool             // the batch is one message: it cannot repeat itself
-	keepUses bool             // the batch has DUPs: its own packet ids are to be remembered
+	single   bool // the batch is one message: it cannot repeat itself
+	keepUses bool // the batch has DUPs: its own packet ids are to be remembered
+
+	mids  *pebble.Iterator // over prefixMid, once it is needed
+	first uint64           // oldest message that was kept after mids was opened
+	hash  uint64           // of the mid that was checked last
 }
 
+// openMids makes what is needed to look up mids.
 func (s *seenBefore) openMids() (err error) {
 	// An iterator, since a Get does not ask the filters of the last level, where
 	// most of the keys are: a new mid, the usual case, would be a read each.
@@ -24,6 +28,8 @@ func (s *seenBefore) openMids() (err error) {
 		UpperBound:   prefixEndKey([]byte(prefixMid)),
 		UseL6Filters: true,
 	})
+	// After it, so that a mid that was trimmed in between is taken for forgotten.
+	s.first = s.a.log.first.Load()
 	return err
 }
 
@@ -34,16 +40,15 @@ func (s *seenBefore) close() error {
 	return s.mids.Close()
 }
 
-// check tells whether r was stored before, and as what. first is the oldest
-// message that is kept: what was trimmed is forgotten.
-func (s *seenBefore) check(r *Record, first uint64) (Outcome, uint64, error) {
+// check tells whether r was stored before, and as what.
+func (s *seenBefore) check(r *Record) (Outcome, uint64, error) {
 	switch {
 	case r.Mid != "":
 		u, ok, err := s.mid(r)
 		switch {
 		case err != nil:
 			return 0, 0, fmt.Errorf("look up mid: %w", err)
-		case !ok || u.seq < first:
+		case !ok:
 			return Stored, 0, nil
 		case u.digest != r.Digest:
 			return Conflict, 0, nil
@@ -54,7 +59,7 @@ func (s *seenBefore) check(r *Record, first uint64) (Outcome, uint64, error) {
 		if err != nil {
 			return 0, 0, fmt.Errorf("look up packet id: %w", err)
 		}
-		if ok && u.seq >= first && u.digest == r.Digest {
+		if ok && u.seq >= s.a.log.first.Load() && u.digest == r.Digest {
 			return Duplicate, u.seq, nil
 		}
 	}
@@ -68,6 +73,7 @@ func (s *seenBefore) remember(r *Record) {
 		if !s.single {
 			s.a.mids[senderMid{r.From, r.Mid}] = u
 		}
+		s.a.filter.add(s.hash, r.Seq)
 	case isTracked(r):
 		dev := device{r.From, r.Client}
 		if s.keepUses {
@@ -78,8 +84,17 @@ func (s *seenBefore) remember(r *Record) {
 }
 
 func (s *seenBefore) mid(r *Record) (use, bool, error) {
+	s.hash = midHash(r.From, r.Mid)
+	if s.a.filter.isNew(s.hash) {
+		return use{}, false, nil
+	}
 	if u, ok := s.a.mids[senderMid{r.From, r.Mid}]; ok {
 		return u, true, nil
+	}
+	if s.mids == nil {
+		if err := s.openMids(); err != nil {
+			return use{}, false, err
+		}
 	}
 	s.a.key = midKey(s.a.key, r.From, r.Mid)
 	// The whole key is the prefix: nothing but this key is found.
@@ -91,7 +106,8 @@ func (s *seenBefore) mid(r *Record) (use, bool, error) {
 		return use{}, false, err
 	}
 	u, err := decodeMid(value)
-	return u, err == nil, err
+	// What was trimmed is forgotten.
+	return u, err == nil && u.seq >= s.first, err
 }
 
 func appendMid(b []byte, u use) []byte {

@@ -118,7 +118,10 @@ func testModel(t *testing.T, open Open) {
 				mustTrim(tb, l, upto)
 				m.first = max(m.first, min(upto, m.next-1)+1)
 			},
-			"reopen": func(*rapid.T) {
+			"reopen": func(rt *rapid.T) {
+				if rapid.IntRange(0, 3).Draw(rt, "seldom") != 0 {
+					return
+				}
 				mustClose(tb, l)
 				l = open(tb, dir)
 			},

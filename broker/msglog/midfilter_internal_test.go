@@ -1,0 +1,112 @@
+package msglog
+
+import (
+	"fmt"
+	"testing"
+
+	"mynah/chat"
+)
+
+func midRecord(i int) *Record {
+	return &Record{Message: chat.Message{From: "alice", To: "group/g", Type: "text", Mid: fmt.Sprint("mid", i)}, Digest: uint64(i)} //nolint:gosec // small
+}
+
+func appendMids(t *testing.T, l *Pebble, from, to int) []Outcome {
+	t.Helper()
+	recs := make([]*Record, 0, to-from)
+	for i := from; i < to; i++ {
+		recs = append(recs, midRecord(i))
+	}
+	p, err := l.Append(recs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return p.Outcomes()
+}
+
+// The filter never takes a known mid for new: not while it is built after opening,
+// not over generations, not when it has been given up. Guards against storing a
+// message twice. And it does take new ones for new.
+func TestMidFilter(t *testing.T) {
+	t.Parallel()
+	for name, limit := range map[string]int{"room": 0, "too many": 50 << 10} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			opts := testOptions()
+			opts.MidFilterBytes = limit
+			n := 0
+			for round := range 3 {
+				l, err := Open(dir, opts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := 0; i < n; i += 5000 { // some of them before it is built
+					for k, o := range appendMids(t, l, i, i+100) {
+						if o != Duplicate {
+							t.Fatalf("round %d: mid %d came again and was %v", round, i+k, o)
+						}
+					}
+				}
+				for range 8 {
+					for k, o := range appendMids(t, l, n, n+3000) {
+						if o != Stored {
+							t.Fatalf("round %d: mid %d is new and was %v", round, n+k, o)
+						}
+					}
+					n += 3000
+				}
+				f := &l.appender.filter
+				if limit != 0 {
+					if !f.off && round > 0 {
+						t.Fatalf("round %d: %d bytes of filter", round, f.bytes)
+					}
+				} else {
+					if !f.complete {
+						f.gens = append(<-f.built, f.gens...)
+						f.complete = true
+					}
+					if wrong := falseNew(f, n); wrong > 0 {
+						t.Fatalf("round %d: %d known mids seem new", round, wrong)
+					}
+					known := 0
+					for i := range 10_000 {
+						if !f.isNew(midHash("alice", fmt.Sprint("other", i))) {
+							known++
+						}
+					}
+					if known > 400 {
+						t.Fatalf("round %d: %d of 10,000 new mids seem known", round, known)
+					}
+				}
+				closeTest(t, l)
+			}
+			// What was trimmed is new again, and its generations go.
+			l, err := Open(dir, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Trim(t.Context(), 1<<60); err != nil {
+				t.Fatal(err)
+			}
+			for i, o := range appendMids(t, l, 0, 1000) {
+				if o != Stored {
+					t.Fatalf("mid %d was trimmed and is now %v", i, o)
+				}
+			}
+			closeTest(t, l)
+		})
+	}
+}
+
+func falseNew(f *midFilter, n int) (wrong int) {
+	for i := range n {
+		if f.isNew(midHash("alice", fmt.Sprint("mid", i))) {
+			wrong++
+		}
+	}
+	return wrong
+}
