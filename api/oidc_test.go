@@ -128,8 +128,9 @@ func (p *provider) token(w http.ResponseWriter, r *http.Request) {
 }
 
 // browser follows a sign-in from its start to the redirect address, as a browser
-// would, and returns that address. change may alter the callback's address.
-func (w *world) browser(start string, change func(*url.URL)) *url.URL {
+// would, and returns that address. change may alter the callback's address; if it
+// returns false the browser stops there and returns it.
+func (w *world) browser(start string, change func(*url.URL) bool) *url.URL {
 	w.tb.Helper()
 	jar := ""
 	next := w.url + start
@@ -156,7 +157,9 @@ func (w *world) browser(start string, change func(*url.URL)) *url.URL {
 			return where
 		}
 		if strings.HasSuffix(where.Path, "/callback") && change != nil {
-			change(where)
+			if !change(where) {
+				return where
+			}
 		}
 		next = where.String()
 	}
@@ -271,21 +274,30 @@ func TestOIDCStateIsForOneUseInOneBrowser(t *testing.T) {
 	p := newProvider(t)
 	w := newWorld(t, withProvider(p.URL))
 	// The person refuses at the provider.
-	back := w.browser(startOIDC, func(u *url.URL) {
+	back := w.browser(startOIDC, func(u *url.URL) bool {
 		q := u.Query()
 		q.Del("code")
 		q.Set("error", "access_denied")
 		u.RawQuery = q.Encode()
+		return true
 	})
 	if back.Query().Get("error") != "access_denied" {
 		t.Errorf("sent back to %s", back)
 	}
-	// A callback of somebody else's making: another browser, or none.
-	var seen *url.URL
-	w.browser(startOIDC, func(u *url.URL) { copied := *u; seen = &copied })
-	path := seen.RequestURI()
-	w.do(http.MethodGet, path, "", nil).problem(http.StatusUnauthorized, "unauthenticated")
-	w.do(http.MethodGet, path, "", nil, "Cookie", "mynah_oidc="+seen.Query().Get("state")).problem(http.StatusUnauthorized, "unauthenticated") // used
+	// A callback in a browser in which nothing was begun: an attacker has sent the
+	// person there, to be signed in as the attacker.
+	stop := func(*url.URL) bool { return false }
+	lured := w.browser(startOIDC, stop)
+	w.do(http.MethodGet, lured.RequestURI(), "", nil).problem(http.StatusUnauthorized, "unauthenticated")
+	w.do(http.MethodGet, lured.RequestURI(), "", nil, "Cookie", "mynah_oidc=another").problem(http.StatusUnauthorized, "unauthenticated")
+	// Twice in the same browser.
+	cookie := "mynah_oidc=" + lured.Query().Get("state")
+	w.do(http.MethodGet, lured.RequestURI(), "", nil, "Cookie", cookie).want(http.StatusFound)
+	w.do(http.MethodGet, lured.RequestURI(), "", nil, "Cookie", cookie).problem(http.StatusUnauthorized, "unauthenticated")
+	// Too late.
+	late := w.browser(startOIDC, stop)
+	w.exec(`UPDATE oidc_flows SET expires_at = now()`)
+	w.do(http.MethodGet, late.RequestURI(), "", nil, "Cookie", "mynah_oidc="+late.Query().Get("state")).problem(http.StatusUnauthorized, "unauthenticated")
 	w.do(http.MethodGet, "/v1/oidc/corp/callback", "", nil).problem(http.StatusUnauthorized, "unauthenticated")
 	w.do(http.MethodGet, "/v1/oidc/other/start?redirect=https://app.example.com/signed-in", "", nil).problem(http.StatusNotFound, "not_found")
 	for _, redirect := range []string{
