@@ -29,6 +29,9 @@ const (
 	refused = 0x80
 )
 
+// errLost is returned by session when a connection has ended that was one.
+var errLost = errors.New("connection lost")
+
 // schemes are those of a broker's address.
 var schemes = []string{"tcp", "mqtt", "ssl", "tls", "mqtts", "ws", "wss"}
 
@@ -61,10 +64,14 @@ func (r *run) receive(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		r.log.WarnContext(ctx, "the archiver is not connected to the broker; trying again", "broker", r.cfg.BrokerURL, "error", err)
-		if time.Since(began) > steady {
+		attrs := []any{"broker", r.cfg.BrokerURL, "error", err}
+		switch {
+		case time.Since(began) > steady:
 			pause = 0
+		case errors.Is(err, errLost):
+			attrs = append(attrs, "advice", "if this repeats, look for another archiver with the client id "+r.cfg.ClientID)
 		}
+		r.log.WarnContext(ctx, "the archiver is not connected to the broker; trying again", attrs...)
 		if !pause.wait(ctx) {
 			return
 		}
@@ -127,7 +134,7 @@ func (r *run) session(ctx context.Context) error {
 	r.log.InfoContext(ctx, "the archiver is connected to the broker", "broker", r.cfg.BrokerURL, "client", r.cfg.ClientID)
 	select {
 	case err := <-lost:
-		return fmt.Errorf("connection lost: %w", err)
+		return fmt.Errorf("%w: %w", errLost, err)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
