@@ -21,7 +21,7 @@ import (
 // the look that found it, so it is too long by up to 10 ms, never too short.
 func archiveSteady(ctx context.Context, t *target) (sample, error) {
 	const rate = 5000.0
-	pubs, subs, err := t.pairs(10)
+	pubs, subs, err := t.pairs(10, inFlight)
 	if err != nil {
 		return sample{}, err
 	}
@@ -226,6 +226,48 @@ func catchUp(ctx context.Context, t *target) (sample, error) {
 	}
 	t.copied = float64(rows) / plain.Seconds()
 	return s, nil
+}
+
+// catchUpLive measures how much live chat slows down while the archiver catches
+// up: the rate of ten pairs with one message in flight each, which is bound by
+// how long a message takes, during the catch-up over before it.
+func catchUpLive(_ context.Context, t *target) (sample, error) {
+	old, err := t.publisher(100, nil, &load.Publishing{Topics: []string{"user/x000"}, QoS: 1, Window: 1000})
+	if err != nil {
+		return sample{}, err
+	}
+	pubs, subs, err := t.pairs(10, 1)
+	if err != nil {
+		return sample{}, err
+	}
+	old.Burst(t.catchup)
+	if err := t.RunUntil(old.Settled, 10*time.Minute, "publish"); err != nil {
+		return sample{}, err
+	}
+	for _, p := range pubs {
+		p.Flow()
+	}
+	before, err := t.window(subs)
+	if err != nil {
+		return sample{}, err
+	}
+	if err := t.startArchiver(); err != nil {
+		return sample{}, err
+	}
+	during, err := t.window(subs)
+	if err != nil {
+		return sample{}, err
+	}
+	s := sample{Value: during.Value / before.Value}
+	s.add("before", before.Value, "msg/s")
+	s.add("during", during.Value, "msg/s")
+	s.add("archiver cores", t.archiver.CPU().Seconds()/(warmUp+t.duration).Seconds(), "")
+	sent := map[*load.Subscriber]uint64{}
+	for i, p := range pubs {
+		p.Hold()
+		sent[subs[i]] = p.Sent
+	}
+	return s, t.settle(pubs, subs, func(sub *load.Subscriber) uint64 { return sent[sub] })
 }
 
 // plainCopy copies the rows of messages into a table of the same form.

@@ -84,6 +84,10 @@ func rows() []*row {
 			key: "catchup", unit: "rows/s", goal: "≥ 0.4 × COPY", goals: []goal{{than: copyIn, bound: 0.4}},
 			title: func(s *settings) string { return fmt.Sprintf("archiver's catch-up of %d messages", s.catchup) }, run: catchUp,
 		},
+		{
+			key: "catchup-live", unit: "× rate of before", goal: "≥ 0.67", goals: []goal{{bound: 0.67}},
+			title: text("10 → 10, QoS 1, one in flight each, while the archiver catches up"), run: catchUpLive,
+		},
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 func latency(_ context.Context, t *target) (sample, error) {
 	const rate = 1000.0
-	pubs, subs, err := t.pairs(10)
+	pubs, subs, err := t.pairs(10, inFlight)
 	if err != nil {
 		return sample{}, err
 	}

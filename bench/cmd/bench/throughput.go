@@ -17,7 +17,7 @@ const (
 )
 
 // pairs connects n publishers to n subscribers, each pair on a topic of its own.
-func (t *target) pairs(n int) ([]*load.Publisher, []*load.Subscriber, error) {
+func (t *target) pairs(n, window int) ([]*load.Publisher, []*load.Subscriber, error) {
 	var pubs []*load.Publisher
 	var subs []*load.Subscriber
 	for i := range n {
@@ -26,7 +26,7 @@ func (t *target) pairs(n int) ([]*load.Publisher, []*load.Subscriber, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		p, err := t.publisher(i, nil, &load.Publishing{Topics: []string{"user/" + id}, QoS: 1, Window: inFlight})
+		p, err := t.publisher(i, nil, &load.Publishing{Topics: []string{"user/" + id}, QoS: 1, Window: window})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -124,7 +124,7 @@ func (t *target) settle(pubs []*load.Publisher, subs []*load.Subscriber, want fu
 }
 
 func flow(_ context.Context, t *target) (sample, error) {
-	pubs, subs, err := t.pairs(10)
+	pubs, subs, err := t.pairs(10, inFlight)
 	if err != nil {
 		return sample{}, err
 	}
