@@ -31,7 +31,7 @@ func TestMembership(t *testing.T) {
 	w := fresh(t)
 	w.group("g", "invitation", "alice")
 	alice := w.listen("alice", "group/+")
-	bob := w.listen("bob", "group/+")
+	bob := w.listen("bob", "group/+", "user/bob")
 	alice.PublishAcked("group/g", 1, "before")
 	alice.Receive()
 	bob.Quiet()
@@ -45,7 +45,7 @@ func TestMembership(t *testing.T) {
 	began := time.Now()
 	for i := 0; ; i++ {
 		alice.PublishAcked("group/g", 1, "hello")
-		bob.Publish("user/bob", 1, "mark")
+		bob.PublishAcked("user/bob", 1, "mark")
 		if m := bob.ReceiveAcked(); m.To == "group/g" {
 			break
 		}

@@ -31,6 +31,7 @@ type Config struct {
 	Database
 	Upstream
 	People
+	Rights
 	Metrics
 }
 
@@ -99,7 +100,7 @@ func refuse(flag, format string, args ...any) error {
 // which passes.
 func (c *Config) validate() error {
 	return errors.Join(c.Storage.validate(), c.Doors.validate(), c.Identity.validate(),
-		c.Database.validate(), c.Upstream.validate(), c.Metrics.validate())
+		c.Database.validate(), c.Upstream.validate(), c.Rights.validate(), c.Metrics.validate())
 }
 
 // validate checks the data directory's name; that it can be used is seen when

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"mynah/api/notice"
 	"mynah/archiver"
 	"mynah/authhook"
 )
@@ -20,13 +21,14 @@ type serveCmd struct {
 	Identity
 	Database
 	People
+	Rights
 	Metrics
 }
 
 // Run is the whole of Mynah in one process. The order of the start is that of who
 // needs whom; the stop goes backwards, see stops.
 func (c *serveCmd) Run(ctx context.Context, p *process) (err error) {
-	cfg := Config{Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity, Database: c.Database, People: c.People, Metrics: c.Metrics}
+	cfg := Config{Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity, Database: c.Database, People: c.People, Rights: c.Rights, Metrics: c.Metrics}
 	if err := cfg.validate(); err != nil {
 		return err
 	}
@@ -77,14 +79,22 @@ func (c *serveCmd) Run(ctx context.Context, p *process) (err error) {
 		return err
 	}
 
+	if err := s.startDirectory(ctx); err != nil {
+		return err
+	}
+
 	// From here clients come in by TCP. The archiver is one of them, so it stops
 	// before the broker and has committed what it was given; what comes in after
 	// it waits in the log for the next start.
 	if err := s.startBroker(ctx); err != nil {
 		return err
 	}
+	address := "tcp://" + loopback(s.broker.MQTTAddr())
 	token := s.ownToken(secret, archiverID, authhook.RoleArchiver)
-	if _, err := s.startArchiver(ctx, "tcp://"+loopback(s.broker.MQTTAddr()), token); err != nil {
+	if _, err := s.startArchiver(ctx, address, token); err != nil {
+		return err
+	}
+	if err := s.startNotices(ctx, address, s.ownToken(secret, notice.Subject, authhook.RoleService)); err != nil {
 		return err
 	}
 
@@ -109,12 +119,17 @@ type brokerCmd struct {
 	Storage
 	Doors
 	Identity
+	Database
+	Rights
 	Metrics
 }
 
-// Run is the broker alone.
+// Run is the broker alone. With a database it knows accounts, groups and blocks.
 func (c *brokerCmd) Run(ctx context.Context, p *process) (err error) {
-	cfg := Config{Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity, Metrics: c.Metrics}
+	cfg := Config{
+		Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity,
+		Database: c.Database, Rights: c.Rights, Metrics: c.Metrics,
+	}
 	if err := cfg.validate(); err != nil {
 		return err
 	}
@@ -131,6 +146,15 @@ func (c *brokerCmd) Run(ctx context.Context, p *process) (err error) {
 	}
 	if err := s.openVerifier(cfg.JWTSecret); err != nil {
 		return err
+	}
+	// A broker starts without its database: it has kept the rights that it knew.
+	if cfg.DatabaseURL != "" {
+		if err := s.openPool(true); err != nil {
+			return err
+		}
+		if err := s.startDirectory(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.startBroker(ctx); err != nil {
 		return err
@@ -149,14 +173,17 @@ type apiCmd struct {
 	TrustedProxy []string `placeholder:"CIDR" help:"Reverse proxies whose X-Forwarded-For is believed, as addresses or networks."`
 	Identity
 	Database
+	Upstream
 	People
+	Rights
 	Metrics
 }
 
 // Run is the API alone.
 func (c *apiCmd) Run(ctx context.Context, p *process) (err error) {
 	cfg := Config{
-		Logging: c.Logging, Identity: c.Identity, Database: c.Database, People: c.People, Metrics: c.Metrics,
+		Logging: c.Logging, Identity: c.Identity, Database: c.Database, Upstream: c.Upstream, People: c.People,
+		Rights: c.Rights, Metrics: c.Metrics,
 		Doors: Doors{HTTPAddr: c.HTTPAddr, AllowOrigin: c.AllowOrigin, TrustedProxy: c.TrustedProxy},
 	}
 	if err := cfg.validate(); err != nil {
@@ -169,6 +196,10 @@ func (c *apiCmd) Run(ctx context.Context, p *process) (err error) {
 	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
 	if c.RotateKeys {
 		return s.rotateKeys(ctx, p, c.DistrustKeys)
+	}
+	token, err := s.noticesToken()
+	if err != nil {
+		return err
 	}
 	if err := s.openMetrics(ctx); err != nil {
 		return err
@@ -186,6 +217,9 @@ func (c *apiCmd) Run(ctx context.Context, p *process) (err error) {
 		return err
 	}
 	if err := s.openVerifier(cfg.JWTSecret); err != nil {
+		return err
+	}
+	if err := s.startNotices(ctx, cfg.brokerURL(), token); err != nil {
 		return err
 	}
 	if err := s.startAPI(ctx, false); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"mynah/api"
 	"mynah/api/accounts"
+	"mynah/api/directory"
 	"mynah/archiver"
 	"mynah/authhook"
 	"mynah/broker"
@@ -48,13 +49,14 @@ type server struct {
 	health   *health
 	stops    stops
 
-	metrics  *webServer // nil if switched off
-	web      *webServer // nil in commands without HTTP
-	pool     *pgxpool.Pool
-	keys     *accounts.Keys
-	verifier *authhook.Verifier
-	broker   *broker.Broker
-	api      *api.API
+	metrics   *webServer // nil if switched off
+	web       *webServer // nil in commands without HTTP
+	pool      *pgxpool.Pool
+	keys      *accounts.Keys
+	verifier  *authhook.Verifier
+	broker    *broker.Broker
+	directory *directory.Directory // nil without a database
+	api       *api.API
 }
 
 func newServer(cfg Config, p *process) *server {
@@ -205,7 +207,7 @@ func (s *server) startAPI(ctx context.Context, dev bool) error {
 		return err
 	}
 	a, err := api.New(api.Config{
-		DB: s.pool, Verifier: s.verifier, Keys: s.keys, Accounts: people,
+		DB: s.pool, Verifier: s.verifier, Keys: s.keys, Accounts: people, Social: s.cfg.social(),
 		Origins: s.cfg.AllowOrigin, TrustedProxies: proxies, PublicURL: s.cfg.PublicURL, Log: log,
 	})
 	if err != nil {
@@ -232,7 +234,12 @@ func (s *server) startBroker(ctx context.Context) error {
 	if s.cfg.TLSCert != "" && s.cfg.MQTTSAddr != off {
 		tls = s.cfg.MQTTSAddr
 	}
+	var rights authhook.Directory // nil without a database
+	if s.directory != nil {
+		rights = s.directory
+	}
 	b, err := broker.New(broker.Config{
+		Directory:      rights,
 		DataDir:        filepath.Join(s.cfg.DataDir, brokerFolder),
 		MQTTAddr:       tcp,
 		MQTTSAddr:      tls,

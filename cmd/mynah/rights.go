@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"mynah/api/directory"
+	"mynah/api/notice"
+	"mynah/api/social"
+	"mynah/authhook"
+)
+
+// directoryFile is where the broker keeps the rights that it knows, below the data
+// directory.
+const directoryFile = "directory"
+
+// Rights says who may write to whom and how large groups may be.
+type Rights struct {
+	WritePolicy     string `enum:"anyone,contacts" default:"anyone" help:"Who may write to people who have not set it: anyone, or contacts only."`
+	MaxGroupMembers int    `default:"100000" placeholder:"N" help:"Most members of a group."`
+	MaxGroups       int    `default:"500" placeholder:"N" help:"Most groups that somebody is in."`
+}
+
+// validate checks the limits.
+func (r *Rights) validate() error {
+	if r.MaxGroupMembers < 0 {
+		return refuse("max-group-members", "is below zero; give a positive value")
+	}
+	if r.MaxGroups < 0 {
+		return refuse("max-groups", "is below zero; give a positive value")
+	}
+	return nil
+}
+
+// social returns the limits as the API and the directory want them.
+func (r *Rights) social() social.Config {
+	return social.Config{MaxMembers: r.MaxGroupMembers, MaxGroups: r.MaxGroups}
+}
+
+// startDirectory has the broker know groups, contacts and blocks. It goes on
+// without PostgreSQL with what it has kept.
+func (s *server) startDirectory(ctx context.Context) error {
+	d, err := directory.New(directory.Config{
+		DatabaseURL:  s.cfg.DatabaseURL.Reveal(),
+		CacheFile:    filepath.Join(s.cfg.DataDir, directoryFile),
+		ContactsOnly: s.cfg.WritePolicy == "contacts",
+		Social:       s.cfg.social(),
+		Logger:       s.log.With("part", "directory"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := d.Start(ctx); err != nil {
+		return fmt.Errorf("start the directory: %w", err)
+	}
+	s.stops.push("directory", d.Stop)
+	s.directory = d
+	return nil
+}
+
+// startNotices has the notices of the API published. Neither the broker nor the
+// database need be there yet.
+func (s *server) startNotices(ctx context.Context, brokerURL string, token func(context.Context) (string, error)) error {
+	r, err := notice.New(notice.Config{
+		DatabaseURL: s.cfg.DatabaseURL.Reveal(), BrokerURL: brokerURL, Token: token, Logger: s.log.With("part", "notices"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.Start(ctx); err != nil {
+		return err
+	}
+	s.stops.push("notices", r.Stop)
+	return nil
+}
+
+// noticesToken returns where the API alone has the token for its notices from.
+func (s *server) noticesToken() (func(context.Context) (string, error), error) {
+	switch {
+	case s.cfg.TokenFile != "":
+		return fromFile(s.cfg.TokenFile), nil
+	case s.cfg.JWTSecret != "":
+		return s.ownToken(s.cfg.JWTSecret, notice.Subject, authhook.RoleService), nil
+	}
+	return nil, refuse("token-file", "is not set, nor is --jwt-secret; notices are published with a token of role service whose sub is %s: give one of them", notice.Subject)
+}
