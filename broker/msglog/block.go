@@ -87,23 +87,33 @@ func parseBlock(last uint64, value []byte) (block, error) {
 	return block{first: last - uint64(n) + 1, last: last, data: value[:len(value)-len(offsets)], offsets: offsets}, nil
 }
 
-// record returns the stored form of the record at seq, which must be one of the
-// block's.
-func (b *block) record(seq uint64) ([]byte, error) {
-	i := 4 * int(seq-b.first)                                                    //nolint:gosec // below blockRecords
-	start, end := binary.LittleEndian.Uint32(b.offsets[i:]), uint32(len(b.data)) //nolint:gosec // a value is below 4 GiB
+// offset returns where the record at seq, one of the block's, begins.
+func (b *block) offset(seq uint64) uint32 {
+	return binary.LittleEndian.Uint32(b.offsets[4*(seq-b.first):])
+}
+
+// end returns where the record at seq, one of the block's, ends.
+func (b *block) end(seq uint64) uint32 {
 	if seq < b.last {
-		end = binary.LittleEndian.Uint32(b.offsets[i+4:])
+		return b.offset(seq + 1)
 	}
-	if start > end || int(end) > len(b.data) {
-		return nil, fmt.Errorf("record %d: %w", seq, errEncoding)
+	return uint32(len(b.data)) //nolint:gosec // a value is below 4 GiB
+}
+
+// records returns the stored form of the records from one seq to another, which
+// must be the block's.
+func (b *block) records(from, to uint64) ([]byte, error) {
+	for seq := from; seq <= to; seq++ {
+		if b.offset(seq) > b.end(seq) || int(b.end(seq)) > len(b.data) {
+			return nil, fmt.Errorf("record %d: %w", seq, errEncoding)
+		}
 	}
-	return b.data[start:end:end], nil
+	return b.data[b.offset(from):b.end(to)], nil
 }
 
 // decode reads the record at seq, which must be one of the block's, into r.
 func (b *block) decode(r *Record, seq uint64) error {
-	stored, err := b.record(seq)
+	stored, err := b.records(seq, seq)
 	if err != nil {
 		return err
 	}

@@ -287,5 +287,15 @@ func checkDamaged(t *testing.T, dir string, all []*msglog.Record) bool {
 	if lost > 3000 {
 		t.Fatalf("%d messages are unreadable because of one bit", lost)
 	}
+	// What cannot be read can be trimmed, and the log goes on.
+	if err := l.Trim(t.Context(), 1<<60); err != nil {
+		t.Fatalf("trim what is damaged: %v", err)
+	}
+	if again := testRecord(1<<20, 0); len(all) > 0 {
+		mustAppend(t, l, again)
+		if again.Seq != all[len(all)-1].Seq+1 || len(readAll(t, l)) != 1 {
+			t.Fatalf("message %d after trimming all", again.Seq)
+		}
+	}
 	return lost > 0
 }

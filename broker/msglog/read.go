@@ -41,23 +41,18 @@ func (l *Pebble) Read(ctx context.Context, after, upto uint64, fn func(*Record) 
 		if err != nil {
 			break // it.Error says the same
 		}
-		// One copy for all of the block's tails.
-		b, err := parseBlock(last, bytes.Clone(value))
+		b, err := parseBlock(last, value)
 		if err != nil {
 			return &CorruptError{First: after + 1, Last: min(last, upto), Err: err}
 		}
 		if b.first > after+1 && !l.trimmed(b.first-1) {
 			return &CorruptError{First: after + 1, Last: min(b.first-1, upto), Err: errMissing}
 		}
-		from, to := max(b.first, after+1), min(last, upto)
-		recs := make([]Record, to-from+1)
-		for seq := from; seq <= to; seq++ {
-			r := &recs[seq-from]
-			if err := b.decode(r, seq); err != nil {
-				return &CorruptError{First: seq, Last: seq, Err: err}
-			}
-			if !fn(r) {
-				return nil
+		to := min(last, upto)
+		for seq := max(b.first, after+1); seq <= to; seq += readChunk {
+			more, err := b.hand(seq, min(seq+readChunk-1, to), fn)
+			if err != nil || !more {
+				return err
 			}
 		}
 		after = to
@@ -69,6 +64,31 @@ func (l *Pebble) Read(ctx context.Context, after, upto uint64, fn func(*Record) 
 		return &CorruptError{First: after + 1, Last: upto, Err: errMissing}
 	}
 	return nil
+}
+
+// readChunk is how many records share their memory: few, since a caller may stop
+// after any, and keep one for long.
+const readChunk = 16
+
+// hand calls fn for a few of the block's records, until it returns false.
+func (b *block) hand(from, to uint64, fn func(*Record) bool) (more bool, err error) {
+	stored, err := b.records(from, to)
+	if err != nil {
+		return false, &CorruptError{First: from, Last: to, Err: err}
+	}
+	stored = bytes.Clone(stored) // the block is the database's
+	start := b.offset(from)
+	recs := make([]Record, to-from+1)
+	for seq := from; seq <= to; seq++ {
+		r := &recs[seq-from]
+		if err := decodeRecord(r, seq, stored[b.offset(seq)-start:b.end(seq)-start]); err != nil {
+			return false, &CorruptError{First: seq, Last: seq, Err: fmt.Errorf("record %d: %w", seq, err)}
+		}
+		if !fn(r) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // blocks returns an iterator over the blocks with messages after the given seq.

@@ -88,14 +88,13 @@ type trim struct {
 	key     []byte
 }
 
-func (t *trim) collect(l *Pebble, upto uint64) (err error) {
-	it, err := l.db.NewIter(&pebble.IterOptions{
-		LowerBound: blockKey(nil, t.first), UpperBound: prefixEndKey([]byte(prefixBlock)),
-	})
+func (t *trim) collect(l *Pebble, upto uint64) error {
+	it, err := l.blocks(t.first - 1)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, it.Close()) }()
+	// What went wrong in reading is dealt with here and not an error of Close.
+	defer func() { _ = it.Close() }()
 	n := 0
 	for ok := it.First(); ok && n < trimBlocks && t.next <= upto; ok = it.Next() {
 		last, err := keySeq(it.Key())
@@ -120,11 +119,13 @@ func (t *trim) collect(l *Pebble, upto uint64) (err error) {
 			t.gone = last
 		}
 	}
-	if err := it.Error(); err != nil {
-		l.log.Warn("trimmed messages that could not be read", "first", t.next, "last", upto, "err", err)
-		t.gone, t.next = upto, upto+1
-	} else if t.next == t.first {
-		t.next = upto + 1 // there is nothing more: damage that Read has reported
+	switch {
+	case it.Error() != nil:
+		e := unreadable(it, t.next-1, upto, "", func(seq uint64) []byte { return blockKey(nil, seq) })
+		l.log.Warn("trimmed messages that could not be read", "first", e.First, "last", e.Last, "err", e.Err)
+		t.gone, t.next = e.Last, e.Last+1
+	case t.next == t.first:
+		t.next = upto + 1 // there is nothing more: Read has reported that
 	}
 	return nil
 }
