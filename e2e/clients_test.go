@@ -150,7 +150,7 @@ type jsClient struct {
 	changed chan struct{}
 }
 
-// newJS starts node; the client is not connected yet.
+// newJS starts node and waits until it has; the client is not connected yet.
 func newJS(tb testing.TB) *jsClient {
 	tb.Helper()
 	cmd := exec.Command("node", "client.mjs")
@@ -202,6 +202,7 @@ func newJS(tb testing.TB) *jsClient {
 			tb.Logf("client.mjs: %v\n%s", err, stderr)
 		}
 	})
+	c.event(tb, "start of node", func(e jsEvent) bool { return e.Event == "ready" })
 	return c
 }
 

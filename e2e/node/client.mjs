@@ -67,6 +67,7 @@ const commands = {
   },
 };
 
+emit({ event: 'ready' });
 const lines = createInterface({ input: process.stdin });
 for await (const line of lines) {
   const command = JSON.parse(line);
