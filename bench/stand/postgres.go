@@ -185,14 +185,14 @@ func PostgresURL(port int, db string) string {
 	return fmt.Sprintf("postgres://mynah@127.0.0.1:%d/%s?sslmode=disable", port, db)
 }
 
-// CreateDatabase makes an empty database.
+// CreateDatabase makes an empty database. The name is of letters and digits.
 func (pg *Postgres) CreateDatabase(ctx context.Context, name string) error {
 	c, err := pgx.Connect(ctx, pg.URL("postgres"))
 	if err != nil {
 		return fmt.Errorf("create database %s: %w", name, err)
 	}
 	defer c.Close(ctx) //nolint:errcheck // nothing is lost
-	if _, err := c.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
+	if _, err := c.Exec(ctx, "CREATE DATABASE "+strconv.Quote(name)); err != nil {
 		return fmt.Errorf("create database %s: %w", name, err)
 	}
 	return nil

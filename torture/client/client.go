@@ -165,6 +165,7 @@ func (c *Client) Sleep(politely bool) {
 	if c.conn == nil {
 		return
 	}
+	c.online = false
 	if politely {
 		_ = c.conn.write(wire.AppendEmpty(nil, wire.DISCONNECT))
 	}

@@ -1,0 +1,278 @@
+package client_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"mynah/bench/wire"
+	"mynah/torture/client"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// script is a broker that says what the test tells it to.
+type script struct {
+	t    *testing.T
+	lis  net.Listener
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+func listen(t *testing.T) *script {
+	t.Helper()
+	lis, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lis.Close() })
+	return &script{t: t, lis: lis}
+}
+
+// accept takes the next connection, reads CONNECT and answers it.
+func (s *script) accept(sessionPresent byte) {
+	s.t.Helper()
+	conn, err := s.lis.Accept()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		s.t.Fatal(err)
+	}
+	s.conn, s.r = conn, bufio.NewReader(conn)
+	if b := s.read(); b[0]>>4 != wire.CONNECT || b[9]&2 != 0 {
+		s.t.Fatalf("instead of a CONNECT that keeps the session: % x", b)
+	}
+	s.send([]byte{wire.CONNACK << 4, 2, sessionPresent, 0})
+}
+
+func (s *script) read() []byte {
+	s.t.Helper()
+	var b []byte
+	for {
+		c, err := s.r.ReadByte()
+		if err != nil {
+			s.t.Fatalf("read: %v after % x", err, b)
+		}
+		b = append(b, c)
+		if n, _, err := wire.Frame(b); err == nil && n == len(b) {
+			return b
+		}
+	}
+}
+
+// expect reads the next packet and compares it.
+func (s *script) expect(want []byte) {
+	s.t.Helper()
+	if got := s.read(); !slices.Equal(got, want) {
+		s.t.Fatalf("got % x, want % x", got, want)
+	}
+}
+
+func (s *script) send(b []byte) {
+	s.t.Helper()
+	if _, err := s.conn.Write(b); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *script) hangUp() {
+	s.t.Helper()
+	if err := s.conn.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// told is what a client reports.
+type told struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (r *told) add(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines = append(r.lines, fmt.Sprintf(format, args...))
+}
+
+// wait waits until just these things have been reported.
+func (r *told) wait(t *testing.T, want ...string) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		r.mu.Lock()
+		got := slices.Clone(r.lines)
+		r.mu.Unlock()
+		if slices.Equal(got, want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the client reported %q, want %q", got, want)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func start(t *testing.T, s *script, filters ...wire.Filter) (*client.Client, *told) {
+	t.Helper()
+	r := &told{}
+	c := client.New(&client.Config{
+		Subject: "a", ClientID: "c", Version: wire.V311, Addr: s.lis.Addr().String(), Window: 8, Filters: filters,
+		Acknowledged: func(m *client.Message) { r.add("acked %s", m.Key) },
+		Again:        func(m *client.Message, _ string) { r.add("again %s", m.Key) },
+		Received:     func(d *client.Delivery) { r.add("got %s at QoS %d", d.Payload, d.QoS) },
+		Odd:          func(text string) { r.add("odd: %s", text) },
+		Note:         func(string) {},
+	}, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { c.Run(ctx); close(done) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return c, r
+}
+
+func publish(key string, qos byte, id uint16, dup bool) []byte {
+	return wire.AppendPublish(nil, wire.V311, &wire.Publish{Topic: "t", Payload: []byte(key), QoS: qos, ID: id, Dup: dup})
+}
+
+func message(key string, qos byte) *client.Message {
+	return &client.Message{Key: key, Topic: "t", Payload: []byte(key), QoS: qos}
+}
+
+func ack(kind byte, id uint16) []byte { return wire.AppendAck(nil, kind, id) }
+
+// The ledger believes what this client says. If it sent something else than the
+// same packets again, in order and with DUP, it would hide what a broker forgets
+// or make a broker look as if it stored things twice (MQTT 5, 4.4 and 4.6).
+func TestUnacknowledgedGoesAgainInOrder(t *testing.T) {
+	t.Parallel()
+	s := listen(t)
+	c, r := start(t, s)
+	s.accept(0)
+	c.Publish(message("one", 1))
+	s.expect(publish("one", 1, 1, false))
+	c.Publish(message("two", 2))
+	s.expect(publish("two", 2, 2, false))
+	c.Publish(message("three", 1))
+	s.expect(publish("three", 1, 3, false))
+	c.Publish(message("four", 2))
+	s.expect(publish("four", 2, 4, false))
+	s.send(ack(wire.PUBREC, 2))
+	s.expect(ack(wire.PUBREL, 2))
+	s.send(ack(wire.PUBACK, 1))
+	r.wait(t, "acked two", "acked one")
+	s.hangUp()
+
+	s.accept(1)
+	s.expect(ack(wire.PUBREL, 2))
+	s.expect(publish("three", 1, 3, true))
+	s.expect(publish("four", 2, 4, true))
+	s.send(ack(wire.PUBCOMP, 2))
+	s.send(ack(wire.PUBACK, 3))
+	s.send(ack(wire.PUBREC, 4))
+	s.expect(ack(wire.PUBREL, 4))
+	s.send(ack(wire.PUBCOMP, 4))
+	r.wait(t, "acked two", "acked one", "acked three", "acked four")
+	for !c.Idle() {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// A session that the broker has forgotten is reported, and what was not
+// acknowledged is published anew, without DUP; what was is not.
+func TestLostSession(t *testing.T) {
+	t.Parallel()
+	s := listen(t)
+	c, r := start(t, s)
+	s.accept(0)
+	c.Publish(message("one", 2))
+	s.expect(publish("one", 2, 1, false))
+	c.Publish(message("two", 1))
+	s.expect(publish("two", 1, 2, false))
+	s.send(ack(wire.PUBREC, 1))
+	s.expect(ack(wire.PUBREL, 1))
+	s.hangUp()
+	s.accept(0)
+	s.expect(publish("two", 1, 2, false))
+	r.wait(t, "acked one", "odd: "+client.LostSession, "again two")
+}
+
+// At QoS 2 a packet id reaches the application once until PUBREL, over any
+// number of connections; at QoS 1 every delivery does.
+func TestExactlyOnceAsReceiver(t *testing.T) {
+	t.Parallel()
+	s := listen(t)
+	c, r := start(t, s, wire.Filter{Topic: "t", QoS: 2})
+	s.accept(0)
+	s.expect(wire.AppendSubscribe(nil, wire.V311, 1, wire.Filter{Topic: "t", QoS: 2}))
+	s.send([]byte{wire.SUBACK << 4, 3, 0, 1, 2})
+	s.send(publish("one", 2, 7, false))
+	s.expect(ack(wire.PUBREC, 7))
+	s.hangUp()
+	s.accept(1) // it does not subscribe again
+	s.send(publish("one", 2, 7, true))
+	s.expect(ack(wire.PUBREC, 7))
+	s.send(ack(wire.PUBREL, 7))
+	s.expect(ack(wire.PUBCOMP, 7))
+	s.send(publish("two", 2, 7, false)) // the packet id is free again
+	s.expect(ack(wire.PUBREC, 7))
+	s.send(publish("three", 1, 8, false))
+	s.expect(ack(wire.PUBACK, 8))
+	s.send(publish("three", 1, 8, true))
+	s.expect(ack(wire.PUBACK, 8))
+	r.wait(t, "got one at QoS 2", "got two at QoS 2", "got three at QoS 1", "got three at QoS 1")
+	if !c.Connected() {
+		t.Error("not connected")
+	}
+}
+
+// Acknowledgements for what was not sent are the broker's mistake: believed,
+// they would make an unacknowledged message look acknowledged.
+func TestStrayAcknowledgements(t *testing.T) {
+	t.Parallel()
+	s := listen(t)
+	c, r := start(t, s)
+	s.accept(0)
+	c.Publish(message("one", 2))
+	s.expect(publish("one", 2, 1, false))
+	s.send(ack(wire.PUBACK, 1))
+	s.send(ack(wire.PUBACK, 9))
+	s.send(ack(wire.PUBCOMP, 1))
+	r.wait(t,
+		"odd: PUBACK for packet id 1, which is not in use with QoS 1",
+		"odd: PUBACK for packet id 9, which is not in use with QoS 1",
+		"odd: PUBCOMP for packet id 1 before PUBREC")
+	if c.Idle() {
+		t.Error("the message counts as acknowledged")
+	}
+}
+
+// Away is away: nothing is connected between Sleep and Wake, and what is
+// published meanwhile goes out afterwards.
+func TestSleep(t *testing.T) {
+	t.Parallel()
+	s := listen(t)
+	c, _ := start(t, s)
+	s.accept(0)
+	for !c.Connected() {
+		time.Sleep(time.Millisecond)
+	}
+	c.Sleep(true)
+	s.expect(wire.AppendEmpty(nil, wire.DISCONNECT))
+	if _, err := s.r.ReadByte(); err != io.EOF {
+		t.Fatalf("after DISCONNECT: %v", err)
+	}
+	c.Publish(message("one", 1))
+	c.Wake()
+	s.accept(1)
+	s.expect(publish("one", 1, 1, false))
+}
