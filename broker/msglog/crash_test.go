@@ -176,12 +176,29 @@ func TestKill(t *testing.T) {
 			note(t, lines.Text(), acked, &changes)
 		}
 		_ = cmd.Wait() // it was killed
+		tear(t, dir, round)
 		l := mustOpen(t, dir, msglog.Options{Ballast: -1, MinFree: 1})
 		checkAcked(t, l, acked, changes)
 		mustClose(t, l)
 	}
 	if len(acked) < 1000 {
 		t.Fatalf("only %d messages were acknowledged", len(acked))
+	}
+}
+
+// tear cuts off or changes some of what the crash left unfinished.
+func tear(t *testing.T, dir string, round int) {
+	t.Helper()
+	file, from, to, err := msglog.TornRange(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := mustRead(t, file)
+	switch mid := (from + to) / 2; {
+	case round%2 == 0:
+		mustWrite(t, file, whole[:mid])
+	case mid < to:
+		mustWrite(t, file, flip(whole, int(mid)))
 	}
 }
 

@@ -84,6 +84,10 @@ func TestDamagedTail(t *testing.T) {
 	if len(whole) <= ackedSize {
 		t.Fatalf("write-ahead log of %d bytes, %d of them acknowledged", len(whole), ackedSize)
 	}
+	// Tests that damage a log from outside ask where they may.
+	if file, from, to, err := msglog.TornRange(killed); err != nil || file != wal || from != int64(ackedSize) || to != int64(len(whole)) {
+		t.Fatalf("torn range of %s: %s from %d to %d, %v; want %d to %d", wal, file, from, to, err, ackedSize, len(whole))
+	}
 	wal = filepath.Base(wal)
 
 	refused := 0
