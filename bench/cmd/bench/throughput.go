@@ -171,10 +171,12 @@ func fanOffered(_ context.Context, t *target) (sample, error) {
 		return sample{}, err
 	}
 	p.Pace(5_000_000/float64(len(subs)), 0)
+	began := time.Now()
 	s, err := t.window(subs)
 	if err != nil {
 		return s, err
 	}
+	s.add("taken from the publisher", float64(p.Sent)*float64(len(subs))/time.Since(began).Seconds(), "deliveries/s")
 	p.Hold()
 	var lost uint64
 	for _, sub := range subs {
