@@ -27,6 +27,9 @@ type presence struct {
 	mu       sync.Mutex
 	subjects map[string]*seen
 	stopped  bool
+	waiting  []presenceState // to be told, oldest first
+	telling  bool            // a goroutine does that
+	tellers  sync.WaitGroup
 }
 
 // seen is a subject that is online, or was a moment ago.
@@ -74,7 +77,7 @@ func (p *presence) came(subject string) {
 		s = &seen{}
 		p.subjects[subject] = s
 		p.note(subject, 0)
-		p.tell(presenceState{User: subject, Online: true, LastSeen: p.now().UnixMilli()})
+		p.announce(presenceState{User: subject, Online: true, LastSeen: p.now().UnixMilli()})
 	}
 	s.connections++
 	if s.leaving != nil {
@@ -113,11 +116,12 @@ func (p *presence) leave(subject string, s *seen) {
 	delete(p.subjects, subject)
 	last := s.last.UnixMilli()
 	p.note(subject, last)
-	p.tell(presenceState{User: subject, LastSeen: last})
+	p.announce(presenceState{User: subject, LastSeen: last})
 }
 
 // stop makes those who are about to leave offline at once.
 func (p *presence) stop() {
+	defer p.tellers.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopped = true
@@ -140,6 +144,33 @@ func (p *presence) note(subject string, last int64) {
 	op := msglog.Op{Key: presencePrefix + subject, Value: strconv.AppendInt(nil, last, 10)}
 	if err := p.store.Apply([]msglog.Op{op}, false); err != nil {
 		p.logger.Warn("cannot store when somebody was last seen", "subject", subject, "error", err)
+	}
+}
+
+// announce has a state told, in order and soon: not here, since whoever watches a subject
+// may have to be looked up in the directory first, and a connection is not to wait for
+// that. p.mu is held.
+func (p *presence) announce(s presenceState) {
+	p.waiting = append(p.waiting, s)
+	if !p.telling {
+		p.telling = true
+		p.tellers.Go(p.tellWaiting)
+	}
+}
+
+func (p *presence) tellWaiting() {
+	for {
+		p.mu.Lock()
+		states := p.waiting
+		p.waiting = nil
+		p.telling = len(states) > 0
+		p.mu.Unlock()
+		if len(states) == 0 {
+			return
+		}
+		for _, s := range states {
+			p.tell(s)
+		}
 	}
 }
 

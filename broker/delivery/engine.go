@@ -367,10 +367,10 @@ func (e *Engine) Signal(topic string, payload []byte) {
 	for _, t := range en.subs {
 		s := t.session
 		s.mu.Lock()
-		conn, v5, maxPacket, ids := s.conn, s.v5, s.maxPacket, t.ids
+		conn, v5, maxPacket, ids, started := s.conn, s.v5, s.maxPacket, t.ids, s.mode != offline
 		s.mu.Unlock()
-		if conn == nil {
-			continue
+		if conn == nil || !started {
+			continue // nothing may come before the CONNACK
 		}
 		var frame []byte
 		switch {

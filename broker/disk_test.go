@@ -1,0 +1,99 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"mynah/broker"
+	"mynah/broker/msglog"
+	"mynah/internal/mqttest"
+)
+
+// A disk that fills up: publishers are told, subscribers and clients that come back go on
+// with what there is, and it takes messages again when there is room. A 3.1.1 publisher,
+// for whom the protocol has no such answer, is disconnected, so that it tries again.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	mount := t.TempDir()
+	if err := syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=64m"); err != nil {
+		t.Fatalf("this test fills a file system of its own and needs the right to mount one (run it as root): %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(mount, syscall.MNT_DETACH) })
+	b := mustStart(t, filepath.Join(mount, "data"), func(c *broker.Config) {
+		c.Log = msglog.Options{MemTableBytes: 1 << 20, MinFree: 12 << 20, Ballast: 4 << 20, DiskPoll: 20 * time.Millisecond}
+	})
+	t.Cleanup(func() { // before the unmount
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		_ = b.Stop(ctx)
+	})
+	addr := b.MQTTAddr().String()
+	o := keep(user(t, "alice", "phone"))
+	alice := mqttest.Dial(t, addr, o)
+	alice.Subscribe(1, "user/alice")
+	five, three := mqttest.Dial(t, addr, v5(user(t, "bob", "five"))), mqttest.Dial(t, addr, user(t, "bob", "three"))
+	five.PublishAcked("user/alice", 1, "before")
+	three.Subscribe(0, "user/bob/error")
+
+	other := filepath.Join(mount, "other")
+	if err := os.WriteFile(other, make([]byte, 40<<20), 0o600); err != nil && !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	stored := 1
+	var ack packets.Packet
+	for deadline := time.Now().Add(mqttest.Patience); ; stored++ {
+		if ack = five.PublishAcked("user/alice", 1, strings.Repeat("x", 10000)); ack.ReasonCode != 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the disk is full and messages are still accepted")
+		}
+	}
+	if ack.ReasonCode != packets.ErrQuotaExceeded.Code || !strings.HasPrefix(ack.Properties.ReasonString, "log_full") {
+		t.Errorf("PUBACK %#x %q, want 0x97 log_full", ack.ReasonCode, ack.Properties.ReasonString)
+	}
+	if ack := five.PublishAcked("user/alice", 2, "x"); ack.ReasonCode != packets.ErrQuotaExceeded.Code {
+		t.Errorf("PUBREC %#x, want 0x97", ack.ReasonCode)
+	}
+	three.Publish("user/alice", 1, "x")
+	if r := mustRefusal(t, three); r.Code != "log_full" {
+		t.Errorf("explained as %+v", r)
+	}
+	three.Ended()
+	for i := range stored / 2 {
+		if m := alice.ReceiveAcked(); m.From != "bob" {
+			t.Fatalf("message %d: %s", i, m.Payload)
+		}
+	}
+	alice.Cut()
+	alice = mqttest.Dial(t, addr, o) // comes back although nothing can be appended
+	if codes := alice.Subscribe(1, "user/alice/error"); codes[0] != 1 {
+		t.Errorf("SUBACK %#x", codes[0])
+	}
+	for range stored - stored/2 {
+		alice.ReceiveAcked()
+	}
+	alice.Quiet()
+
+	if err := os.Remove(other); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(mqttest.Patience)
+	for five.PublishAcked("user/alice", 1, "after").ReasonCode != 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("there is room again and messages are still refused")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if m := alice.ReceiveAcked(); m.Body != "after" {
+		t.Errorf("got %s", m.Payload)
+	}
+}
