@@ -97,6 +97,10 @@ func TestProfile(t *testing.T) {
 	if len(list.Items) != 2 || list.Items[0]["name"] != "Anna <b>" || list.Items[1]["id"] != "nobody" {
 		t.Fatalf("looked up: %s", r.Body)
 	}
+	// What is small in JSON and large in jsonb is the caller's mistake, not ours.
+	for _, ext := range []string{"[" + strings.Repeat("1e308,", 200) + "0]", "[" + strings.Repeat("1,", 7000) + "0]", `"` + strings.Repeat("x", 17000) + `"`} {
+		w.do(http.MethodPatch, "/v1/me", anna.AccessToken, `{"ext":{"a":`+ext+`}}`).problem(http.StatusUnprocessableEntity, "invalid")
+	}
 	w.do(http.MethodPost, "/v1/people/find", bert.AccessToken, map[string]any{"by": "id", "key": "anna"}).want(http.StatusOK)
 	w.do(http.MethodPatch, "/v1/me", anna.AccessToken, map[string]any{"settings": map[string]any{"find_by_id": false}}).want(http.StatusOK)
 	hidden := w.do(http.MethodPost, "/v1/people/find", bert.AccessToken, map[string]any{"by": "id", "key": "anna"}).problem(http.StatusNotFound, "not_found")

@@ -264,6 +264,7 @@ func TestBadInputIsRefusedEverywhere(t *testing.T) {
 			}
 			refused("an unknown field", send(filled("x"), with(body, "nonsense", 1)))
 			refused("no object", send(filled("x"), `[]`))
+			refused("null", send(filled("x"), `null`))
 			refused("no JSON", send(filled("x"), `{"a":`))
 			refused("nothing", send(filled("x"), nil))
 			refused("deep nesting", send(filled("x"), strings.Repeat(`{"a":`, 5000)+"1"+strings.Repeat("}", 5000)))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"mynah/api/pgtx"
 	"mynah/chat"
 	"mynah/schema"
 )
@@ -88,6 +89,9 @@ func (s *Service) EditProfile(ctx context.Context, id string, e Edit) (*Account,
 		ext = &text
 	}
 	changed, err := s.db.Q(ctx).Exec(ctx, schema.UpdateProfile, id, e.Name, e.Avatar, ext, e.FindByID, e.FindByPhone, e.FindByMail)
+	if pgtx.Violates(err, "accounts_ext_check") {
+		return nil, errExt // 1e308 is five bytes here and 309 digits in jsonb
+	}
 	if err != nil {
 		return nil, fmt.Errorf("edit profile: %w", err)
 	}
@@ -97,7 +101,7 @@ func (s *Service) EditProfile(ctx context.Context, id string, e Edit) (*Account,
 	return s.Me(ctx, id)
 }
 
-var errExt = chat.Refuse(chat.CodeInvalid, fmt.Sprintf("ext has at most %d bytes.", MaxExt))
+var errExt = chat.Refuse(chat.CodeInvalid, fmt.Sprintf("ext has at most %d bytes, as PostgreSQL writes it.", MaxExt))
 
 // checkName refuses names with control characters, which could break out of the
 // line that they are shown in. Everything else is for the client to escape.
