@@ -22,7 +22,7 @@ type node struct {
 	failed error // why awaitReady gave up
 
 	// Read from its log when it is ready.
-	mqtt, http, metrics, database string
+	mqtt, mqtts, http, metrics, database string
 }
 
 // launch starts `mynah` with JSON logs and does not wait.
@@ -68,12 +68,13 @@ func (n *node) awaitReady() {
 		<-n.exited
 		return
 	}
-	var ready struct{ MQTT, HTTP, Metrics, Database string }
+	var ready struct{ MQTT, MQTTS, HTTP, Metrics, Database string }
 	if err := json.Unmarshal([]byte(line), &ready); err != nil {
 		n.failed = fmt.Errorf("read %q: %w", line, err)
 		return
 	}
-	n.mqtt, n.http, n.metrics, n.database = ready.MQTT, ready.HTTP, ready.Metrics, ready.Database
+	n.mqtt, n.mqtts, n.http = ready.MQTT, ready.MQTTS, ready.HTTP
+	n.metrics, n.database = ready.Metrics, ready.Database
 }
 
 // start launches mynah, waits until it is ready, and stops it gracefully with the

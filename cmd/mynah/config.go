@@ -57,12 +57,17 @@ type Doors struct {
 	AllowOrigin  []string `placeholder:"ORIGIN" help:"Origins of web pages that may connect and call the API: https://chat.example.com, https://*.example.com, or * for all. Default: pages that come from the host they connect to."`
 	TrustedProxy []string `placeholder:"CIDR" help:"Reverse proxies whose X-Forwarded-For is believed, as addresses or networks."`
 
+	ProxyProtocol  bool    `help:"MQTT connections from --trusted-proxy begin with a PROXY header, as HAProxy and load balancers send it."`
+	MaxConnections int     `default:"0" placeholder:"N" help:"Most connections at once; 0 for no limit but the system's."`
+	PublishRate    float64 `default:"0" placeholder:"N" help:"Most messages a second from one person, on average, twice that at once; 0 for no limit."`
+
 	MaxPayload    int           `default:"65536" placeholder:"BYTES" help:"Largest payload that a client may publish."`
 	MaxDepth      int           `default:"32" placeholder:"N" help:"Deepest nesting of JSON in a payload."`
 	MaxMessage    int           `default:"102400" placeholder:"BYTES" help:"Largest message as rendered for subscribers."`
 	SessionExpiry time.Duration `default:"168h" placeholder:"DURATION" help:"How long the session of an absent MQTT 3.1.1 client is kept; the most that an MQTT 5 client may ask for."`
 	RetainAge     time.Duration `default:"720h" placeholder:"DURATION" help:"Archived messages older than this leave the broker's log; 0 for never."`
 	RetainSize    int64         `default:"0" placeholder:"BYTES" help:"The oldest archived messages leave the log above this size; 0 for no limit."`
+	NoArchive     bool          `help:"There is no archiver: messages leave the log by age and size alone."`
 }
 
 // Identity says whose tokens are believed.
@@ -137,10 +142,15 @@ func (d *Doors) validate() error {
 	if _, err := d.proxies(); err != nil {
 		errs = append(errs, err)
 	}
+	if d.ProxyProtocol && len(d.TrustedProxy) == 0 {
+		errs = append(errs, refuse("proxy-protocol", "needs --trusted-proxy, which says whose headers are believed; give both"))
+	}
 	for _, limit := range []struct {
 		flag  string
 		value int64
 	}{
+		{"max-connections", int64(d.MaxConnections)},
+		{"publish-rate", int64(d.PublishRate)},
 		{"max-payload", int64(d.MaxPayload)},
 		{"max-depth", int64(d.MaxDepth)},
 		{"max-message", int64(d.MaxMessage)},

@@ -33,6 +33,10 @@ func (s *server) printCrib(p *process, secret Secret) error {
 		}
 		tokens[subject] = token
 	}
+	if s.broker.MQTTAddr() == nil {
+		fmt.Fprintln(p.stdout, "Mynah is running, without MQTT over TCP, so there is nothing to paste.")
+		return nil
+	}
 	mqttHost, mqttPort, err := net.SplitHostPort(loopback(s.broker.MQTTAddr()))
 	if err != nil {
 		return fmt.Errorf("print the crib: %w", err)

@@ -89,10 +89,15 @@ func (c *serveCmd) Run(ctx context.Context, p *process) (err error) {
 	if err := s.startBroker(ctx); err != nil {
 		return err
 	}
-	address := "tcp://" + loopback(s.broker.MQTTAddr())
-	token := s.ownToken(secret, archiverID, authhook.RoleArchiver)
-	if _, err := s.startArchiver(ctx, address, token); err != nil {
+	address, err := s.ownDoor(ctx)
+	if err != nil {
 		return err
+	}
+	token := s.ownToken(secret, archiverID, authhook.RoleArchiver)
+	if !cfg.NoArchive {
+		if _, err := s.startArchiver(ctx, address, token); err != nil {
+			return err
+		}
 	}
 	if err := s.startNotices(ctx, address, s.ownToken(secret, notice.Subject, authhook.RoleService)); err != nil {
 		return err
@@ -133,7 +138,7 @@ func (c *brokerCmd) Run(ctx context.Context, p *process) (err error) {
 	if err := cfg.validate(); err != nil {
 		return err
 	}
-	if cfg.JWTSecret == "" && len(cfg.JWKS) == 0 {
+	if cfg.JWTSecret == "" && len(cfg.JWKS) == 0 && cfg.DatabaseURL == "" {
 		return refuse("jwt-secret", "is not set, nor is --jwks, so no token could be believed; give one of them")
 	}
 	s := newServer(cfg, p)
@@ -144,17 +149,20 @@ func (c *brokerCmd) Run(ctx context.Context, p *process) (err error) {
 	if err := s.openHTTP(ctx); err != nil {
 		return err
 	}
-	if err := s.openVerifier(cfg.JWTSecret); err != nil {
-		return err
-	}
 	// A broker starts without its database: it has kept the rights that it knew.
 	if cfg.DatabaseURL != "" {
 		if err := s.openPool(true); err != nil {
 			return err
 		}
+		if err := s.followKeys(ctx, cfg.JWTSecret); err != nil {
+			return err
+		}
 		if err := s.startDirectory(ctx); err != nil {
 			return err
 		}
+	}
+	if err := s.openVerifier(cfg.JWTSecret); err != nil {
+		return err
 	}
 	if err := s.startBroker(ctx); err != nil {
 		return err

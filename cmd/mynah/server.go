@@ -31,6 +31,9 @@ import (
 // connectPatience is how long a database may take to answer at start.
 const connectPatience = 10 * time.Second
 
+// keysPause is between two attempts of a broker to read the API's keys.
+const keysPause = 2 * time.Second
+
 // ownTokenTTL is how long a token lives that a part of ours signs for itself. At
 // its end the broker closes the connection and the part comes back with a new one.
 const ownTokenTTL = 24 * time.Hour
@@ -176,6 +179,36 @@ func (s *server) startKeys(ctx context.Context, secret Secret) error {
 	return nil
 }
 
+// followKeys reads the API's signing keys for a broker, which goes on without the
+// database: it tries until it has them. Until then tokens of the API are refused.
+func (s *server) followKeys(ctx context.Context, secret Secret) error {
+	s.keys = s.newKeys(secret)
+	s.stops.push("signing keys", s.keys.Stop)
+	err := s.keys.Start(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, accounts.ErrKeySecret):
+		return refuse("jwt-secret", "%w", err)
+	}
+	s.log.Warn("tokens of the API are refused until the database answers", "err", err)
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for s.keys.Start(ctx) != nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(keysPause):
+			}
+		}
+		s.log.Info("tokens of the API are accepted")
+	}()
+	s.stops.push("wait for signing keys", func(context.Context) error { cancel(); <-done; return nil })
+	return nil
+}
+
 // openVerifier decides whose tokens are believed: those of the secret, of the
 // configured key sets, and of the API's own keys if there are any.
 func (s *server) openVerifier(secret Secret) error {
@@ -246,8 +279,12 @@ func (s *server) startBroker(ctx context.Context) error {
 		TLSCert:        s.cfg.TLSCert,
 		TLSKey:         s.cfg.TLSKey,
 		Verifier:       s.verifier,
+		Limiter:        authhook.NewLimiter(authhook.LimiterConfig{PublishRate: s.cfg.PublishRate}),
+		ProxyProtocol:  s.cfg.ProxyProtocol,
 		TrustedProxies: proxies,
 		AllowedOrigins: s.cfg.AllowOrigin,
+		MaxConns:       s.cfg.MaxConnections,
+		NoArchive:      s.cfg.NoArchive,
 		Limits:         chat.Limits{Payload: s.cfg.MaxPayload, Depth: s.cfg.MaxDepth, Rendered: s.cfg.MaxMessage},
 		Retention:      msglog.Retention{MaxAge: s.cfg.RetainAge, MaxBytes: uint64(max(s.cfg.RetainSize, 0))},
 		SessionExpiry:  s.cfg.SessionExpiry,
@@ -288,6 +325,23 @@ func samePort(a, b string) bool {
 	_, portA, errA := net.SplitHostPort(a)
 	_, portB, errB := net.SplitHostPort(b)
 	return errA == nil && errB == nil && portA == portB
+}
+
+// ownDoor returns the address by which parts in this process reach the broker. That
+// is the door for everybody where it is open to them; where there is none, or where
+// it expects a load balancer's header, it is a WebSocket on a free port of the
+// loopback interface.
+func (s *server) ownDoor(ctx context.Context) (string, error) {
+	if s.cfg.MQTTAddr != off && !s.cfg.ProxyProtocol {
+		return "tcp://" + loopback(s.broker.MQTTAddr()), nil
+	}
+	door, err := listenWeb(ctx, "mqtt-addr", "127.0.0.1:0", s.log)
+	if err != nil {
+		return "", err
+	}
+	s.stops.push("own door", door.stop)
+	door.serve(s.broker.WebSocketHandler())
+	return "ws://" + door.listener.Addr().String() + "/mqtt", nil
 }
 
 // startArchiver connects the archive to the broker. It tries until it succeeds, so
