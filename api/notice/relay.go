@@ -44,6 +44,10 @@ const lockID = 0x6e6f74696365
 const channel = "mynah_outbox"
 
 const (
+	// grace is how long a notice waits after its transaction. Brokers learn of a
+	// new member from the same transaction; without it the notice that they have
+	// joined would often be in the log before they receive the group.
+	grace        = 50 * time.Millisecond
 	batchSize    = 200
 	pollEvery    = 2 * time.Second
 	ackTimeout   = 10 * time.Second
@@ -190,8 +194,15 @@ func (r *Relay) turn(ctx context.Context) error {
 		_, err = conn.WaitForNotification(waiting)
 		idle := waiting.Err() != nil && ctx.Err() == nil
 		cancel()
-		if err != nil && !idle {
+		switch {
+		case idle:
+		case err != nil:
 			return fmt.Errorf("wait for notices: %w", err)
+		default:
+			select {
+			case <-ctx.Done():
+			case <-time.After(grace):
+			}
 		}
 		select {
 		case err := <-lost:

@@ -229,11 +229,11 @@ func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group
 		if _, err := s.exec(ctx, "make owner", schema.InsertMember, spec.ID, a.ID, string(Owner)); err != nil {
 			return err
 		}
-		if err := s.tell(ctx, "notice.group.created", groupNotice{Group: spec.ID, By: a.ID, Name: &spec.Name}); err != nil {
-			return err
-		}
 		st, err := s.standing(ctx, Actor{ID: a.ID}, spec.ID)
 		if err != nil {
+			return err
+		}
+		if err := s.tellOfMember(ctx, st, "notice.group.created", groupNotice{Group: spec.ID, Who: a.ID, Name: &spec.Name}); err != nil {
 			return err
 		}
 		if err := s.invite(ctx, st, a.ID, spec.Invite); err != nil {
