@@ -313,8 +313,10 @@ FROM accounts WHERE id = ANY ($1::text[])`
 	// DirectoryGroups gives id, join_policy, muted, dissolved.
 	DirectoryGroups = `SELECT id, join_policy, muted, dissolved_at IS NOT NULL FROM groups WHERE id = ANY ($1::text[])`
 
-	// DirectoryIdentity gives the id of the database.
-	DirectoryIdentity = `SELECT id::text FROM database_identity`
+	// DirectoryIdentity gives what tells this database from others, copies of it
+	// in the same cluster included.
+	DirectoryIdentity = `
+SELECT i.id::text || '/' || d.oid FROM database_identity i, pg_database d WHERE d.datname = current_database()`
 
 	// DirectorySeen notes that the accounts $1 were seen now, to the minute.
 	DirectorySeen = `
