@@ -1,7 +1,10 @@
 package e2e_test
 
 import (
+	"bytes"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -94,10 +97,25 @@ func TestCrib(t *testing.T) {
 		table := paste("archive")
 		return strings.Contains(table, `"Hello alice"`) && strings.Contains(table, `"Hello everyone"`) && strings.Contains(table, "sensor")
 	})
+	// A token of the API's own opens the same doors.
+	var session struct {
+		AccessToken string `json:"access_token"`
+	}
+	mustUnmarshal(t, []byte(paste("alice signs in")), &session)
+	dial(t, n, "alice-phone", session.AccessToken).pub(t, "group/lobby", 1, "signed in")
+	sees("alice", alice, `"from":"alice","to":"group/lobby".*"body":"signed in"`)
 	carol := strings.TrimSpace(paste("somebody else"))
 	dial(t, n, "carol", carol).sub(t, "group/lobby", 1)
 
 	// The secret that it made is nobody else's to read, and stands in no log.
+	file := filepath.Join(data, "jwt-secret")
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the secret's file: %v %v, want mode 0600", info, err)
+	}
+	made, err := os.ReadFile(file)
+	if err != nil || len(bytes.TrimSpace(made)) < 32 || strings.Contains(n.log.String()+n.stdout.String(), string(bytes.TrimSpace(made))) {
+		t.Errorf("the secret is short, or printed: %v", err)
+	}
 	status, stdout, stderr := execute(t, "token", "--data-dir", data, "--sub", "dave")
 	if status != 0 {
 		t.Fatal(stderr)

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"time"
 
@@ -11,6 +15,10 @@ import (
 
 // demoGroup is the group that the demo people share.
 const demoGroup = "lobby"
+
+// demoPassword is what the demo people sign in with. Whoever reaches the server
+// knows it, so they exist with --dev only.
+const demoPassword = "mynah-demo"
 
 // demoTTL is how long the tokens in the crib are valid: long enough for a day of
 // trying things out. The next start prints new ones.
@@ -62,9 +70,59 @@ func (s *server) printCrib(p *process, secret Secret) error {
 		mosquitto("pub", "sensor", "-q 1 -t group/"+demoGroup+` -m '{"temperature":21.5}'`))
 	line("bob in a browser's way: MQTT.js over WebSocket",
 		fmt.Sprintf("npx --yes mqtt subscribe -l ws -h %s -p %s --path /mqtt -i bob-browser -u bob -P %s -q 1 -v -t 'group/+'", httpHost, httpPort, tokens["bob"]))
+	line("alice signs in by HTTP and gets a token of her own",
+		fmt.Sprintf(`curl -s http://%s/v1/sessions/password -H 'Content-Type: application/json' -d '{"id":"alice","password":"%s"}'`, net.JoinHostPort(httpHost, httpPort), demoPassword))
 	line("what the archive has",
 		fmt.Sprintf(`psql '%s' -c "SELECT seq, sender, topic, type, message->'body' AS body FROM messages ORDER BY seq DESC LIMIT 10"`, s.cfg.DatabaseURL.Reveal()))
 	line("a token for somebody else", fmt.Sprintf("%s token --data-dir %s --sub carol --group %s", p.program, s.cfg.DataDir, demoGroup))
 	fmt.Fprintln(p.stdout, out.String())
+	return nil
+}
+
+// makeDemoPeople registers alice and bob and makes a room that they are in, by the
+// API's own doors. What is there from an earlier start stays as it is.
+func (s *server) makeDemoPeople(ctx context.Context, secret Secret) error {
+	call := func(subject string, role authhook.Role, method, path string, body any) error {
+		token, err := s.ownToken(secret, subject, role)(ctx)
+		if err != nil {
+			return fmt.Errorf("make demo people: %w", err)
+		}
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("make demo people: %w", err)
+		}
+		ctx, cancel := context.WithTimeout(ctx, connectPatience)
+		defer cancel()
+		request, err := http.NewRequestWithContext(ctx, method, "http://"+loopback(s.web.listener.Addr())+path, bytes.NewReader(raw))
+		if err != nil {
+			return fmt.Errorf("make demo people: %w", err)
+		}
+		request.Header.Set("Content-Type", "application/json")
+		if role != "" {
+			request.Header.Set("Authorization", "Bearer "+token)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return fmt.Errorf("make demo people: %w", err)
+		}
+		defer func() { _ = response.Body.Close() }() // only read
+		if response.StatusCode/100 != 2 && response.StatusCode != http.StatusConflict {
+			return fmt.Errorf("make demo people: %s %s: %s", method, path, response.Status)
+		}
+		return nil
+	}
+	for _, subject := range []string{"alice", "bob"} {
+		if err := call(subject, "", http.MethodPost, "/v1/accounts", map[string]string{"id": subject, "password": demoPassword, "name": strings.ToUpper(subject[:1]) + subject[1:]}); err != nil {
+			return err
+		}
+	}
+	if err := call("demo-admin", authhook.RoleAdmin, http.MethodPost, "/v1/groups", map[string]string{"id": demoGroup, "name": "Lobby", "join": "open"}); err != nil {
+		return err
+	}
+	for _, subject := range []string{"alice", "bob"} {
+		if err := call(subject, authhook.RoleUser, http.MethodPost, "/v1/groups/"+demoGroup+"/join", struct{}{}); err != nil {
+			return err
+		}
+	}
 	return nil
 }

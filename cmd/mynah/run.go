@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -20,6 +21,9 @@ const (
 	exitFailure = 1 // the command could not do what it was asked; stderr says why
 	exitUsage   = 2 // the command line could not be understood
 )
+
+// secondSignal is how long after the first signal another one counts as a second.
+const secondSignal = time.Second
 
 // cli is the grammar of the command line.
 type cli struct {
@@ -97,12 +101,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return fail(status, err)
 	}
 
-	// The first SIGINT or SIGTERM asks for a graceful stop. After it the
-	// signals have their usual effect again, so that a second one ends the
-	// process at once.
+	// The first SIGINT or SIGTERM asks for a graceful stop. A moment after it the
+	// signals have their usual effect again, so that a second one ends the process
+	// at once. Within the moment it is the same one twice: timeout(1) and others
+	// signal a process and its group.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, func() { time.AfterFunc(secondSignal, stop) })
 
 	p := &process{program: os.Args[0], getenv: getenv, stdout: stdout, stderr: stderr}
 	command.BindTo(ctx, (*context.Context)(nil))

@@ -112,6 +112,9 @@ func (c *serveCmd) Run(ctx context.Context, p *process) (err error) {
 	s.serveHTTP()
 	s.ready(ctx)
 	if c.Dev {
+		if err := s.makeDemoPeople(ctx, secret); err != nil {
+			return err
+		}
 		if err := s.printCrib(p, secret); err != nil {
 			return err
 		}
