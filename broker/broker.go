@@ -100,7 +100,7 @@ type Broker struct {
 	lastTS  int64 // of the newest message; used by the sequencer only
 
 	conns     sync.Map   // *delivery.Conn → *conn
-	clientsMu sync.Mutex // who is in Mochi's Clients with which subscriptions; no other lock is taken under it
+	clientsMu sync.Mutex // who is in Mochi's Clients with which subscriptions; of other locks only Session.mu is taken under it
 	maxPacket int        // bytes of the largest packet that clients may send
 	// memberships counts what the directory said about who is in which group.
 	memberships atomic.Uint64

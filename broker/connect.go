@@ -160,6 +160,9 @@ func (b *Broker) inherit(c *conn) (plain bool) {
 	}
 	b.clientsMu.Lock()
 	defer b.clientsMu.Unlock()
+	if c.session.Superseded(c.Conn) {
+		return false // another was faster, and must not be ended as if it had been before us
+	}
 	if before, ok := b.mochi.Clients.Get(cl.ID); ok {
 		before.Stop(packets.ErrSessionTakenOver)
 		if c.resumed && before.State.Inflight.Len() > 0 {

@@ -498,6 +498,35 @@ func TestRacingReconnects(t *testing.T) {
 	last.Quiet()
 }
 
+// Of connections of one client that race, one is left: the loser does not end the winner.
+func TestRacingReconnectsLeaveOne(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	addr := b.MQTTAddr().String()
+	o := keep(user(t, "alice", "phone"))
+	for round := range 40 {
+		clients := make([]*mqttest.Client, 3)
+		var wg sync.WaitGroup
+		for i := range clients {
+			wg.Go(func() { clients[i], _ = mqttest.TryDial(t, addr, o) })
+		}
+		wg.Wait()
+		alive := 0
+		for _, c := range clients {
+			if c == nil || c.Connack.ReasonCode != 0 {
+				continue
+			}
+			c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingreq}})
+			if pk, err := c.Read(mqttest.Patience); err == nil && pk.FixedHeader.Type == packets.Pingresp {
+				alive++
+			}
+		}
+		if alive != 1 {
+			t.Fatalf("round %d: %d of 3 connections are left", round, alive)
+		}
+	}
+}
+
 // An expired session is gone from Mochi too: who comes back under its id gets nothing that
 // it did not subscribe to.
 func TestExpiredSessionIsUnsubscribed(t *testing.T) {
