@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -352,4 +353,32 @@ func TestSessionExpiry(t *testing.T) {
 			t.Fatal("the session did not expire")
 		}
 	}
+}
+
+// What is sent again after a reconnect goes as far as the outbox takes it, and leaves room
+// for the answers to the client's own packets. It overfilled the outbox, and the next
+// SUBACK or PINGRESP ended the connection.
+func TestManyLargeMessagesComeAgain(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	addr := b.MQTTAddr().String()
+	opts := keep(user(t, "alice", "phone"))
+	alice := mqttest.Dial(t, addr, opts)
+	alice.Subscribe(1, "user/alice")
+	bob := mqttest.Dial(t, addr, user(t, "bob", "phone"))
+	const n = 150
+	for range n {
+		bob.PublishAcked("user/alice", 1, strings.Repeat("x", 30000))
+		alice.Receive()
+	}
+	alice.Cut()
+	alice = mqttest.Dial(t, addr, opts)
+	time.Sleep(100 * time.Millisecond) // a client that is slow to read
+	alice.Subscribe(1, "user/alice/error")
+	for range n {
+		if m := alice.ReceiveAcked(); !m.FixedHeader.Dup {
+			t.Fatal("a message without DUP")
+		}
+	}
+	alice.Quiet()
 }

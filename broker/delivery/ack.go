@@ -68,7 +68,7 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 		s.onWire--
 	}
 	s.win.done(e)
-	s.dirty = true
+	s.movedLocked()
 	if s.mode == behind && s.onWire <= s.limit/2 {
 		s.wakeLocked()
 	}
@@ -160,13 +160,22 @@ func (s *Session) resendRound(w *pumpWork) bool {
 	if len(some) == 0 || !conn.hasRoom() {
 		return s.pause()
 	}
+	bytes := 0
 	for i := range some {
+		if bytes > s.engine.limits.PerConn/2 {
+			some = some[:i] // the outbox, at most half full now, takes no more
+			break
+		}
 		if err := s.encodeUnsent(w, &some[i], v5, maxPacket); err != nil {
+			if s.engine.closing.Load() {
+				return s.pause()
+			}
 			s.engine.logger.Error("cannot read a message for a session again; its connection is closed so that it tries again",
 				"subject", s.Subject, "client_id", s.ClientID, "seq", some[i].seq, "error", err)
 			_ = conn.Close()
 			return s.pause()
 		}
+		bytes += len(some[i].frame)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

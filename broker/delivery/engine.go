@@ -46,6 +46,8 @@ type Engine struct {
 	sessions map[Key]*Session
 	subjects map[string]map[*Session]struct{}
 
+	dirty dirtySessions // its lock is the innermost
+
 	// Used by Deliver only.
 	run         run
 	recentFIFO  []*entry // one for each remembered message, oldest first
@@ -178,31 +180,67 @@ func (s *Session) Attached() *Conn {
 	return s.conn
 }
 
-// keepHouse stores positions that have moved and ends sessions that have expired,
-// once a second.
+// How often positions that have moved are stored. What a crash forgets of them, clients
+// get again; the more often, the less. With very many sessions on the move it is done
+// less often, so that it never costs more than a few percent of a core.
+const (
+	saveInterval = 200 * time.Millisecond
+	saveMany     = 2000
+)
+
+// keepHouse stores positions that have moved, and ends sessions that have expired.
 func (e *Engine) keepHouse() {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
+	save, expire := time.NewTicker(saveInterval), time.NewTicker(time.Second)
+	defer save.Stop()
+	defer expire.Stop()
+	var saved time.Time
 	for {
 		select {
 		case <-e.ctx.Done():
 			return
-		case <-tick.C:
-		}
-		now := e.now()
-		for _, s := range e.all() {
-			s.mu.Lock()
-			expired := s.expiredLocked(now)
-			dirty := s.dirty && s.expiry > 0
-			s.mu.Unlock()
-			switch {
-			case expired:
-				s.expire(now)
-			case dirty:
-				e.store.saveLogged(s, false)
+		case now := <-save.C:
+			if e.dirty.len() <= saveMany || now.Sub(saved) >= time.Second {
+				e.store.saveAll(e.dirty.take())
+				saved = now
+			}
+		case <-expire.C:
+			now := e.now()
+			for _, s := range e.all() {
+				s.mu.Lock()
+				expired := s.expiredLocked(now)
+				s.mu.Unlock()
+				if expired {
+					s.expire(now)
+				}
 			}
 		}
 	}
+}
+
+// dirtySessions are those whose stored position is out of date.
+type dirtySessions struct {
+	mu   sync.Mutex
+	list []*Session
+}
+
+func (d *dirtySessions) add(s *Session) {
+	d.mu.Lock()
+	d.list = append(d.list, s)
+	d.mu.Unlock()
+}
+
+func (d *dirtySessions) len() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.list)
+}
+
+func (d *dirtySessions) take() []*Session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := d.list
+	d.list = nil
+	return list
 }
 
 // expire ends the session if it is still offline.

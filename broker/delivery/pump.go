@@ -467,7 +467,7 @@ func (s *Session) fit(w *pumpWork, conn *Conn) int {
 // advanceLocked moves the position behind the first n items, or to the horizon if these
 // are all.
 func (s *Session) advanceLocked(w *pumpWork, n int, horizon uint64) {
-	s.dirty = true
+	s.movedLocked()
 	// What was restored and turns out to be behind us now goes the way of resends.
 	s.resends = s.resends || s.restored != nil && s.win.n > 0
 	if n > 0 {

@@ -220,7 +220,7 @@ func (s *Session) detachLocked(own *Conn) {
 		s.pos = max(s.pos, delivered)
 	}
 	s.mode = offline
-	s.dirty = true
+	s.movedLocked()
 	if old != nil {
 		s.expiresAt = s.engine.now().Add(s.expiry)
 	}
@@ -410,11 +410,20 @@ func (s *Session) rewindLocked(seq uint64) {
 	if s.pos <= seq && s.mode != live {
 		return
 	}
-	s.pos, s.rewound, s.dirty = seq, true, true
+	s.pos, s.rewound = seq, true
+	s.movedLocked()
 	if s.mode == live {
 		s.mode = behind
 	}
 	s.wakeLocked()
+}
+
+// movedLocked says that the stored position is out of date.
+func (s *Session) movedLocked() {
+	if !s.dirty && s.expiry > 0 {
+		s.dirty = true
+		s.engine.dirty.add(s)
+	}
 }
 
 // Cursor returns the seq up to which everything of the session is done: acknowledged,
@@ -466,7 +475,7 @@ func (s *Session) deliver(t *topicSub, r *run) {
 			return
 		}
 		s.pos = last
-		s.dirty = true // what was sent at QoS 0 is not to be sent again after a crash
+		s.movedLocked() // what was sent at QoS 0 is not to be sent again after a crash
 		return
 	}
 	if s.onWire+len(enc.ids) > s.limit || s.win.n+len(enc.ids) > maxWindow/2 {

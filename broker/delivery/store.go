@@ -148,6 +148,34 @@ func (st *store) saveLogged(s *Session, sync bool) {
 	}
 }
 
+// saveAll stores the cursors of sessions, many at a time.
+func (st *store) saveAll(sessions []*Session) {
+	const most = 256
+	for len(sessions) > 0 {
+		some := sessions[:min(most, len(sessions))]
+		sessions = sessions[len(some):]
+		var ops []msglog.Op
+		for _, s := range some {
+			ops = append(ops, st.movedOps(s)...)
+		}
+		if err := st.kv.Apply(ops, false); err != nil && !errors.Is(err, msglog.ErrClosed) {
+			st.logger.Warn("cannot store the positions of sessions; after a restart they may get messages again",
+				"sessions", len(some), "error", err)
+		}
+	}
+}
+
+// movedOps returns what brings the cursor of a session up to date, nothing if the
+// session has ended meanwhile: its key may be another one's by now.
+func (st *store) movedOps(s *Session) []msglog.Op {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	if s.ended || !s.kept {
+		return nil
+	}
+	return st.cursorOps(s)
+}
+
 // saveExactly stores the packet ids of QoS 2 messages before they are sent.
 func (st *store) saveExactly(s *Session, xs []Exactly) error {
 	s.mu.Lock()

@@ -346,6 +346,14 @@ func (c *Client) Quiet() {
 	}
 }
 
+// Settle waits until the broker has taken in everything that the client has sent. Messages
+// that come meanwhile are kept for Receive.
+func (c *Client) Settle() {
+	c.tb.Helper()
+	c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingreq}})
+	c.Expect(packets.Pingresp)
+}
+
 // Ended fails the test unless the connection ends. It returns the DISCONNECT that came
 // before, if one did.
 func (c *Client) Ended() packets.Packet {
