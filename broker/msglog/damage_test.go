@@ -215,7 +215,7 @@ func TestDamagedTable(t *testing.T) {
 	dir := t.TempDir()
 	l := mustOpen(t, dir, small)
 	var all []*msglog.Record
-	for i := range 160 {
+	for i := range 80 {
 		recs := make([]*msglog.Record, 100)
 		for j := range recs {
 			recs[j] = testRecord(i, j)

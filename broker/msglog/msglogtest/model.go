@@ -95,7 +95,7 @@ func testModel(t *testing.T, open Open) {
 		key := rapid.StringOfN(rapid.SampledFrom([]rune("ab/\x00")), 0, 4, -1)
 		rt.Repeat(map[string]func(*rapid.T){
 			"append": func(rt *rapid.T) {
-				n := rapid.SampledFrom([]int{0, 1, 2, 3, 5, 70}).Draw(rt, "n")
+				n := rapid.SampledFrom([]int{0, 1, 2, 3, 5, 12}).Draw(rt, "n")
 				var got, want []*msglog.Record
 				var outcomes []msglog.Outcome
 				for range n {
