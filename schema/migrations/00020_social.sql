@@ -54,8 +54,8 @@ INSERT INTO database_identity DEFAULT VALUES;
 -- acceptance makes both 'contact', a removal deletes both. If the peer has blocked
 -- the owner, a request makes the owner's row only, so that nothing tells of it.
 CREATE TABLE contacts (
-    owner  text        NOT NULL CHECK (owner ~ '^[A-Za-z0-9_.~-]{1,64}$'),
-    peer   text        NOT NULL CHECK (peer ~ '^[A-Za-z0-9_.~-]{1,64}$'),
+    owner  text        NOT NULL CHECK (octet_length(owner) BETWEEN 1 AND 64 AND owner !~ '[^A-Za-z0-9_.~-]'),
+    peer   text        NOT NULL CHECK (octet_length(peer) BETWEEN 1 AND 64 AND peer !~ '[^A-Za-z0-9_.~-]'),
     state  text        NOT NULL CHECK (state IN ('asked', 'incoming', 'contact')),
     note   text        NOT NULL DEFAULT '' CHECK (char_length(note) <= 200), -- of the request
     remark text        NOT NULL DEFAULT '' CHECK (char_length(remark) <= 64), -- what the owner calls the peer
@@ -68,8 +68,8 @@ CREATE INDEX contacts_requests ON contacts (owner, state, since, peer) WHERE sta
 CREATE INDEX contacts_peer ON contacts (peer, owner);
 
 CREATE TABLE blocks (
-    owner text        NOT NULL CHECK (owner ~ '^[A-Za-z0-9_.~-]{1,64}$'),
-    peer  text        NOT NULL CHECK (peer ~ '^[A-Za-z0-9_.~-]{1,64}$'), -- may not write to owner
+    owner text        NOT NULL CHECK (octet_length(owner) BETWEEN 1 AND 64 AND owner !~ '[^A-Za-z0-9_.~-]'),
+    peer  text        NOT NULL CHECK (octet_length(peer) BETWEEN 1 AND 64 AND peer !~ '[^A-Za-z0-9_.~-]'), -- may not write to owner
     since timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (owner, peer),
     CHECK (owner <> peer)
@@ -99,7 +99,7 @@ CREATE TRIGGER blocks_deleted AFTER DELETE ON blocks REFERENCING OLD TABLE AS to
 
 -- A group is never deleted, so that its id is never given to another one.
 CREATE TABLE groups (
-    id           text PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9_.~-]{1,64}$'),
+    id           text PRIMARY KEY CHECK (octet_length(id) BETWEEN 1 AND 64 AND id !~ '[^A-Za-z0-9_.~-]'),
     name         text        NOT NULL DEFAULT '' CHECK (char_length(name) <= 64),
     avatar       text        NOT NULL DEFAULT '' CHECK (octet_length(avatar) <= 1024),
     announcement text        NOT NULL DEFAULT '' CHECK (char_length(announcement) <= 2000),
@@ -130,7 +130,7 @@ CREATE TRIGGER groups_updated AFTER UPDATE ON groups
 
 CREATE TABLE members (
     grp         text        NOT NULL REFERENCES groups (id),
-    account     text        NOT NULL CHECK (account ~ '^[A-Za-z0-9_.~-]{1,64}$'),
+    account     text        NOT NULL CHECK (octet_length(account) BETWEEN 1 AND 64 AND account !~ '[^A-Za-z0-9_.~-]'),
     role        text        NOT NULL DEFAULT 'member' CHECK (role IN ('owner', 'admin', 'member')),
     nickname    text        NOT NULL DEFAULT '' CHECK (char_length(nickname) <= 64),
     muted_until timestamptz, -- may not speak before
@@ -195,7 +195,7 @@ CREATE TRIGGER members_key_stays BEFORE UPDATE ON members
 -- Who may not come back, and may not use a token that says it is a member.
 CREATE TABLE bans (
     grp     text        NOT NULL REFERENCES groups (id),
-    account text        NOT NULL CHECK (account ~ '^[A-Za-z0-9_.~-]{1,64}$'),
+    account text        NOT NULL CHECK (octet_length(account) BETWEEN 1 AND 64 AND account !~ '[^A-Za-z0-9_.~-]'),
     by      text        NOT NULL DEFAULT '',
     reason  text        NOT NULL DEFAULT '' CHECK (char_length(reason) <= 200),
     at      timestamptz NOT NULL DEFAULT now(),
@@ -233,7 +233,7 @@ CREATE TRIGGER bans_lifted AFTER DELETE ON bans REFERENCING OLD TABLE AS touched
 -- Requests to be let into a group (join_policy approval).
 CREATE TABLE join_requests (
     grp     text        NOT NULL REFERENCES groups (id),
-    account text        NOT NULL CHECK (account ~ '^[A-Za-z0-9_.~-]{1,64}$'),
+    account text        NOT NULL CHECK (octet_length(account) BETWEEN 1 AND 64 AND account !~ '[^A-Za-z0-9_.~-]'),
     note    text        NOT NULL DEFAULT '' CHECK (char_length(note) <= 200),
     at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (grp, account)
@@ -244,7 +244,7 @@ CREATE INDEX join_requests_account ON join_requests (account);
 -- Invitations of one person, who may join with it whatever the policy.
 CREATE TABLE invitations (
     grp        text        NOT NULL REFERENCES groups (id),
-    account    text        NOT NULL CHECK (account ~ '^[A-Za-z0-9_.~-]{1,64}$'),
+    account    text        NOT NULL CHECK (octet_length(account) BETWEEN 1 AND 64 AND account !~ '[^A-Za-z0-9_.~-]'),
     by         text        NOT NULL,
     at         timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,
