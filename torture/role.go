@@ -39,6 +39,10 @@ func (r *role) start() error {
 			return nil
 		}
 		if p != nil {
+			if done, _ := p.Exited(); !done {
+				r.ledger.Odd("%s neither serves nor ends after its start: %v", r.name, err)
+				r.say("%s HANGS AT ITS START", r.name)
+			}
 			_ = p.Kill()
 		}
 		if !r.diskFull.Load() {
