@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"time"
 
 	"mynah/api/directory"
 	"mynah/api/notice"
@@ -58,44 +57,6 @@ func (s *server) startDirectory(ctx context.Context) error {
 	s.stops.push("directory", d.Stop)
 	s.directory = d
 	return nil
-}
-
-// keysEvery is how often the broker alone tries to read the API's keys.
-const keysEvery = 5 * time.Second
-
-// followKeys has the broker alone believe the tokens that the API signs, and
-// devices' own. The keys are in the database, which need not be there: then they
-// are read as soon as it is.
-func (s *server) followKeys(ctx context.Context) {
-	s.keys = s.newKeys(s.cfg.JWTSecret)
-	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	start := func() bool {
-		attempt, cancel := context.WithTimeout(running, keysEvery)
-		defer cancel()
-		err := s.keys.Start(attempt)
-		if err != nil && running.Err() == nil {
-			s.log.WarnContext(ctx, "the API's signing keys cannot be read yet; its tokens may be refused", "error", err)
-		}
-		return err == nil
-	}
-	started := start()
-	go func() {
-		defer close(done)
-		for !started {
-			select {
-			case <-running.Done():
-				return
-			case <-time.After(keysEvery):
-			}
-			started = start()
-		}
-	}()
-	s.stops.push("signing keys", func(ctx context.Context) error {
-		cancel()
-		<-done
-		return s.keys.Stop(ctx)
-	})
 }
 
 // startNotices has the notices of the API published. Neither the broker nor the
