@@ -42,7 +42,7 @@ func TestInspect(t *testing.T) {
 	dir := t.TempDir()
 	l := mustOpen(t, dir, small)
 	var acked []*msglog.Record
-	for i := range 300 {
+	for i := range 150 {
 		recs := make([]*msglog.Record, i%70+1)
 		for j := range recs {
 			recs[j] = testRecord(i, j)
@@ -64,7 +64,7 @@ func TestInspect(t *testing.T) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		for i := 1000; i < 4000; i++ { // so that it is not faster than who looks
+		for i := 1000; i < 2000; i++ { // so that it is not faster than who looks
 			select {
 			case <-stop:
 				return
@@ -123,7 +123,7 @@ func TestInspect(t *testing.T) {
 			t.Fatalf("all of user/u3: %d records, %v", len(recs), err)
 		}
 	}
-	for range 3 {
+	for range 2 {
 		check(last)
 	}
 	close(stop)

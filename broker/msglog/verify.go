@@ -32,6 +32,12 @@ func (i *Inspector) Verify(ctx context.Context) (*Verification, error) {
 	if i.info.Last < i.info.Durable {
 		v.problem("the log ends at %d, but was durable up to %d", i.info.Last, i.info.Durable)
 	}
+	var err error
+	if v.all, err = i.log.db.NewIter(nil); err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	// What it meets is reported as a problem, and not again when it is closed.
+	defer func() { _ = v.all.Close() }()
 	if err := v.blocks(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
@@ -48,6 +54,7 @@ type verifier struct {
 	first, last uint64
 	tails       map[string]uint64 // newest message seen on each topic
 	counted     uint64            // places on topics that the postings name
+	all         *pebble.Iterator
 }
 
 func (v *verifier) problem(format string, args ...any) {
@@ -205,19 +212,17 @@ func (v *verifier) pointers(last uint64, topics map[string][]uint64, devices map
 	return nil
 }
 
-// get returns a copy of a value.
+// get returns a value, which is good until the next call.
 func (v *verifier) get(key []byte) (value []byte, ok bool, err error) {
-	stored, closer, err := v.log.db.Get(key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, false, nil
-	} else if err != nil {
-		if pebble.IsCorruptionError(err) {
-			return nil, false, nil // reported as a pointer that leads nowhere
-		}
+	if !v.all.SeekGE(key) || !bytes.Equal(v.all.Key(), key) {
+		err = v.all.Error()
+	} else if value, err = v.all.ValueAndErr(); err == nil {
+		return value, true, nil
+	}
+	if err != nil && !pebble.IsCorruptionError(err) {
 		return nil, false, err
 	}
-	value = bytes.Clone(stored)
-	return value, true, closer.Close()
+	return nil, false, nil // if it is damaged, it is reported as leading nowhere
 }
 
 // countPostings looks for postings that lead nowhere.
