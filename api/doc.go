@@ -32,6 +32,9 @@
 //	page.go         keyset pagination
 //	docs.go         /openapi.json and /docs
 //	accounts/       people, identities, codes, sessions, keys, devices: the domain, without HTTP
+//	social/         contacts, groups, rooms, invitations and the table of rights: the domain, without HTTP
+//	directory/      what the broker asks about rights, from memory; used by the broker's process
+//	notice/         notices from the outbox to the log
 //	limit/          rates by address and target
 //	changes/        the feed of changes to rights, for the broker's directory
 //	seal/           encryption of what is kept in the database
