@@ -159,6 +159,7 @@ func TestTimeout(t *testing.T) {
 	anna := w.token("anna", "")
 	tx, err := w.db.Begin(t.Context())
 	must(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }() // if the test fails before
 	_, err = tx.Exec(t.Context(), `LOCK TABLE accounts`)
 	must(t, err)
 	w.do(http.MethodGet, "/v1/me", anna, nil).problem(http.StatusServiceUnavailable, "unavailable")

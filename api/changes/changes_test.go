@@ -30,6 +30,8 @@ func begin(tb testing.TB, db *pgxpool.Pool, subject string) pgx.Tx {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	// Else a test that fails would wait for its connection for ever.
+	tb.Cleanup(func() { _ = tx.Rollback(context.Background()) })
 	if _, err := tx.Exec(tb.Context(), `SELECT record_change('joined', $1, 'g')`, subject); err != nil {
 		tb.Fatal(err)
 	}
