@@ -67,3 +67,6 @@ func (u SecretURL) GoString() string { return u.String() }
 
 // LogValue does it for slog.
 func (u SecretURL) LogValue() slog.Value { return slog.StringValue(u.String()) }
+
+// MarshalText does it for encoders.
+func (u SecretURL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mustRun calls the program in this process.
+func mustRun(tb testing.TB, env map[string]string, args ...string) (status int, stdout, stderr string) {
+	tb.Helper()
+	var out, err bytes.Buffer
+	status = run(tb.Context(), args, func(name string) string { return env[name] }, &out, &err)
+	return status, out.String(), err.String()
+}
+
+// A flag wins over the environment, the environment over the file.
+func TestPrecedence(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "mynah.yaml")
+	const secretOfFile, secretOfEnv = "the secret in the file, of 32 bytes or so", "short"
+	if err := os.WriteFile(file, []byte("jwt-secret: "+secretOfFile+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"token", "--sub", "alice"}
+	if status, _, stderr := mustRun(t, map[string]string{"MYNAH_CONFIG": file}, args...); status != 0 {
+		t.Errorf("the file's secret: %s", stderr)
+	}
+	env := map[string]string{"MYNAH_CONFIG": file, "MYNAH_JWT_SECRET": secretOfEnv}
+	if status, _, stderr := mustRun(t, env, args...); status != 1 || !strings.Contains(stderr, "is 5 bytes long") {
+		t.Errorf("the environment's secret: status %d: %s", status, stderr)
+	}
+	if status, _, stderr := mustRun(t, env, append(args, "--jwt-secret", secretOfFile)...); status != 0 {
+		t.Errorf("the flag's secret: %s", stderr)
+	}
+}
+
+// What is misspelt is refused, wherever it stands.
+func TestMisspelt(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "mynah.yaml")
+	if err := os.WriteFile(file, []byte("jwt-secrte: x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"brokr"}, exitUsage, "brokr"},
+		{[]string{"token", "--subject", "alice"}, exitFailure, "--subject"},
+		{[]string{"token", "--sub", "alice", "--role", "root"}, exitFailure, "--role"},
+		{[]string{"token", "--sub", "alice", "--config", file}, exitFailure, `"jwt-secrte"`},
+		{[]string{"token", "--sub", "not an id", "--jwt-secret", strings.Repeat("s", 32)}, exitFailure, "sub"},
+		{[]string{"token", "--sub", "alice", "--ttl", "-1h", "--jwt-secret", strings.Repeat("s", 32)}, exitFailure, "--ttl"},
+	} {
+		if status, _, stderr := mustRun(t, nil, test.args...); status != test.status || !strings.Contains(stderr, test.says) {
+			t.Errorf("mynah %s: status %d: %swant %d and %s", strings.Join(test.args, " "), status, stderr, test.status, test.says)
+		}
+	}
+}
+
+// Without arguments, and with --help anywhere, the help is printed; every flag in it
+// has its environment variable.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{nil, {"--help"}, {"serve", "--help"}, {"token", "--help"}, {"archiver", "--help"}} {
+		status, stdout, stderr := mustRun(t, nil, args...)
+		if status != 0 || stderr != "" || !strings.Contains(stdout, "Usage: mynah") {
+			t.Errorf("mynah %s: status %d, stderr %q:\n%s", strings.Join(args, " "), status, stderr, stdout)
+		}
+	}
+	_, stdout, _ := mustRun(t, nil, "serve", "--help")
+	for _, want := range []string{"$MYNAH_DATA_DIR", "$MYNAH_MQTT_ADDR", "$MYNAH_JWT_SECRET", "Default: :1883"} {
+		if !strings.Contains(strings.Join(strings.Fields(stdout), " "), want) {
+			t.Errorf("serve --help has no %s", want)
+		}
+	}
+}
+
+func TestBrokerURL(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"mqtt://broker": "mqtt://broker:1883", "mqtts://broker": "mqtts://broker:8883", "mqtt://[::1]": "mqtt://[::1]:1883",
+		"mqtt://broker:99": "mqtt://broker:99", "wss://chat.example.com/mqtt": "wss://chat.example.com/mqtt",
+	} {
+		if got := (&Upstream{BrokerURL: in}).brokerURL(); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
