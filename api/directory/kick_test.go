@@ -67,11 +67,11 @@ func TestKickToLastDelivery(t *testing.T) {
 	w.exec(`INSERT INTO members (grp, account) SELECT 'g', 'm' || i FROM generate_series(1, $1) i`, connected)
 
 	members := make([]*member, connected)
-	var dialing, reading sync.WaitGroup
+	var connecting, reading sync.WaitGroup
 	next := make(chan int)
 	failed := make(chan error, connected)
 	for range 32 {
-		dialing.Go(func() {
+		connecting.Go(func() {
 			for i := range next {
 				id := fmt.Sprintf("m%d", i+1)
 				token, err := authhook.Mint(secret, authhook.TokenClaims{Subject: id, TTL: time.Hour})
@@ -89,7 +89,7 @@ func TestKickToLastDelivery(t *testing.T) {
 		next <- i
 	}
 	close(next)
-	dialing.Wait()
+	connecting.Wait()
 	defer func() {
 		for _, m := range members {
 			if m != nil {

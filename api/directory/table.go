@@ -341,10 +341,3 @@ func (t *table[R]) fill(all []kept[R]) {
 	}
 	t.dirty = false
 }
-
-// size returns how many entries there are.
-func (t *table[R]) size() int {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return len(t.entries)
-}

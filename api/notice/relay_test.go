@@ -66,7 +66,7 @@ func startRelay(tb testing.TB, db, address string) (r *notice.Relay, stop func()
 	r, err := notice.New(notice.Config{
 		DatabaseURL: db, BrokerURL: "tcp://" + address,
 		Token:  func(context.Context) (string, error) { return mint(tb, notice.Subject, authhook.RoleService), nil },
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	must(tb, err)
 	must(tb, r.Start(context.Background()))

@@ -83,32 +83,32 @@ type rule struct {
 var rules = []rule{
 	//                    open       approval   invitation
 	//                    poamiob    poamiob    poamiob     operator owner admin member invited outsider banned
-	{ViewGroup /*     */, "yyyyyyh", "yyyyyyh", "yyyyyhh"},
-	{ViewMembers /*   */, "yyyymmh", "yyyymmh", "yyyymhh"},
-	{EditGroup /*     */, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{SetJoin /*       */, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{MuteAll /*       */, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{Dissolve /*      */, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{Transfer /*      */, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{SetAdmins /*     */, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{JoinGroup /*     */, "yyyyyyh", "yyyyynh", "yyyyyhh"}, // members: they are in it already
-	{AskToJoin /*     */, "nnnnnnh", "nnnnnyh", "nnnnnhh"},
-	{JoinByLink /*    */, "yyyyyyh", "yyyyyyh", "yyyyyyh"},
-	{Leave /*         */, "mnyymmh", "mnyymmh", "mnyymhh"}, // an owner hands over or dissolves
-	{Invite /*        */, "yyyymmh", "yyynmmh", "yyynmhh"},
+	{ViewGroup, "yyyyyyh", "yyyyyyh", "yyyyyhh"},
+	{ViewMembers, "yyyymmh", "yyyymmh", "yyyymhh"},
+	{EditGroup, "yyynmmh", "yyynmmh", "yyynmhh"},
+	{SetJoin, "yynnmmh", "yynnmmh", "yynnmhh"},
+	{MuteAll, "yyynmmh", "yyynmmh", "yyynmhh"},
+	{Dissolve, "yynnmmh", "yynnmmh", "yynnmhh"},
+	{Transfer, "yynnmmh", "yynnmmh", "yynnmhh"},
+	{SetAdmins, "yynnmmh", "yynnmmh", "yynnmhh"},
+	{JoinGroup, "yyyyyyh", "yyyyynh", "yyyyyhh"}, // members: they are in it already
+	{AskToJoin, "nnnnnnh", "nnnnnyh", "nnnnnhh"},
+	{JoinByLink, "yyyyyyh", "yyyyyyh", "yyyyyyh"},
+	{Leave, "mnyymmh", "mnyymmh", "mnyymhh"}, // an owner hands over or dissolves
+	{Invite, "yyyymmh", "yyynmmh", "yyynmhh"},
 	{ManageInvitations, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{ManageLinks /*   */, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{DecideRequests /**/, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{RemoveMember /*  */, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{RemoveAdmin /*   */, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{ManageBans /*    */, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{MuteMember /*    */, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{MuteAdmin /*     */, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{NameOneself /*   */, "myyymmh", "myyymmh", "myyymhh"},
-	{NameOthers /*    */, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{ManageDevices /* */, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{Speak /*         */, "yyyymmm", "yyyymmm", "yyyymmm"},
-	{SpeakMuted /*    */, "yyynmmm", "yyynmmm", "yyynmmm"},
+	{ManageLinks, "yyynmmh", "yyynmmh", "yyynmhh"},
+	{DecideRequests, "yyynmmh", "yyynmmh", "yyynmhh"},
+	{RemoveMember, "yyynmmh", "yyynmmh", "yyynmhh"},
+	{RemoveAdmin, "yynnmmh", "yynnmmh", "yynnmhh"},
+	{ManageBans, "yyynmmh", "yyynmmh", "yyynmhh"},
+	{MuteMember, "yyynmmh", "yyynmmh", "yyynmhh"},
+	{MuteAdmin, "yynnmmh", "yynnmmh", "yynnmhh"},
+	{NameOneself, "myyymmh", "myyymmh", "myyymhh"},
+	{NameOthers, "yyynmmh", "yyynmmh", "yyynmhh"},
+	{ManageDevices, "yynnmmh", "yynnmmh", "yynnmhh"},
+	{Speak, "yyyymmm", "yyyymmm", "yyyymmm"},
+	{SpeakMuted, "yyynmmm", "yyynmmm", "yyynmmm"},
 }
 
 // Actions are all actions of the table.
@@ -201,14 +201,14 @@ var contactRules = []struct {
 	action  ContactAction
 	letters string // self stranger asked incoming contact blocked
 }{
-	{Ask /*     */, "syyycc"},
-	{Accept /*  */, "s--y--"},
-	{Decline /* */, "s--y--"},
-	{Withdraw /**/, "s-y---"},
-	{Remark /*  */, "s---y-"},
-	{Remove /*  */, "s---y-"},
-	{Block /*   */, "syyyyy"},
-	{Unblock /* */, "syyyyy"},
+	{Ask, "syyycc"},
+	{Accept, "s--y--"},
+	{Decline, "s--y--"},
+	{Withdraw, "s-y---"},
+	{Remark, "s---y-"},
+	{Remove, "s---y-"},
+	{Block, "syyyyy"},
+	{Unblock, "syyyyy"},
 }
 
 // ContactActions are all actions of the table.
