@@ -81,8 +81,8 @@ type rule struct {
 // rules is who may do what in a group. Everything that depends on a role in a
 // group is decided here.
 var rules = []rule{
-	//                    open       approval   invitation
-	//                    poamiob    poamiob    poamiob     operator owner admin member invited outsider banned
+	// Groups that are joined by open, approval, invitation; in each the letters of
+	// operator, owner, admin, member, invited, outsider, banned.
 	{ViewGroup, "yyyyyyh", "yyyyyyh", "yyyyyhh"},
 	{ViewMembers, "yyyymmh", "yyyymmh", "yyyymhh"},
 	{EditGroup, "yyynmmh", "yyynmmh", "yyynmhh"},

@@ -280,6 +280,7 @@ CREATE TABLE outbox (
     body       jsonb       NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX outbox_topic ON outbox (topic);
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox_filled() RETURNS trigger LANGUAGE plpgsql AS $$
