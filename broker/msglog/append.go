@@ -150,7 +150,7 @@ func (a *appender) append(recs []*Record, size int) (*pending, error) {
 	}
 	// From here on there is no way back but a failed log: it is not known what of
 	// the batch is on disk.
-	written := uint64(b.Len())
+	written := uint64(b.Len()) //nolint:gosec // a length
 	if err := a.log.guard(func() error { return a.log.applyAsync(b) }); err != nil {
 		return nil, err
 	}
@@ -336,7 +336,7 @@ func (a *appender) finishBlock(b *pebble.Batch, last uint64) error {
 // addIndex adds an entry to the sparse index if one is due, and returns the
 // newest one.
 func (a *appender) addIndex(b *pebble.Batch, last uint64, ts int64) (indexEntry, error) {
-	e := indexEntry{seq: last, bytes: a.bytes + uint64(b.Len()), ts: ts}
+	e := indexEntry{seq: last, bytes: a.bytes + uint64(b.Len()), ts: ts} //nolint:gosec // a length
 	if e.bytes-a.indexed.bytes < indexBytes && e.ts-a.indexed.ts < indexMillis {
 		return a.indexed, nil
 	}

@@ -61,11 +61,10 @@ func appendEscaped[S ~string | ~[]byte](key []byte, s S) []byte {
 
 // cutString takes a string that appendString has written off the front of a key.
 func cutString(key []byte) (s string, rest []byte, err error) {
-	i := bytes.Index(key, []byte(keyEnd))
-	if i < 0 {
+	raw, rest, ok := bytes.Cut(key, []byte(keyEnd))
+	if !ok {
 		return "", nil, errBadKey
 	}
-	raw, rest := key[:i], key[i+len(keyEnd):]
 	if bytes.IndexByte(raw, 0) >= 0 {
 		raw = bytes.ReplaceAll(raw, []byte(keyEscape), []byte{0})
 	}

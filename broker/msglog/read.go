@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -232,7 +233,7 @@ func (l *Pebble) Tail(topic string) (uint64, error) {
 // must be the last of a batch.
 func (l *Pebble) tail(topic string, upto uint64) (seq uint64, err error) {
 	prefix := appendString([]byte(prefixPosting), topic)
-	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: appendSeq(prefix[:len(prefix):len(prefix)], upto+1)})
+	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: appendSeq(slices.Clip(prefix), upto+1)})
 	if err != nil {
 		return 0, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"math"
+	"slices"
 )
 
 // A record is stored as a CRC-32C and a body:
@@ -113,7 +114,7 @@ func decodeRecord(r *Record, seq uint64, stored []byte) error {
 	for i, field := range [...]*string{&r.From, &r.To, &r.Type, &r.Mid, &r.Client} {
 		*field, text = text[:lens[i]], text[lens[i]:]
 	}
-	r.Tail = d.b[:len(d.b):len(d.b)]
+	r.Tail = slices.Clip(d.b)
 	return nil
 }
 

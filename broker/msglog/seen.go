@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -198,7 +199,7 @@ func (c *deviceCache) get(l *Pebble, dev device, upto uint64) (map[uint16]use, e
 // packetUses reads the newest use of each packet id of a device.
 func (l *Pebble) packetUses(dev device, upto uint64) (uses map[uint16]use, err error) {
 	prefix := appendString(appendString([]byte(prefixDevice), dev.from), dev.client)
-	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: appendSeq(prefix[:len(prefix):len(prefix)], upto+1)})
+	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: appendSeq(slices.Clip(prefix), upto+1)})
 	if err != nil {
 		return nil, err
 	}
@@ -218,9 +219,9 @@ func (l *Pebble) packetUses(dev device, upto uint64) (uses map[uint16]use, err e
 		if err != nil {
 			return nil, fmt.Errorf("%w: packet ids of block %d: %w", ErrCorrupt, last, err)
 		}
-		for i := len(entries) - 1; i >= 0; i-- {
-			if _, newer := uses[entries[i].id]; !newer {
-				uses[entries[i].id] = entries[i].use
+		for _, e := range slices.Backward(entries) {
+			if _, newer := uses[e.id]; !newer {
+				uses[e.id] = e.use
 			}
 		}
 		scanned += len(entries)

@@ -283,8 +283,7 @@ func (l *Pebble) trimPoint(ctx context.Context, keep Retention) (upto uint64, er
 		upto = r.Seq
 		return true
 	})
-	var corrupt *CorruptError
-	if errors.As(err, &corrupt) {
+	if _, corrupt := errors.AsType[*CorruptError](err); corrupt {
 		err = nil // Read's callers are told; here it only ends the search
 	}
 	return upto, err

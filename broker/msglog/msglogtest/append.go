@@ -1,3 +1,4 @@
+//nolint:thelper // these are the tests, not helpers: their own lines are to be reported
 package msglogtest
 
 import (

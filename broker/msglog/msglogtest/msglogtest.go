@@ -149,14 +149,14 @@ func wantRecords(tb testing.TB, got, want []*msglog.Record) {
 	if len(got) != len(want) {
 		tb.Fatalf("read %d records %v, want %d %v", len(got), seqs(got), len(want), seqs(want))
 	}
-	for i := range got {
-		w, g := *want[i], *got[i]
+	for i, r := range want {
+		w, g := *r, *got[i]
 		w.Dup = false
 		// An empty tail may come back nil.
 		sameTail := string(w.Tail) == string(g.Tail)
 		w.Tail, g.Tail = nil, nil
 		if !sameTail || !reflect.DeepEqual(w, g) {
-			tb.Fatalf("record %d (-want +got):\n%s", i, cmp.Diff(want[i], got[i]))
+			tb.Fatalf("record %d (-want +got):\n%s", i, cmp.Diff(r, got[i]))
 		}
 	}
 }
