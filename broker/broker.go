@@ -217,7 +217,7 @@ func (b *Broker) embed() (err error) {
 		InlineClient:             true,
 		SysTopicResendInterval:   30,
 		ClientNetReadBufferSize:  16, // we read ourselves
-		ClientNetWriteBufferSize: 2048,
+		ClientNetWriteBufferSize: 1,  // the outbox batches; what Mochi holds back it may forget to flush
 	})
 	b.auth, err = authhook.NewHook(authhook.HookConfig{
 		Verifier: b.cfg.Verifier, Policy: b.policy, Limiter: b.cfg.Limiter, Revoked: b.cfg.Revoked, Log: b.logger,

@@ -43,6 +43,7 @@ type conn struct {
 	// aliases holds Mochi's packet ids of publishes to plain topics that it knows
 	// under another one, with the client's.
 	aliases map[uint16]uint16
+	waiting deferred // messages of plain topics that the client has no room for
 
 	queued int    // publishes on their way to the log; guarded by queue.mu
 	acks   []byte // acknowledgements of the batch at hand; used by the committer only

@@ -68,6 +68,7 @@ func (b *Broker) connect(c *conn, door string) error {
 		return fmt.Errorf("decode CONNECT: %w", err)
 	}
 	cl.ParseConnect(door, pk)
+	cl.State.Inflight.ResetSendQuota(0) // unlimited: its own accounts leak and deadlock; see deferred
 	if code := b.validate(cl, pk); code != packets.CodeSuccess {
 		return errors.Join(errRefused, code, b.mochi.SendConnack(cl, code, false, nil))
 	}
@@ -88,9 +89,7 @@ func (b *Broker) connect(c *conn, door string) error {
 		return fmt.Errorf("send CONNACK: %w", err)
 	}
 	if plain {
-		if err := cl.ResendInflightMessages(true); err != nil {
-			return fmt.Errorf("resend: %w", err)
-		}
+		c.resendPlain()
 	}
 	c.session.Start(c.Conn)
 	return nil
@@ -168,7 +167,6 @@ func (b *Broker) inherit(c *conn) (plain bool) {
 		if c.resumed && before.State.Inflight.Len() > 0 {
 			cl.State.Inflight = before.State.Inflight.Clone()
 			cl.State.Inflight.ResetReceiveQuota(int32(b.mochi.Options.Capabilities.ReceiveMaximum))
-			cl.State.Inflight.ResetSendQuota(int32(cl.Properties.Props.ReceiveMaximum))
 			b.dropTooLarge(c)
 			plain = true
 		}

@@ -31,6 +31,7 @@ func (h *hook) ID() string { return "mynah" }
 func (h *hook) Provides(event byte) bool {
 	return bytes.IndexByte([]byte{
 		mqtt.OnPacketEncode, mqtt.OnSubscribed, mqtt.OnUnsubscribed, mqtt.OnRetainMessage, mqtt.OnRetainedExpired,
+		mqtt.OnQosDropped,
 	}, event) >= 0
 }
 
@@ -69,7 +70,11 @@ func (h *hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 		case tooLargeFor(cl, pk):
 			h.b.drop(c, pk) // and Mochi, who finds that too, does not send it
 		default:
-			pk.PacketID = c.session.LendID(pk.PacketID)
+			if id, ok := c.lend(pk); ok {
+				pk.PacketID = id
+			} else {
+				pk.Mods.MaxSize = 1 // Mochi does not send it; sendDeferred will
+			}
 		}
 	case packets.Puback, packets.Pubrec, packets.Pubcomp:
 		pk.PacketID = c.unalias(pk.PacketID, pk.FixedHeader.Type != packets.Pubrec)
@@ -83,6 +88,13 @@ func (h *hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet
 		}
 	}
 	return pk
+}
+
+// OnQosDropped takes back the packet id of a message that Mochi has given up.
+func (h *hook) OnQosDropped(cl *mqtt.Client, pk packets.Packet) {
+	if c := connOf(cl); c != nil && c.session != nil {
+		c.session.Return(c.Conn, pk.PacketID)
+	}
 }
 
 // subscribeTimeout bounds what a SUBSCRIBE waits for the directory.

@@ -498,6 +498,46 @@ func TestRacingReconnects(t *testing.T) {
 	last.Quiet()
 }
 
+// Receive Maximum holds for plain topics and the chat together, what does not fit is sent
+// when there is room, and a client that has one does not stop those who publish to it:
+// Mochi takes its inflight lock for reading twice, which deadlocks with a writer between,
+// and does not give the quota back.
+func TestReceiveMaximumOfPlainTopics(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	addr := b.MQTTAddr().String()
+	o := v5(plain(t, "dev"))
+	o.Properties.ReceiveMaximum = 3
+	dev := mqttest.Dial(t, addr, o)
+	dev.Subscribe(1, "plant/in", "user/dev")
+	const publishers, n = 1, 60
+	var wg sync.WaitGroup
+	for i := range publishers {
+		wg.Go(func() {
+			c := mqttest.Dial(t, addr, plain(t, fmt.Sprint("p", i)))
+			for range n / 2 {
+				c.PublishAcked("plant/in", 1, "x")
+				c.PublishAcked("user/dev", 1, "x")
+			}
+		})
+	}
+	open := map[uint16]bool{}
+	for got := 0; got < publishers*n; got++ {
+		pk := dev.Next()
+		if pk.FixedHeader.Type != packets.Publish || open[pk.PacketID] {
+			t.Fatalf("got type %d id %d", pk.FixedHeader.Type, pk.PacketID)
+		}
+		if open[pk.PacketID] = true; len(open) == 3 {
+			dev.Quiet()
+			for id := range open {
+				dev.Ack(packets.Puback, id)
+			}
+			clear(open)
+		}
+	}
+	wg.Wait()
+}
+
 // Of connections of one client that race, one is left: the loser does not end the winner.
 func TestRacingReconnectsLeaveOne(t *testing.T) {
 	t.Parallel()

@@ -3,6 +3,10 @@ package broker
 import (
 	"bytes"
 	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -63,6 +67,94 @@ func (c *conn) unalias(mochi uint16, done bool) uint16 {
 		delete(c.aliases, mochi)
 	}
 	return id
+}
+
+// deferred are messages that Mochi was about to send to a client that has as many
+// unacknowledged ones as its Receive Maximum allows. Mochi keeps an account of that too,
+// but does not give back all that it takes, and deadlocks over it.
+type deferred struct {
+	n    atomic.Int32 // messages in list, or about to be
+	mu   sync.Mutex   // taken before Session.mu
+	list []packets.Packet
+}
+
+// lend gets a packet id for a message of Mochi's. It reports false if the message has to
+// wait for room.
+func (c *conn) lend(pk packets.Packet) (id uint16, ok bool) {
+	d := &c.waiting
+	d.n.Add(1) // before there is no room, so that whoever makes some sees it
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.list) == 0 {
+		if id, ok = c.session.LendID(pk.PacketID); ok {
+			d.n.Add(-1)
+			return id, true
+		}
+	} else if id := c.session.Lent(pk.PacketID); id != 0 {
+		d.n.Add(-1)
+		return id, true
+	}
+	d.list = append(d.list, pk)
+	return 0, false
+}
+
+// sendDeferred sends what has been waiting for an acknowledgement, as far as there is room.
+func (c *conn) sendDeferred() {
+	d := &c.waiting
+	if d.n.Load() == 0 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for len(d.list) > 0 {
+		pk := d.list[0]
+		if _, still := c.client.State.Inflight.Get(pk.PacketID); still {
+			id, ok := c.session.LendID(pk.PacketID)
+			if !ok {
+				return
+			}
+			pk.PacketID = id
+			if pk.Expiry > 0 {
+				pk.Properties.MessageExpiryInterval = uint32(max(pk.Expiry-time.Now().Unix(), 1)) //nolint:gosec // as Mochi does
+			}
+			var b bytes.Buffer
+			if pk.PublishEncode(&b) == nil {
+				_, _ = c.Write(b.Bytes())
+			}
+		}
+		d.list = slices.Delete(d.list, 0, 1)
+		d.n.Add(-1)
+	}
+}
+
+// resendPlain sends again what the client has not acknowledged on topics outside the chat,
+// in the order in which it was sent, and then what it has not been sent. Mochi's own way
+// orders by the second, and stops at the first that does not fit.
+func (c *conn) resendPlain() {
+	cl := c.client
+	list := cl.State.Inflight.GetAll(false)
+	lent := make(map[uint16]uint16, len(list))
+	for _, pk := range list {
+		lent[pk.PacketID] = c.session.Lent(pk.PacketID)
+	}
+	slices.SortStableFunc(list, func(a, b packets.Packet) int {
+		idA, idB := lent[a.PacketID], lent[b.PacketID]
+		switch {
+		case idA != 0 && idB != 0:
+			return int(int16(idA - idB)) //nolint:gosec // the ids go round
+		case idA != 0:
+			return -1
+		case idB != 0:
+			return 1
+		}
+		return int(int16(a.PacketID - b.PacketID)) //nolint:gosec // as above
+	})
+	for _, pk := range list {
+		if pk.FixedHeader.Type == packets.Publish {
+			pk.FixedHeader.Dup = lent[pk.PacketID] != 0 // [MQTT-3.3.1-1]
+		}
+		_ = cl.WritePacket(pk) // what cannot be written now is written by sendDeferred, or the connection is over
+	}
 }
 
 // tooLargeFor reports whether a PUBLISH is longer than the client's Maximum Packet Size.

@@ -151,6 +151,7 @@ func (b *Broker) handleAck(c *conn, head byte, body []byte) error {
 		return err
 	}
 	mochi := c.session.Acknowledged(c.Conn, head>>4, id, failed)
+	defer c.sendDeferred()
 	if mochi == 0 {
 		return nil
 	}

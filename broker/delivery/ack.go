@@ -77,17 +77,24 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 
 // LendID gives Mochi a packet id of the session for a message of a plain topic, so
 // that its ids and ours do not meet on one connection. A message that is sent again
-// gets the id that it had.
-func (s *Session) LendID(mochi uint16) uint16 {
+// gets the id that it had. It reports false if the client has as many unacknowledged
+// messages as it takes; there is room again after an acknowledgement.
+func (s *Session) LendID(mochi uint16) (id uint16, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if id := s.lentLocked(mochi); id != 0 {
-		return id
+		return id, true
 	}
-	if s.win.full() {
-		return mochi // cannot be: Mochi's share is bounded far below
+	if s.roomLocked() <= 0 {
+		return 0, false
 	}
-	return s.win.push(inflight{ident: mochi, qos: 1})
+	return s.win.push(inflight{ident: mochi, qos: 1}), true
+}
+
+// roomLocked returns how many more messages the client takes (MQTT 5, 3.3.4: messages of
+// the chat and of plain topics count alike). s.mu is held.
+func (s *Session) roomLocked() int {
+	return min(s.limit-s.onWire-s.win.plain, maxWindow/2-s.win.n)
 }
 
 // Return takes back a packet id that was lent for a message that Mochi has given up.
@@ -139,7 +146,7 @@ type unsent struct {
 func (s *Session) resendRound(w *pumpWork) bool {
 	s.mu.Lock()
 	conn, v5, maxPacket := s.conn, s.v5, s.maxPacket
-	room := s.limit - s.onWire
+	room := s.limit - s.onWire - s.win.plain
 	var some []unsent
 	left := false
 	for i := range s.win.n {
@@ -147,7 +154,7 @@ func (s *Session) resendRound(w *pumpWork) bool {
 		if e.wire || e.state == stateDone || e.seq == 0 || e.seq > s.pos {
 			continue
 		}
-		if left = true; len(some) >= min(room, 64) {
+		if left = true; len(some) >= min(max(room, 0), 64) {
 			break
 		}
 		some = append(some, unsent{id: s.win.idAt(i), seq: e.seq, topic: e.topic, qos: e.qos, state: e.state})

@@ -117,7 +117,7 @@ func (s *Session) pumpRound(w *pumpWork) bool {
 		s.mu.Unlock()
 		return false
 	}
-	room := min(s.limit-s.onWire, maxWindow/2-s.win.n)
+	room := s.roomLocked()
 	s.mu.Unlock()
 	if room <= 0 || !conn.hasRoom() {
 		return s.pause()
@@ -455,7 +455,7 @@ func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64)
 
 // fit returns how many items the window and the outbox take. s.mu is held.
 func (s *Session) fit(w *pumpWork, conn *Conn) int {
-	ids := min(s.limit-s.onWire, maxWindow/2-s.win.n)
+	ids := s.roomLocked()
 	bytes := conn.room()
 	n := 0
 	for n < len(w.ends) && w.idsAt[n] <= ids && (w.ends[n] <= bytes || n == 0 && bytes > 0) {

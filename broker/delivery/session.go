@@ -478,7 +478,7 @@ func (s *Session) deliver(t *topicSub, r *run) {
 		s.movedLocked() // what was sent at QoS 0 is not to be sent again after a crash
 		return
 	}
-	if s.onWire+len(enc.ids) > s.limit || s.win.n+len(enc.ids) > maxWindow/2 {
+	if len(enc.ids) > s.roomLocked() {
 		s.fallBehindLocked(recs[0].Seq)
 		return
 	}

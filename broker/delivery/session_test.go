@@ -332,7 +332,7 @@ func TestPlainAcknowledgementOpensTheWindow(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 1})
-	lent := p.session.LendID(7)
+	lent, _ := p.session.LendID(7)
 	batch := make([]string, 64)
 	for i := range batch {
 		batch[i] = "user/alice"
@@ -354,8 +354,8 @@ func TestLentIDIsReturned(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour})
-	first := p.session.LendID(7)
-	if again := p.session.LendID(7); again != first {
+	first, _ := p.session.LendID(7)
+	if again, _ := p.session.LendID(7); again != first {
 		t.Errorf("the same message got id %d and then %d", first, again)
 	}
 	p.session.Return(r.discard(), 7) // another connection has nothing to give back
