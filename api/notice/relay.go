@@ -51,6 +51,7 @@ const (
 	batchSize    = 200
 	pollEvery    = 2 * time.Second
 	ackTimeout   = 10 * time.Second
+	writeTimeout = 2 * time.Second
 	queryTimeout = 10 * time.Second
 	pauseMin     = 100 * time.Millisecond
 	pauseMax     = 2 * time.Second
@@ -255,7 +256,7 @@ func (r *Relay) dial(ctx context.Context) (mqtt.Client, <-chan error, error) {
 	options := mqtt.NewClientOptions().AddBroker(r.cfg.BrokerURL).SetProtocolVersion(4).
 		SetClientID(r.cfg.ClientID).SetUsername(r.cfg.ClientID).SetPassword(token).
 		SetCleanSession(true).SetAutoReconnect(false).SetConnectRetry(false).
-		SetConnectTimeout(ackTimeout).SetOrderMatters(true).
+		SetConnectTimeout(ackTimeout).SetWriteTimeout(writeTimeout).SetOrderMatters(true).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) {
 			select {
 			case lost <- err:
@@ -320,19 +321,25 @@ func (r *Relay) batch(ctx context.Context, conn *pgx.Conn, client mqtt.Client, l
 	if err != nil {
 		return false, fmt.Errorf("read notices: %w", err)
 	}
-	tokens := make([]mqtt.Token, len(notices))
+	tokens := make([]mqtt.Token, 0, len(notices))
+	var failed error
 	for i := range notices {
 		payload, err := notices[i].payload()
 		if err != nil {
 			return false, fmt.Errorf("render notice %d: %w", notices[i].ID, err)
 		}
-		tokens[i] = client.Publish(notices[i].Topic, 1, false, payload)
+		// With the connection gone paho waits for writeTimeout in each Publish.
+		if !client.IsConnectionOpen() {
+			failed = errors.New("connection to the broker lost")
+			break
+		}
+		tokens = append(tokens, client.Publish(notices[i].Topic, 1, false, payload))
 	}
 	// All that come before the first failure are in the log.
 	ids := make([]int64, 0, len(notices))
-	var failed error
 	for i, t := range tokens {
-		if failed = waitAck(ctx, t, lost); failed != nil {
+		if err := waitAck(ctx, t, lost); err != nil {
+			failed = err
 			break
 		}
 		ids = append(ids, notices[i].ID)
