@@ -21,8 +21,10 @@ func TestArchiverBeginsAtTheBeginning(t *testing.T) {
 		bob.PublishAcked([]string{"user/alice", "group/room"}[i%2], 1, fmt.Sprint(i))
 	}
 	bob.Disconnect()
-	o := mqttest.Options{ClientID: "archiver", Keep: true,
-		Token: mustToken(t, authhook.TokenClaims{Subject: "archiver", Role: authhook.RoleArchiver})}
+	o := mqttest.Options{
+		ClientID: "archiver", Keep: true,
+		Token: mustToken(t, authhook.TokenClaims{Subject: "archiver", Role: authhook.RoleArchiver}),
+	}
 	archiver := mqttest.Dial(t, b.MQTTAddr().String(), o)
 	archiver.Subscribe(1, "user/#", "group/#")
 	for i := range 5 {

@@ -14,18 +14,20 @@ type metrics struct {
 	batches  prometheus.Histogram
 	refusals *prometheus.CounterVec
 	byCode   map[chat.Code]prometheus.Counter
-	last     atomic.Uint64
 }
 
 func newMetrics(r prometheus.Registerer, b *Broker) *metrics {
 	m := &metrics{
 		messages: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "mynah_messages_total", Help: "Messages stored in the log."}),
+			Name: "mynah_messages_total", Help: "Messages stored in the log.",
+		}),
 		batches: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "mynah_batch_size", Help: "Publishes committed with one fsync.",
-			Buckets: prometheus.ExponentialBuckets(1, 4, 8)}),
+			Buckets: prometheus.ExponentialBuckets(1, 4, 8),
+		}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mynah_refused_publishes_total", Help: "Publishes refused, by code."}, []string{"code"}),
+			Name: "mynah_refused_publishes_total", Help: "Publishes refused, by code.",
+		}, []string{"code"}),
 		byCode: map[chat.Code]prometheus.Counter{},
 	}
 	for code := range reasons {

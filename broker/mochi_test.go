@@ -293,8 +293,10 @@ func TestPacketIDsAreTwoSpaces(t *testing.T) {
 				alice.Ack(packets.Pubrel, id)
 			}
 		}
-		alice.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: id,
-			Filters: packets.Subscriptions{{Filter: "user/alice/error", Qos: 0}}})
+		alice.Send(packets.Packet{
+			FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: id,
+			Filters: packets.Subscriptions{{Filter: "user/alice/error", Qos: 0}},
+		})
 		for {
 			pk := alice.Next()
 			if pk.FixedHeader.Type == packets.Suback {
@@ -510,7 +512,7 @@ func TestReceiveMaximumOfPlainTopics(t *testing.T) {
 	o.Properties.ReceiveMaximum = 3
 	dev := mqttest.Dial(t, addr, o)
 	dev.Subscribe(1, "plant/in", "user/dev")
-	const publishers, n = 1, 60
+	const publishers, n = 4, 16
 	var wg sync.WaitGroup
 	for i := range publishers {
 		wg.Go(func() {
@@ -522,7 +524,7 @@ func TestReceiveMaximumOfPlainTopics(t *testing.T) {
 		})
 	}
 	open := map[uint16]bool{}
-	for got := 0; got < publishers*n; got++ {
+	for range publishers * n {
 		pk := dev.Next()
 		if pk.FixedHeader.Type != packets.Publish || open[pk.PacketID] {
 			t.Fatalf("got type %d id %d", pk.FixedHeader.Type, pk.PacketID)

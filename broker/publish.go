@@ -168,8 +168,7 @@ func earlier(expires int64, interval uint32) int64 {
 
 // asRefusal returns what a client may know of an error.
 func asRefusal(err error) *chat.Error {
-	var refusal *chat.Error
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*chat.Error](err); ok {
 		return refusal
 	}
 	return chat.Refuse(chat.CodeUnavailable, "the server cannot decide at the moment; try again")

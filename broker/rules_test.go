@@ -38,8 +38,10 @@ func TestRefusedPublish(t *testing.T) {
 	t.Parallel()
 	b := mustStart(t, t.TempDir(), nil)
 	addr := b.MQTTAddr().String()
-	watch := mqttest.Dial(t, addr, mqttest.Options{ClientID: "w",
-		Token: mustToken(t, authhook.TokenClaims{Subject: "watch", Role: authhook.RoleAdmin})})
+	watch := mqttest.Dial(t, addr, mqttest.Options{
+		ClientID: "w",
+		Token:    mustToken(t, authhook.TokenClaims{Subject: "watch", Role: authhook.RoleAdmin}),
+	})
 	watch.Subscribe(1, "user/#", "group/#", "presence/x")
 	old, fresh := user(t, "bob", "old", "room"), v5(user(t, "bob", "new", "room"))
 	three, five := mqttest.Dial(t, addr, old), mqttest.Dial(t, addr, fresh)
@@ -82,8 +84,10 @@ func TestRefusedPublish(t *testing.T) {
 func TestRefusedSubscribe(t *testing.T) {
 	t.Parallel()
 	b := mustStart(t, t.TempDir(), nil)
-	filters := []string{"#", "user/+", "user/#", "group/#", "user/bob", "$share/x/user/bob", "$share/x/user/alice", "group/other",
-		"$SYS/#", "presence/#", "user/bob/error", "user/+/signal", "plain/topic"}
+	filters := []string{
+		"#", "user/+", "user/#", "group/#", "user/bob", "$share/x/user/bob", "$share/x/user/alice", "group/other",
+		"$SYS/#", "presence/#", "user/bob/error", "user/+/signal", "plain/topic",
+	}
 	for _, version := range []byte{4, 5} {
 		o := user(t, "alice", "phone", "room")
 		o.Version = version

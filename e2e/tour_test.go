@@ -92,15 +92,6 @@ func (v *visitor) notice(kind, topic, field, value string) {
 	})
 }
 
-// refused waits for the explanation of a refused publish.
-func (v *visitor) refused(code, topic string) {
-	v.tb.Helper()
-	v.mqtt.wait(v.tb, "refusal "+code, func(d delivery) bool {
-		m := d.open(v.tb)
-		return strings.HasSuffix(d.Topic, "/error") && m.Code == code && m.Topic == topic
-	})
-}
-
 // The tour of what people and devices do, from outside and with tokens that the
 // API issued: register, become contacts, chat; a group; a third joins by a link
 // and receives, is removed and receives nothing; a device joins a room.

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"mynah/internal/pgtest"
-	"mynah/schema"
 	"strings"
 	"testing"
+
+	"mynah/internal/pgtest"
+	"mynah/schema"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"

@@ -257,8 +257,10 @@ func (st *store) load(e *Engine) error {
 			bad = fmt.Errorf("stored session %q: %w", key, err)
 			return false
 		}
-		s := &Session{Key: Key{v.Subject, v.ClientID}, engine: e, kept: true, archiver: v.Archiver, any: v.AnyGroup, groups: setOf(v.Groups),
-			filters: make(map[string]Subscription, len(v.Filters))}
+		s := &Session{
+			Key: Key{v.Subject, v.ClientID}, engine: e, kept: true, archiver: v.Archiver, any: v.AnyGroup, groups: setOf(v.Groups),
+			filters: make(map[string]Subscription, len(v.Filters)),
+		}
 		for _, f := range v.Filters {
 			s.filters[f.Filter] = f
 		}

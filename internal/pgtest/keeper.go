@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mynah/internal/postgres"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"mynah/internal/postgres"
 )
 
 // The shared server belongs to a keeper: this same test binary, started once more

@@ -16,8 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"mynah/internal/postgres"
-	"mynah/schema"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +25,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"mynah/internal/postgres"
+	"mynah/schema"
 
 	"github.com/jackc/pgx/v5"
 )

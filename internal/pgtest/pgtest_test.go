@@ -2,9 +2,10 @@ package pgtest_test
 
 import (
 	"context"
-	"mynah/internal/pgtest"
 	"syscall"
 	"testing"
+
+	"mynah/internal/pgtest"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"mynah/internal/postgres"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"mynah/internal/postgres"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
