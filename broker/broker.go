@@ -206,7 +206,7 @@ func (b *Broker) embed() (err error) {
 	caps.MaximumPacketSize = uint32(b.maxPacket) //nolint:gosec // some hundred KiB
 	caps.MaximumSessionExpiryInterval = uint32(b.cfg.MaxSessionExpiry / time.Second)
 	caps.MaximumMessageExpiryInterval = 0 // by default it drops retained messages after a day
-	caps.MaximumClientWritesPending = 32
+	caps.MaximumClientWritesPending = 128
 	caps.MaximumInflight = 256
 	caps.ReceiveMaximum = maxQueuedPerConn
 	caps.TopicAliasMaximum = 0
