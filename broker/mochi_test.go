@@ -512,7 +512,7 @@ func TestReceiveMaximumOfPlainTopics(t *testing.T) {
 	o.Properties.ReceiveMaximum = 3
 	dev := mqttest.Dial(t, addr, o)
 	dev.Subscribe(1, "plant/in", "user/dev")
-	const publishers, n = 4, 16
+	const publishers, n = 1, 60
 	var wg sync.WaitGroup
 	for i := range publishers {
 		wg.Go(func() {

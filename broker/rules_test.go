@@ -268,8 +268,17 @@ func TestSignals(t *testing.T) {
 			t.Errorf("got %s on %s", m.Payload, m.TopicName)
 		}
 	}
+	admin := mqttest.Dial(t, addr, mqttest.Options{ClientID: "a",
+		Token: mustToken(t, authhook.TokenClaims{Subject: "admin", Role: authhook.RoleAdmin})})
+	if codes := admin.Subscribe(0, "user/+/signal", "user/#"); string(codes) != "\x00\x00" {
+		t.Fatalf("SUBACK %v", codes)
+	}
 	alice.Cut()
 	bob.PublishAcked("user/alice/signal", 1, `{"type":"x-typing"}`)
+	if m := admin.Receive(); m.TopicName != "user/alice/signal" || m.From != "bob" {
+		t.Errorf("got %s on %s", m.Payload, m.TopicName)
+	}
+	admin.Quiet() // user/# stands for what is logged
 	bob.PublishAcked("user/alice", 1, "kept")
 	alice = mqttest.Dial(t, addr, o)
 	if m := alice.ReceiveAcked(); m.Body != "kept" {

@@ -395,10 +395,19 @@ func (e *Engine) forgetOldest() {
 // Signal hands a message that is not logged to the attached sessions that subscribe to
 // its topic, at QoS 0, and to none that is under pressure.
 func (e *Engine) Signal(topic string, payload []byte) {
-	en := e.entryOf(topic)
-	if en == nil {
+	if en := e.entryOf(topic); en != nil {
+		e.signal(en, topic, payload)
+	}
+	if chat.ParseTopic(topic).Kind != chat.KindUserSignal {
 		return
 	}
+	if en := e.entryOf(allUserSignals); en != nil {
+		e.signal(en, topic, payload)
+	}
+}
+
+// signal hands it to the sessions of one entry.
+func (e *Engine) signal(en *entry, topic string, payload []byte) {
 	var frames [2][]byte
 	en.mu.RLock()
 	defer en.mu.RUnlock()

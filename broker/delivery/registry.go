@@ -14,8 +14,9 @@ import (
 // Filters that stand for every user's or every group's topic. Only privileged
 // roles get to subscribe to them.
 const (
-	allUsers  = "user/#"
-	allGroups = "group/#"
+	allUsers       = "user/#"  // what is logged on them
+	allGroups      = "group/#" // the same
+	allUserSignals = "user/+/signal"
 )
 
 // Filters that stand for the groups of the subscriber.
@@ -110,6 +111,10 @@ func expand(filters map[string]Subscription, subject string, groups map[string]s
 		case allGroups:
 			if anyTopic {
 				add(allGroups, false, f)
+			}
+		case allUserSignals:
+			if anyTopic {
+				add(allUserSignals, true, f)
 			}
 		default:
 			switch t := chat.ParseTopic(filter); t.Kind {
