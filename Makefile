@@ -71,7 +71,7 @@ vet:
 
 .PHONY: race
 race: setup
-	go test -race -shuffle=on -p 2 -timeout 15m $(RACE_PKGS)
+	go test -race -shuffle=on -p 2 -timeout 25m $(RACE_PKGS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz every target for a short time each (FUZZ=5s)
