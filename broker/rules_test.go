@@ -268,8 +268,10 @@ func TestSignals(t *testing.T) {
 			t.Errorf("got %s on %s", m.Payload, m.TopicName)
 		}
 	}
-	admin := mqttest.Dial(t, addr, mqttest.Options{ClientID: "a",
-		Token: mustToken(t, authhook.TokenClaims{Subject: "admin", Role: authhook.RoleAdmin})})
+	admin := mqttest.Dial(t, addr, mqttest.Options{
+		ClientID: "a",
+		Token:    mustToken(t, authhook.TokenClaims{Subject: "admin", Role: authhook.RoleAdmin}),
+	})
 	if codes := admin.Subscribe(0, "user/+/signal", "user/#"); string(codes) != "\x00\x00" {
 		t.Fatalf("SUBACK %v", codes)
 	}

@@ -315,7 +315,7 @@ func (c *Conn) Close() error {
 	// The writer may be stuck in a write that has a minute to go.
 	now := time.Now()
 	_ = c.SetWriteDeadline(now.Add(closeLinger))
-	return c.Conn.SetReadDeadline(now)
+	return c.SetReadDeadline(now)
 }
 
 // SetDeadline sets the read deadline only: writes have their own. Mochi calls it for
