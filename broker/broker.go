@@ -100,6 +100,7 @@ type Broker struct {
 	lastTS  int64 // of the newest message; used by the sequencer only
 
 	conns     sync.Map   // *delivery.Conn → *conn
+	holders   sync.Map   // delivery.Key → *conn: whose the session is
 	clientsMu sync.Mutex // who is in Mochi's Clients with which subscriptions; of other locks only Session.mu is taken under it
 	maxPacket int        // bytes of the largest packet that clients may send
 	// memberships counts what the directory said about who is in which group.
@@ -161,7 +162,7 @@ func (b *Broker) open() (err error) {
 		default:
 		}
 	}
-	if b.log, err = msglog.Open(filepath.Join(b.cfg.DataDir, "log"), opts); err != nil {
+	if b.log, err = b.openLog(filepath.Join(b.cfg.DataDir, "log"), opts); err != nil {
 		return fmt.Errorf("open message log: %w", err)
 	}
 	b.engine, err = delivery.New(delivery.Config{
@@ -189,6 +190,26 @@ func (b *Broker) open() (err error) {
 	}
 	b.metrics = newMetrics(b.cfg.Registry, b)
 	return b.openDoors()
+}
+
+// openLog opens the log. On a disk that is full to the last byte Pebble may try for ever
+// to write what it must before it is open; then the broker gives up.
+func (b *Broker) openLog(dir string, opts msglog.Options) (*msglog.Pebble, error) {
+	type result struct {
+		log *msglog.Pebble
+		err error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		l, err := msglog.Open(dir, opts)
+		opened <- result{l, err}
+	}()
+	select {
+	case r := <-opened:
+		return r.log, r.err
+	case err := <-b.failed:
+		return nil, err
+	}
 }
 
 // packetOverhead is how many bytes a packet may have beside its payload: the topic and

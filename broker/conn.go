@@ -45,8 +45,9 @@ type conn struct {
 	aliases map[uint16]uint16
 	waiting deferred // messages of plain topics that the client has no room for
 
-	queued int    // publishes on their way to the log; guarded by queue.mu
-	acks   []byte // acknowledgements of the batch at hand; used by the committer only
+	queued  int    // publishes on their way to the log; guarded by queue.mu
+	retired bool   // another connection has the session; guarded by queue.mu
+	acks    []byte // acknowledgements of the batch at hand; used by the committer only
 }
 
 // will is a will message (MQTT 5, 3.1.2.5). Mochi does not get to know it: it would

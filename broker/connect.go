@@ -143,6 +143,9 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 		return err
 	}
 	c.client, c.session, c.resumed = cl, session, resumed
+	if before, ok := b.holders.Swap(session.Key, c); ok {
+		b.queue.retire(before.(*conn)) //nolint:forcetypeassert // holders holds nothing else
+	}
 	b.conns.Store(c.Conn, c)
 	b.presence.came(id.Subject)
 	b.regroupSince(c, before)
@@ -206,6 +209,7 @@ func (b *Broker) finish(c *conn) {
 	cl := c.client
 	cl.Stop(nil)
 	b.conns.Delete(c.Conn)
+	b.holders.CompareAndDelete(c.session.Key, c)
 	expiry := b.sessionExpiry(cl)
 	c.session.Detach(c.Conn, expiry)
 	if expiry == 0 {

@@ -50,12 +50,12 @@ func newQueue() *queue {
 func (q *queue) put(p publication) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for !q.closed && (len(q.items)+q.taken >= maxQueued || p.c != nil && p.c.queued >= maxQueuedPerConn) {
+	for !q.closed && (p.c == nil || !p.c.retired) && (len(q.items)+q.taken >= maxQueued || p.c != nil && p.c.queued >= maxQueuedPerConn) {
 		q.waiting++
 		q.finished.Wait()
 		q.waiting--
 	}
-	if q.closed {
+	if q.closed || p.c != nil && p.c.retired {
 		return false
 	}
 	if p.c != nil {
@@ -66,6 +66,16 @@ func (q *queue) put(p publication) bool {
 		q.arrived.Signal()
 	}
 	return true
+}
+
+// retire takes nothing more from a connection whose session another one has taken over.
+// What the client sends again on the new one would otherwise be stored twice: once as
+// that, and once more when the old connection's bytes are read at last.
+func (q *queue) retire(c *conn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	c.retired = true
+	q.finished.Broadcast()
 }
 
 // take returns all that waits, in spare's memory for the next, or nil when the queue is

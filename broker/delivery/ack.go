@@ -1,6 +1,9 @@
 package delivery
 
 import (
+	"cmp"
+	"slices"
+
 	"mynah/broker/msglog"
 )
 
@@ -141,12 +144,16 @@ type unsent struct {
 	frame []byte // nil if there is nothing to be sent any more
 }
 
+// resendItems is how much a round sends again at the most.
+const resendItems = 64
+
 // resendRound sends some of what the client did not acknowledge on its last
 // connection, in order and with DUP (MQTT 5, 4.4). It is part of the pump.
 func (s *Session) resendRound(w *pumpWork) bool {
 	s.mu.Lock()
 	conn, v5, maxPacket := s.conn, s.v5, s.maxPacket
-	room := s.limit - s.onWire - s.win.plain
+	most := min(max(s.limit-s.onWire-s.win.plain, 0), resendItems)
+	mixed := s.restored != nil || s.rewound
 	var some []unsent
 	left := false
 	for i := range s.win.n {
@@ -154,13 +161,19 @@ func (s *Session) resendRound(w *pumpWork) bool {
 		if e.wire || e.state == stateDone || e.seq == 0 || e.seq > s.pos {
 			continue
 		}
-		if left = true; len(some) >= min(max(room, 0), 64) {
+		if left = true; !mixed && len(some) >= most {
 			break
 		}
 		some = append(some, unsent{id: s.win.idAt(i), seq: e.seq, topic: e.topic, qos: e.qos, state: e.state})
 	}
 	s.resends = left
 	s.mu.Unlock()
+	if mixed {
+		// Exchanges that came back with the session have lower packet ids than what
+		// was sent between them.
+		slices.SortFunc(some, func(a, b unsent) int { return cmp.Compare(a.seq, b.seq) })
+		some = some[:min(len(some), most)]
+	}
 	if !left {
 		return true
 	}

@@ -102,7 +102,8 @@ func (st *store) saveSubscriptions(s *Session, changed bool) error {
 		}
 		return nil
 	}
-	s.kept = true
+	// A client that is told of a session counts on it, so a new one is synced too.
+	changed = changed || !s.kept
 	v, err := json.Marshal(storedSubs{
 		Subject: s.Subject, ClientID: s.ClientID, Archiver: s.archiver, AnyGroup: s.any, Since: since,
 		Filters: slices.Collect(maps.Values(s.filters)),
@@ -115,6 +116,7 @@ func (st *store) saveSubscriptions(s *Session, changed bool) error {
 	if err := st.kv.Apply(ops, changed); err != nil {
 		return fmt.Errorf("store session: %w", err)
 	}
+	s.kept = true
 	return nil
 }
 

@@ -116,24 +116,29 @@ func (l *Pebble) Append(recs []*Record) (Pending, error) {
 	for _, r := range recs {
 		size += len(r.Tail) + recordOverhead
 	}
-	if err := l.disk.admit(size); err != nil {
-		return nil, err
+	noRoom := l.disk.admit(size)
+	if noRoom != nil && !slices.ContainsFunc(recs, func(r *Record) bool { return r.Dup || r.Mid != "" }) {
+		return nil, noRoom
 	}
-	p, err := l.appender.append(recs, size)
+	p, err := l.appender.append(recs, size, noRoom != nil)
 	if err != nil {
 		return nil, fmt.Errorf("append batch: %w", err)
+	}
+	if noRoom != nil && !slices.ContainsFunc(p.outcomes, func(o Outcome) bool { return o != NoRoom }) {
+		return nil, noRoom
 	}
 	// In the order of appending: there is one appending goroutine.
 	l.commits <- p
 	return p, nil
 }
 
-// append prepares a batch and begins to write it.
-func (a *appender) append(recs []*Record, size int) (*pending, error) {
+// append prepares a batch and begins to write it. If the disk is full, it only finds out
+// what has been stored before.
+func (a *appender) append(recs []*Record, size int, full bool) (*pending, error) {
 	next := a.next
 	p := &pending{outcomes: make([]Outcome, len(recs)), done: make(chan struct{})}
 	b := a.log.db.NewBatchWithSize(size)
-	index, err := a.prepare(b, p.outcomes, recs)
+	index, err := a.prepare(b, p.outcomes, recs, full)
 	clear(a.devices)
 	clear(a.mids)
 	clear(a.uses)
@@ -160,8 +165,8 @@ func (a *appender) append(recs []*Record, size int) (*pending, error) {
 }
 
 // prepare finds out which messages are new, numbers them and puts them into the
-// batch. It returns the newest entry of the sparse index.
-func (a *appender) prepare(b *pebble.Batch, outcomes []Outcome, recs []*Record) (index indexEntry, err error) {
+// batch, unless the disk is full. It returns the newest entry of the sparse index.
+func (a *appender) prepare(b *pebble.Batch, outcomes []Outcome, recs []*Record, full bool) (index indexEntry, err error) {
 	seen := seenBefore{
 		a: a, single: len(recs) == 1,
 		keepUses: slices.ContainsFunc(recs, func(r *Record) bool { return r.Dup }),
@@ -173,6 +178,10 @@ func (a *appender) prepare(b *pebble.Batch, outcomes []Outcome, recs []*Record) 
 		outcome, seq, err := seen.check(r)
 		if err != nil {
 			return index, err
+		}
+		if outcome == Stored && full {
+			outcomes[i] = NoRoom
+			continue
 		}
 		outcomes[i] = outcome
 		if outcome != Stored {

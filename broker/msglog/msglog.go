@@ -42,6 +42,7 @@ const (
 	Stored    Outcome = iota // it is new; Seq, Prev and PrevSender are filled in
 	Duplicate                // it was stored before; Seq is the first one's
 	Conflict                 // its mid was used before with another content; nothing was stored
+	NoRoom                   // it is new and the disk is full; nothing was stored
 )
 
 // Pending is a batch that was appended and is on its way to the disk.
@@ -59,7 +60,9 @@ type Log interface {
 	// Append gives each new record its seq, in order, as one batch. It returns
 	// before the batch is durable so that the next can be prepared; Pending
 	// tells when. Batches become durable in order. ErrFull is returned when
-	// the disk has no room: nothing was stored and reading goes on.
+	// the disk has no room: nothing was stored and reading goes on. What was
+	// stored before needs no room: if a batch has some of that, the others'
+	// outcome is NoRoom instead.
 	Append(recs []*Record) (Pending, error)
 	// Bounds returns the seq of the oldest message that is still there and
 	// that of the newest that is durable. An empty log has first = last+1.
