@@ -59,14 +59,15 @@ type Conn struct {
 	attachment   uint64 // which of its session's connections it is; guarded by Session.mu
 	readDeadline int64  // unix nanoseconds last set; used by the reading goroutine only
 
-	mu      sync.Mutex
-	buf     *buffer   // frames that wait; nil if none
-	flight  int       // bytes handed to the socket and not yet taken by it
-	writing bool      // a writer goroutine is running
-	starved bool      // frames were refused since the last onDrain
-	closing bool      // Close was called: write what is there, take nothing more
-	written sync.Cond // writing has become false; on mu
-	err     error     // why the connection is broken
+	mu            sync.Mutex
+	buf           *buffer   // frames that wait; nil if none
+	flight        int       // bytes handed to the socket and not yet taken by it
+	writing       bool      // a writer goroutine is running
+	starved       bool      // frames were refused since the last onDrain
+	writeDeadline time.Time // as it was last set
+	closing       bool      // Close was called: write what is there, take nothing more
+	written       sync.Cond // writing has become false; on mu
+	err           error     // why the connection is broken
 }
 
 // NewConn wraps a client's connection.
@@ -237,18 +238,28 @@ func (c *Conn) appendLocked(p []byte) []byte {
 	return c.buf.b[at:]
 }
 
+// bound sets the deadline of the next write. Setting one costs as much as a small write,
+// so one that has three quarters of its time left will do. c.mu is held, so that Close
+// cannot be followed by a longer one.
+func (c *Conn) bound() {
+	now := time.Now()
+	timeout := c.limits.Timeout
+	if c.closing {
+		timeout = closeLinger
+	} else if c.writeDeadline.Sub(now) > timeout*3/4 {
+		return
+	}
+	c.writeDeadline = now.Add(timeout)
+	_ = c.SetWriteDeadline(c.writeDeadline)
+}
+
 // writeOut passes on what waits until nothing is left.
 func (c *Conn) writeOut() {
 	c.mu.Lock()
 	for c.buf != nil && c.err == nil {
 		out := c.buf
 		c.buf, c.flight = nil, len(out.b)
-		timeout := c.limits.Timeout
-		if c.closing {
-			timeout = closeLinger
-		}
-		// Under the lock, so that Close cannot be followed by a longer one.
-		_ = c.SetWriteDeadline(time.Now().Add(timeout))
+		c.bound()
 		c.mu.Unlock()
 		_, err := c.Conn.Write(out.b)
 		c.limits.put(out)
@@ -314,7 +325,8 @@ func (c *Conn) Close() error {
 	}
 	// The writer may be stuck in a write that has a minute to go.
 	now := time.Now()
-	_ = c.SetWriteDeadline(now.Add(closeLinger))
+	c.writeDeadline = now.Add(closeLinger)
+	_ = c.SetWriteDeadline(c.writeDeadline)
 	return c.SetReadDeadline(now)
 }
 
