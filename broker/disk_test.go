@@ -40,7 +40,8 @@ func TestFullDisk(t *testing.T) {
 	alice := mqttest.Dial(t, addr, o)
 	alice.Subscribe(1, "user/alice")
 	five, three := mqttest.Dial(t, addr, v5(user(t, "bob", "five"))), mqttest.Dial(t, addr, user(t, "bob", "three"))
-	five.PublishAcked("user/alice", 1, "before")
+	known := `{"body":"before","mid":"m1"}`
+	five.PublishAcked("user/alice", 1, known)
 	three.Subscribe(0, "user/bob/error")
 
 	other := filepath.Join(mount, "other")
@@ -62,6 +63,10 @@ func TestFullDisk(t *testing.T) {
 	}
 	if ack := five.PublishAcked("user/alice", 2, "x"); ack.ReasonCode != packets.ErrQuotaExceeded.Code {
 		t.Errorf("PUBREC %#x, want 0x97", ack.ReasonCode)
+	}
+	// What is stored needs no room: a refusal would make the client publish it as new.
+	if ack := five.PublishAcked("user/alice", 1, known); ack.ReasonCode != 0 {
+		t.Errorf("a message that was stored before got %#x %q", ack.ReasonCode, ack.Properties.ReasonString)
 	}
 	three.Publish("user/alice", 1, "x")
 	if r := mustRefusal(t, three); r.Code != "log_full" {
