@@ -222,16 +222,24 @@ func (d *door) newStack() bool {
 // goroutines until ctx ends.
 func (d *door) stop(ctx context.Context) error {
 	d.refuse()
-	for _, c := range d.snapshot() {
-		c.interrupt()
-	}
 	grace := time.NewTimer(stopGrace)
 	defer grace.Stop()
-	select {
-	case <-d.empty:
-		return nil
-	case <-grace.C:
-	case <-ctx.Done():
+	again := time.NewTicker(stopGrace / 20)
+	defer again.Stop()
+	for waiting := true; waiting; {
+		// More than once: a connection may be on its way from one read to the next.
+		for _, c := range d.snapshot() {
+			c.interrupt()
+		}
+		select {
+		case <-d.empty:
+			return nil
+		case <-again.C:
+		case <-grace.C:
+			waiting = false
+		case <-ctx.Done():
+			waiting = false
+		}
 	}
 	for _, c := range d.snapshot() {
 		_ = c.socket.Close()

@@ -655,6 +655,17 @@ func TestWebSocketStopLeavesNothing(t *testing.T) {
 	defer srv.Close()
 	url := "ws" + strings.TrimPrefix(srv.URL, "http")
 	silent := dialWS(t, url, nil)
+	pong, silentClosed := make(chan struct{}), make(chan struct{})
+	silent.SetPongHandler(func(string) error { close(pong); return nil })
+	go func() {
+		defer close(silentClosed)
+		mustClose(t, silent, websocket.CloseGoingAway)
+	}()
+	// Who is stopped before the handshake is quite over is just cut off.
+	if err := silent.WriteControl(websocket.PingMessage, nil, time.Now().Add(wait)); err != nil {
+		t.Fatal(err)
+	}
+	<-pong
 	ready := dialWS(t, url, nil)
 	sendWS(t, ready, connect(4, "ready", 0))
 	readWS(t, ready, connack)
@@ -669,12 +680,12 @@ func TestWebSocketStopLeavesNothing(t *testing.T) {
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
-		mustClose(t, silent, websocket.CloseGoingAway)
 		mustClose(t, ready, websocket.CloseGoingAway)
 	}()
 	mustStop(t, ws)
 	mustStop(t, ws)
 	<-closed
+	<-silentClosed
 	srv.Close()
 	if n := count(t, m, "open"); n != 0 {
 		t.Errorf("%d connections counted as open", n)
