@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -17,16 +18,20 @@ type logCmd struct {
 	Tail   int    `placeholder:"N" help:"Print the newest N messages, one JSON object a line, as subscribers get them."`
 	Topic  string `placeholder:"TOPIC" help:"Only those of user/ID or group/ID; 10 unless --tail says otherwise."`
 	Verify bool   `help:"Read everything and check checksums, order and indexes. Exit status 1 if something is wrong."`
+	Repair bool   `help:"Make a log usable again that the broker refuses because acknowledged messages are missing at its end: give up what cannot be read, keep the damaged files beside it, and say what is lost. The broker must be stopped."`
 }
 
-// Run looks at the message log without changing it: beside a running broker, as it
-// was at this moment, or in a stopped one's folder.
+// Run looks at the message log without changing it, unless it is to be repaired: beside
+// a running broker, as it was at this moment, or in a stopped one's folder.
 func (c *logCmd) Run(ctx context.Context, p *process) (err error) {
 	if err := c.validate(); err != nil {
 		return err
 	}
 	if c.Tail < 0 {
 		return refuse("tail", "is below zero; give a number of messages")
+	}
+	if c.Repair {
+		return c.repair(ctx, p)
 	}
 	log, err := msglog.Inspect(ctx, filepath.Join(c.DataDir, brokerFolder, "log"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -44,6 +49,30 @@ func (c *logCmd) Run(ctx context.Context, p *process) (err error) {
 		return c.tail(ctx, p, log)
 	}
 	c.outline(p, log.Info())
+	return nil
+}
+
+// repair gives up what cannot be read at the log's end and prints what that was.
+func (c *logCmd) repair(ctx context.Context, p *process) error {
+	dir := filepath.Join(c.DataDir, brokerFolder, "log")
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return refuse("data-dir", "%s holds no message log; name the one that the broker was started with", c.DataDir)
+	}
+	done, err := msglog.Repair(ctx, dir, msglog.Options{})
+	if err != nil {
+		return err
+	}
+	switch {
+	case done == nil || done.FirstLost == 0 && done.Changes == 0:
+		fmt.Fprintln(p.stdout, "no acknowledged message is lost")
+	default:
+		fmt.Fprintf(p.stdout, "lost: messages %d to %d, and %d changes to sessions\n", done.FirstLost, done.LastLost, done.Changes)
+	}
+	if done != nil {
+		for _, file := range done.Kept {
+			fmt.Fprintf(p.stdout, "kept: %s\n", file)
+		}
+	}
 	return nil
 }
 
