@@ -1,0 +1,142 @@
+package delivery
+
+import (
+	"maps"
+	"time"
+)
+
+// Attachment is what a connection says about the session it wants.
+type Attachment struct {
+	Key
+	Conn           *Conn
+	Clean          bool          // Clean Start: a session that is there ends first
+	Expiry         time.Duration // how long the session outlives the connection
+	V5             bool
+	ReceiveMaximum uint16 // 0: no limit of the client's own
+	MaxPacket      uint32 // 0: no limit
+	Groups         []string
+	KeepGroups     bool // Groups may not be all: the session stays in those that it was in
+	AnyTopic       bool // it may read what is not its own
+	Archiver       bool // its position is the archive's
+}
+
+// Attach binds a connection to its session, which it makes if there is none or if
+// the client wants a clean start, and reports whether there was one. A connection
+// that had the session before loses it. Nothing is delivered before Start.
+func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
+	for {
+		s, resumed = e.session(a.Key, a.Clean)
+		s.subsMu.Lock()
+		if !s.ended {
+			break
+		}
+		s.subsMu.Unlock() // it ended between the two lines above
+	}
+	defer s.subsMu.Unlock()
+
+	s.detachLocked(nil)
+	a.Conn.onDrain = s.wake
+	groups := setOf(a.Groups)
+	if a.KeepGroups {
+		maps.Copy(groups, s.groups)
+	}
+	s.groups, s.any = groups, a.AnyTopic
+
+	s.mu.Lock()
+	s.archiver = a.Archiver
+	s.attached++
+	a.Conn.attachment = s.attached
+	s.conn, s.v5, s.maxPacket = a.Conn, a.V5, a.MaxPacket
+	s.limit = e.cfg.Window
+	if a.Archiver {
+		s.limit = e.cfg.ArchiverWindow
+	}
+	if a.ReceiveMaximum > 0 {
+		s.limit = min(s.limit, int(a.ReceiveMaximum))
+	}
+	s.expiry, s.expiresAt = a.Expiry, time.Time{}
+	s.onWire, s.resends = 0, s.win.n > 0
+	for i := range s.win.n {
+		s.win.at(i).wire = false
+	}
+	s.mu.Unlock()
+
+	if err := s.subscribeLocked(false); err != nil {
+		s.detachLocked(a.Conn)
+		if a.Expiry == 0 {
+			s.endLocked()
+		}
+		return nil, false, err
+	}
+	return s, resumed, nil
+}
+
+// Superseded reports whether the session has had another connection after the given one.
+func (s *Session) Superseded(conn *Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attached != conn.attachment
+}
+
+// Start begins delivery: first what the client has not acknowledged, then what it
+// missed, then what comes. It is called when the CONNACK is on its way.
+func (s *Session) Start(conn *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == conn && s.mode == offline {
+		s.mode = behind
+		s.wakeLocked()
+	}
+}
+
+// Detach says that a connection is over. If it still has the session, the session goes
+// offline and lives on for expiry, or ends if that is 0.
+func (s *Session) Detach(conn *Conn, expiry time.Duration) {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	s.mu.Lock()
+	current := s.conn == conn
+	if current {
+		s.expiry = expiry
+	}
+	s.mu.Unlock()
+	if !current || s.ended {
+		return
+	}
+	s.detachLocked(conn)
+	if expiry == 0 {
+		s.endLocked()
+		return
+	}
+	s.engine.store.saveLogged(s, false)
+}
+
+// detachLocked takes the session from its connection. A connection other than the
+// one given is told that it was taken over, and closed. subsMu is held.
+func (s *Session) detachLocked(own *Conn) {
+	delivered := s.engine.delivered.Load()
+	s.mu.Lock()
+	old := s.conn
+	s.conn = nil
+	if s.mode == live {
+		// Everything of ours up to there was handed to us.
+		s.pos = max(s.pos, delivered)
+	}
+	s.mode = offline
+	s.movedLocked()
+	if old != nil {
+		s.expiresAt = s.engine.now().Add(s.expiry)
+	}
+	v5 := s.v5
+	topics := s.topics
+	s.mu.Unlock()
+	for _, t := range topics {
+		s.engine.unregister(t)
+	}
+	if old != nil && old != own {
+		if v5 {
+			old.send(disconnect(reasonTakenOver))
+		}
+		_ = old.Close()
+	}
+}

@@ -1,0 +1,74 @@
+package delivery
+
+// deliver hands a run to a live session. It falls behind if it cannot take it.
+func (s *Session) deliver(t *topicSub, r *run) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mode != live {
+		return
+	}
+	recs := r.recs
+	last := recs[len(recs)-1].Seq
+	from := max(s.pos, t.since)
+	if last <= from {
+		return
+	}
+	if recs[0].Seq <= from || t.noLocal || t.ids != nil || r.expires {
+		s.fallBehindLocked(recs[0].Seq)
+		return
+	}
+	enc := r.encode(t.qos, s.v5)
+	if enc.qos2 || s.maxPacket > 0 && enc.longest > int(s.maxPacket) {
+		s.fallBehindLocked(recs[0].Seq)
+		return
+	}
+	if len(enc.ids) == 0 {
+		if !s.conn.offer(enc.frames) {
+			s.fallBehindLocked(recs[0].Seq)
+			return
+		}
+		s.pos = last
+		s.movedLocked() // what was sent at QoS 0 is not to be sent again after a crash
+		return
+	}
+	if len(enc.ids) > s.roomLocked() {
+		s.fallBehindLocked(recs[0].Seq)
+		return
+	}
+	if !s.conn.offerNumbered(enc.frames, enc.ids, s.win.nextID()) {
+		s.fallBehindLocked(recs[0].Seq)
+		return
+	}
+	for _, rec := range enc.numbers {
+		s.win.push(inflight{seq: rec.Seq, topic: r.topic, qos: 1, wire: true})
+	}
+	s.onWire += len(enc.ids)
+	s.pos = last
+}
+
+// fallBehindLocked makes a live session read on from the log, beginning with the
+// message seq: it has no room for it, or the message wants more care than a run gets.
+func (s *Session) fallBehindLocked(seq uint64) {
+	s.mode, s.pos = behind, max(s.pos, seq-1)
+	s.wakeLocked()
+}
+
+// wake makes a session that is behind read on.
+func (s *Session) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wakeLocked()
+}
+
+func (s *Session) wakeLocked() {
+	if s.mode != behind {
+		return
+	}
+	if s.pumping {
+		s.again = true
+		return
+	}
+	s.pumping = true
+	s.engine.pumps.Add(1)
+	go s.pump()
+}

@@ -1,0 +1,156 @@
+package delivery
+
+import (
+	"maps"
+	"slices"
+)
+
+// Subscribe adds or replaces subscriptions. When it returns without an error, a
+// session that outlives its connection has them on disk. filters of plain topics
+// are only remembered.
+func (s *Session) Subscribe(subs []Subscription, groups []string) error {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	before := maps.Clone(s.filters)
+	for _, sub := range subs {
+		s.filters[sub.Filter] = sub
+	}
+	s.groups = setOf(groups)
+	if err := s.subscribeLocked(!maps.Equal(before, s.filters)); err != nil {
+		s.filters = before
+		_ = s.bringInLine()
+		return err
+	}
+	return nil
+}
+
+// Unsubscribe removes subscriptions.
+func (s *Session) Unsubscribe(filters []string) error {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	before := len(s.filters)
+	for _, f := range filters {
+		delete(s.filters, f)
+	}
+	return s.subscribeLocked(len(s.filters) != before)
+}
+
+// SetGroups tells a session which groups its subject is in now.
+func (s *Session) SetGroups(groups []string) error {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	next := setOf(groups)
+	if maps.Equal(next, s.groups) {
+		return nil
+	}
+	s.groups = next
+	return s.subscribeLocked(false)
+}
+
+// ChangeGroup tells a session that its subject joined or left a group.
+func (s *Session) ChangeGroup(group string, member bool) error {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	if _, was := s.groups[group]; was == member {
+		return nil
+	}
+	s.groups = maps.Clone(s.groups)
+	if s.groups == nil {
+		s.groups = map[string]struct{}{}
+	}
+	if member {
+		s.groups[group] = struct{}{}
+	} else {
+		delete(s.groups, group)
+	}
+	return s.subscribeLocked(false)
+}
+
+// Groups returns the groups that the session knows its subject to be in.
+func (s *Session) Groups() []string {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	return slices.Collect(maps.Keys(s.groups))
+}
+
+// Filters returns the session's subscriptions.
+func (s *Session) Filters() []Subscription {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	return slices.Collect(maps.Values(s.filters))
+}
+
+// subscribeLocked brings the topics in line with filters and groups and stores them,
+// durably if topics have changed or the caller says that something has. subsMu is held.
+func (s *Session) subscribeLocked(changed bool) error {
+	if s.ended {
+		return nil
+	}
+	changed = s.bringInLine() || changed
+	return s.engine.store.saveSubscriptions(s, changed)
+}
+
+// bringInLine brings the topics in line with filters and groups and reports whether
+// there are others now. subsMu is held.
+func (s *Session) bringInLine() (changed bool) {
+	want := expand(s.filters, s.Subject, s.groups, s.any)
+	s.mu.Lock()
+	have := s.topics
+	attached := s.conn != nil
+	s.mu.Unlock()
+
+	next := make(map[string]*topicSub, len(want))
+	var added, removed []*topicSub
+	for topic, w := range want {
+		t := have[topic]
+		if t == nil {
+			t = &topicSub{session: s, topic: topic, signal: w.signal, since: ^uint64(0)}
+			added = append(added, t)
+		}
+		next[topic] = t
+	}
+	for topic, t := range have {
+		if want[topic] == nil {
+			removed = append(removed, t)
+		}
+	}
+	if attached {
+		// Into the registry first and then since: a message committed in between
+		// is either from before the subscription or finds it there.
+		for _, t := range next {
+			if t.entry.Load() == nil {
+				s.engine.register(t)
+			}
+		}
+	}
+	for _, t := range removed {
+		s.engine.unregister(t)
+	}
+	first, last := s.engine.log.Bounds()
+	s.mu.Lock()
+	for topic, w := range want {
+		t := next[topic]
+		t.qos, t.noLocal, t.ids = w.qos, w.noLocal, w.ids
+	}
+	for _, t := range added {
+		t.since = last
+		if s.archiver {
+			t.since = first - 1
+		}
+	}
+	s.topics = next
+	s.plan = newPlan(next)
+	if s.archiver && len(added) > 0 {
+		s.rewindLocked(first - 1)
+	}
+	s.mu.Unlock()
+	return len(added)+len(removed) > 0
+}
+
+func setOf(ids []string) map[string]struct{} {
+	m := make(map[string]struct{}, len(ids))
+	for _, id := range ids {
+		m[id] = struct{}{}
+	}
+	return m
+}
