@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/binary"
 	"errors"
 	"strconv"
 
@@ -158,9 +159,10 @@ func (b *Broker) appendAck(dst []byte, p *publication) []byte {
 		var digits [20]byte
 		body = appendString(body, string(strconv.AppendUint(digits[:0], p.rec.Seq, 10)))
 	}
-	dst = appendVarint(dst, 2+1+varintLen(len(body))+len(body))
+	// A variable byte integer of MQTT is, within its four bytes, Go's uvarint.
+	dst = binary.AppendUvarint(dst, uint64(2+1+varintLen(len(body))+len(body)))
 	dst = append(dst, byte(p.id>>8), byte(p.id), reason.Code)
-	dst = appendVarint(dst, len(body))
+	dst = binary.AppendUvarint(dst, uint64(len(body)))
 	return append(dst, body...)
 }
 
@@ -168,15 +170,6 @@ func (b *Broker) appendAck(dst []byte, p *publication) []byte {
 func appendString(dst []byte, s string) []byte {
 	s = s[:min(len(s), 65535)]
 	return append(append(dst, byte(len(s)>>8), byte(len(s))), s...)
-}
-
-// appendVarint appends a variable byte integer (MQTT 5, 1.5.5).
-func appendVarint(dst []byte, n int) []byte {
-	for n >= 0x80 {
-		dst = append(dst, byte(n)|0x80)
-		n >>= 7
-	}
-	return append(dst, byte(n))
 }
 
 // varintLen returns how long n is as a variable byte integer, for what an

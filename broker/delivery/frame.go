@@ -14,15 +14,8 @@ const (
 	propSubscriptionID = 0x0B
 )
 
-// appendVarint appends a variable byte integer (MQTT 5, 1.5.5).
-func appendVarint(dst []byte, n int) []byte {
-	for n >= 0x80 {
-		dst = append(dst, byte(n)|0x80)
-		n >>= 7
-	}
-	return append(dst, byte(n))
-}
-
+// varintLen returns how long n is as a variable byte integer (MQTT 5, 1.5.5). Up to the
+// four bytes that MQTT allows, that is what encoding/binary calls a uvarint.
 func varintLen(n int) int {
 	switch {
 	case n < 1<<7:
@@ -54,7 +47,7 @@ func appendPublish(dst []byte, topic string, qos byte, dup, v5 bool, props, payl
 		head |= 0x08
 	}
 	dst = append(dst, head)
-	dst = appendVarint(dst, n)
+	dst = binary.AppendUvarint(dst, uint64(n))
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(topic))) //nolint:gosec // chat topics are short
 	dst = append(dst, topic...)
 	at := -1
@@ -63,7 +56,7 @@ func appendPublish(dst []byte, topic string, qos byte, dup, v5 bool, props, payl
 		dst = append(dst, 0, 0)
 	}
 	if v5 {
-		dst = appendVarint(dst, len(props))
+		dst = binary.AppendUvarint(dst, uint64(len(props)))
 		dst = append(dst, props...)
 	}
 	return append(dst, payload...), at
@@ -78,7 +71,7 @@ func appendProps(dst []byte, expires, now int64, subIDs []int) []byte {
 	}
 	for _, id := range subIDs {
 		dst = append(dst, propSubscriptionID)
-		dst = appendVarint(dst, id)
+		dst = binary.AppendUvarint(dst, uint64(id))
 	}
 	return dst
 }
