@@ -7,6 +7,7 @@
 //   - A token is accepted only if a configured key signed it with an algorithm
 //     that the key itself stands for. The token's header never chooses.
 //   - An [Identity] comes only from such a token, so its subject is who it says.
+//     The subjects of the server's own parts go with their roles alone.
 //   - A session belongs to (subject, client id): [Hook] puts the subject in
 //     front of the client id before Mochi looks a session up.
 //   - No claim opens a chat topic, $SYS or another reserved topic to plain MQTT:
@@ -31,6 +32,22 @@ const (
 	RoleArchiver Role = "archiver"
 	RoleAdmin    Role = "admin"
 )
+
+// The subjects of the server's own parts. A token of theirs is refused unless its
+// role is the part's: a session belongs to (subject, client id), so whoever else
+// had the archiver's subject could take its session over, and with it the place
+// up to which the log is archived; and what system writes is taken for the
+// server's word. The API lets nobody have these ids.
+const (
+	SubjectArchiver = "archiver" // with RoleArchiver
+	SubjectSystem   = "system"   // with RoleService or RoleAdmin; who notices come from
+)
+
+// ownRoles are the roles that the server's own subjects may have.
+var ownRoles = map[string][]Role{
+	SubjectArchiver: {RoleArchiver},
+	SubjectSystem:   {RoleService, RoleAdmin},
+}
 
 // Identity is what a verified token says about its holder. It is not changed
 // after it was made.

@@ -159,6 +159,9 @@ func (id *Identity) check() error {
 	if rightsOf(id.Role) == nil {
 		return fmt.Errorf("%w: role %s is none of user, device, service, archiver, admin", ErrClaims, quote(string(id.Role)))
 	}
+	if roles, own := ownRoles[id.Subject]; own && !slices.Contains(roles, id.Role) {
+		return fmt.Errorf("%w: sub %s is the server's own and goes with role %s, not %s", ErrClaims, quote(id.Subject), roles[0], id.Role)
+	}
 	if len(id.Groups) > MaxGroups {
 		return fmt.Errorf("%w: %d groups are too many: at most %d", ErrClaims, len(id.Groups), MaxGroups)
 	}

@@ -101,8 +101,9 @@ var errNotStarted = chat.Refuse(chat.CodeUnavailable, "The server is not ready y
 
 var errRefused = chat.Refuse(chat.CodeUnauthenticated, "The token is not accepted. Sign in again or renew it.")
 
-// reserved are ids that parts of the server use themselves.
-var reserved = []string{"admin", "api", "archiver", "broker", "mynah", "root", "service", "system"}
+// reserved are ids that parts of the server use themselves or that would be taken
+// for one of them. A token of the first two is refused whoever signs it.
+var reserved = []string{authhook.SubjectArchiver, authhook.SubjectSystem, "admin", "api", "broker", "mynah", "root", "service"}
 
 // Admit returns nil if the holder of a verified token may come in: the account
 // is neither disabled nor deleted and the token not revoked. It returns when the

@@ -31,11 +31,12 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/jackc/pgx/v5"
 
+	"mynah/authhook"
 	"mynah/schema"
 )
 
 // Subject is who notices come from: the subject that the relay's token must have.
-const Subject = "system"
+const Subject = authhook.SubjectSystem
 
 // lockID is the advisory lock of the relay that publishes ("notice" in ASCII).
 const lockID = 0x6e6f74696365

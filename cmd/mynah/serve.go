@@ -94,7 +94,7 @@ func (c *serveCmd) Run(ctx context.Context, p *process) (err error) {
 	if err != nil {
 		return err
 	}
-	token := s.ownToken(secret, archiverID, authhook.RoleArchiver)
+	token := s.ownToken(secret, authhook.SubjectArchiver, authhook.RoleArchiver)
 	if !cfg.NoArchive {
 		if _, err := s.startArchiver(ctx, address, token); err != nil {
 			return err
@@ -297,7 +297,7 @@ func (c *archiverCmd) Run(ctx context.Context, p *process) (err error) {
 	case cfg.TokenFile != "":
 		token = fromFile(cfg.TokenFile)
 	case cfg.JWTSecret != "":
-		token = s.ownToken(cfg.JWTSecret, archiverID, authhook.RoleArchiver)
+		token = s.ownToken(cfg.JWTSecret, authhook.SubjectArchiver, authhook.RoleArchiver)
 	default:
 		return refuse("token-file", "is not set, nor is --jwt-secret; the broker wants a token of role archiver: give one of them")
 	}

@@ -38,9 +38,6 @@ const keysPause = 2 * time.Second
 // its end the broker closes the connection and the part comes back with a new one.
 const ownTokenTTL = 24 * time.Hour
 
-// archiverID is the archiver's subject, which the API lets nobody register.
-const archiverID = "archiver"
-
 // brokerFolder is the broker's part of the data directory.
 const brokerFolder = "broker"
 
