@@ -37,6 +37,8 @@ func (b *Broker) commit() {
 					p.refusal = chat.Refuse(chat.CodeConflict, "you used this mid before with another content; choose a new mid")
 				case outcomes[n] == msglog.NoRoom:
 					p.refusal = refusalOf(msglog.ErrFull)
+				case outcomes[n] == msglog.Unknown:
+					p.refusal = p.unlessStored
 				case outcomes[n] == msglog.Stored:
 					stored = append(stored, p.rec)
 				}

@@ -44,6 +44,11 @@ func (b *Broker) publish(c *conn, m *published) error {
 		return nil // the token has ended and with it, in a moment, the connection
 	}
 	kind, err := b.admit(id, m.topic)
+	if err != nil && m.dup && (kind == chat.KindUser || kind == chat.KindGroup) {
+		// It comes too fast, but it may be stored already. A client that is told
+		// no would publish it again as new, and it would be there twice.
+		p.unlessStored, err = asRefusal(err), nil
+	}
 	if err == nil {
 		switch kind {
 		case chat.KindPlain:
@@ -61,9 +66,10 @@ func (b *Broker) publish(c *conn, m *published) error {
 		p.refusal = asRefusal(err)
 	case p.rec != nil:
 		p.rec.QoS, p.rec.PacketID, p.rec.Dup, p.rec.Client = m.qos, m.id, m.dup, c.clientID
+		p.rec.Ask = p.unlessStored != nil
 		p.rec.Expires = earlier(p.rec.Expires, m.props.MessageExpiryInterval)
 	}
-	if m.qos == 2 && (p.refusal == nil || !c.v5.Load()) { // a PUBREC that refuses ends the exchange
+	if m.qos == 2 && (p.refusal == nil && p.unlessStored == nil || !c.v5.Load()) { // a PUBREC that refuses ends the exchange
 		if c.releasing == nil {
 			c.releasing = map[uint16]struct{}{}
 		}
@@ -81,8 +87,8 @@ func (b *Broker) publishPlain(c *conn, m *published) error {
 	})
 }
 
-// admit reports what a topic is, and why the holder of the token may not publish to it
-// at all or just now.
+// admit reports what a topic is, and why the holder of the token may not publish to it at
+// all, for which the kind is KindReserved, or not so fast.
 func (b *Broker) admit(id *authhook.Identity, topic string) (chat.Kind, error) {
 	if strings.ContainsAny(topic, "+#") {
 		return chat.KindReserved, chat.Refuse(chat.CodeBadTopic, "a message is published to one topic, without wildcards")
@@ -95,10 +101,7 @@ func (b *Broker) admit(id *authhook.Identity, topic string) (chat.Kind, error) {
 	if err := b.policy.CanPublish(ctx, id, topic); err != nil {
 		return chat.KindReserved, err
 	}
-	if err := b.cfg.Limiter.AllowPublish(id); err != nil {
-		return chat.KindReserved, err
-	}
-	return chat.ParseTopic(topic).Kind, nil
+	return chat.ParseTopic(topic).Kind, b.cfg.Limiter.AllowPublish(id)
 }
 
 // record parses a message for the log. It returns the message's mid also with an error,

@@ -19,6 +19,8 @@ type publication struct {
 	mid     string
 	id      uint16
 	qos     byte
+
+	unlessStored *chat.Error // the refusal if the log does not have it; nil if it is to be stored
 }
 
 // Bounds of what waits for the log.

@@ -165,7 +165,7 @@ func (a *appender) append(recs []*Record, size int, full bool) (*pending, error)
 }
 
 // prepare finds out which messages are new, numbers them and puts them into the
-// batch, unless the disk is full. It returns the newest entry of the sparse index.
+// batch, unless the disk is full or it was only asked. It returns the newest entry of the sparse index.
 func (a *appender) prepare(b *pebble.Batch, outcomes []Outcome, recs []*Record, full bool) (index indexEntry, err error) {
 	seen := seenBefore{
 		a: a, single: len(recs) == 1,
@@ -179,9 +179,12 @@ func (a *appender) prepare(b *pebble.Batch, outcomes []Outcome, recs []*Record, 
 		if err != nil {
 			return index, err
 		}
-		if outcome == Stored && full {
-			outcomes[i] = NoRoom
-			continue
+		switch {
+		case outcome != Stored:
+		case r.Ask:
+			outcome = Unknown
+		case full:
+			outcome = NoRoom
 		}
 		outcomes[i] = outcome
 		if outcome != Stored {

@@ -32,6 +32,9 @@ type Record struct {
 	Digest uint64
 	// Dup is set on a publish with the DUP flag. It is not stored.
 	Dup bool
+	// Ask has Append only find out whether the message was stored before. It
+	// is not stored.
+	Ask bool
 }
 
 // Outcome is what Append did with a record.
@@ -43,6 +46,7 @@ const (
 	Duplicate                // it was stored before; Seq is the first one's
 	Conflict                 // its mid was used before with another content; nothing was stored
 	NoRoom                   // it is new and the disk is full; nothing was stored
+	Unknown                  // it is new and Ask was set; nothing was stored
 )
 
 // Pending is a batch that was appended and is on its way to the disk.

@@ -210,6 +210,29 @@ func testMidPending(t *testing.T, open Open) {
 	}
 }
 
+// What is only asked about is recognised like everything else and never stored, among
+// others in a batch and alone.
+func testAsk(t *testing.T, open Open) {
+	l := open1(t, open)
+	ask := func(r *msglog.Record) *msglog.Record { r.Ask = true; return r }
+	named := withMid(msg("alice", "user/bob", "hello"), "m1")
+	numbered := withPacket(msg("alice", "user/bob", "hi"), 1, false)
+	store(t, l, named, numbered)
+	again, other := ask(withMid(msg("alice", "user/bob", "hello"), "m1")), ask(withMid(msg("alice", "user/bob", "other"), "m1"))
+	dup, newDup := ask(withPacket(msg("alice", "user/bob", "hi"), 1, true)), ask(withPacket(msg("alice", "user/bob", "hi"), 2, true))
+	fresh := withPacket(msg("alice", "user/bob", "fresh"), 3, false)
+	sameBatch := ask(withPacket(msg("alice", "user/bob", "fresh"), 3, true))
+	wantOutcomes(t, appendAll(t, l, again, other, dup, newDup, fresh, sameBatch),
+		msglog.Duplicate, msglog.Conflict, msglog.Duplicate, msglog.Unknown, msglog.Stored, msglog.Duplicate)
+	if again.Seq != named.Seq || dup.Seq != numbered.Seq || sameBatch.Seq != fresh.Seq {
+		t.Fatalf("duplicates have the seqs %d, %d, %d", again.Seq, dup.Seq, sameBatch.Seq)
+	}
+	wantOutcomes(t, appendAll(t, l, ask(withMid(msg("alice", "user/bob", "new"), "m2"))), msglog.Unknown)
+	next := withMid(msg("alice", "user/bob", "other"), "m2") // its mid was not taken by asking
+	store(t, l, next)
+	wantRecords(t, readAll(t, l, 0, 1<<60), []*msglog.Record{named, numbered, fresh, next})
+}
+
 // A retransmission without mid is recognised by device, packet id and content.
 func testDup(t *testing.T, open Open) {
 	dir := t.TempDir()

@@ -43,6 +43,9 @@ func (m *model) append(r *msglog.Record) msglog.Outcome {
 			break
 		}
 	}
+	if r.Ask {
+		return msglog.Unknown
+	}
 	r.Seq = m.next
 	m.next++
 	r.Prev, r.PrevSender = m.tail(r.To), 0
@@ -88,6 +91,7 @@ func testModel(t *testing.T, open Open) {
 				r.PacketID = rapid.Uint16Range(1, 4).Draw(rt, "packet")
 				r.Dup = rapid.Bool().Draw(rt, "dup")
 			}
+			r.Ask = rapid.IntRange(0, 4).Draw(rt, "ask") == 0
 			if rapid.Bool().Draw(rt, "has mid") {
 				r.Mid = rapid.StringN(1, 2, 4).Draw(rt, "mid")
 			}

@@ -34,6 +34,7 @@ func Run(t *testing.T, open Open) {
 		"MidInBatch":         testMidInBatch,
 		"MidPending":         testMidPending,
 		"Dup":                testDup,
+		"Ask":                testAsk,
 		"DupInBatch":         testDupInBatch,
 		"OddNames":           testOddNames,
 		"Reopen":             testReopen,
@@ -143,7 +144,7 @@ func readTopic(tb testing.TB, l msglog.Log, topic string, after, upto uint64) []
 	return recs
 }
 
-// wantRecords compares what was read with what was appended; Dup is not stored.
+// wantRecords compares what was read with what was appended; Dup and Ask are not stored.
 func wantRecords(tb testing.TB, got, want []*msglog.Record) {
 	tb.Helper()
 	if len(got) != len(want) {
@@ -151,7 +152,7 @@ func wantRecords(tb testing.TB, got, want []*msglog.Record) {
 	}
 	for i, r := range want {
 		w, g := *r, *got[i]
-		w.Dup = false
+		w.Dup, w.Ask = false, false
 		// An empty tail may come back nil.
 		sameTail := string(w.Tail) == string(g.Tail)
 		w.Tail, g.Tail = nil, nil
