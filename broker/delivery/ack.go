@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"mynah/broker/msglog"
@@ -56,10 +57,9 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 	switch {
 	case packetType == typePubrec && e.qos == 2 && !failed:
 		e.state = stateReceived
-		seq, topic := e.seq, e.topic
 		// After PUBREL the client forgets the packet id. It must not be sent
 		// before we are sure to remember that the message has arrived.
-		s.engine.store.received(s, Exactly{Seq: seq, ID: id, Topic: topic, Received: true}, func() {
+		s.engine.store.progress(s, exchange{e.seq, id, e.topic, stateReceived}, func() {
 			conn.send(pubrel(id))
 		})
 		return 0
@@ -70,12 +70,23 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 	if e.wire {
 		s.onWire--
 	}
-	s.win.done(e)
+	s.finishLocked(id, e)
 	s.movedLocked()
 	if s.mode == behind && s.onWire <= s.limit/2 {
 		s.wakeLocked()
 	}
 	return 0
+}
+
+// finishLocked says that a message of the window needs no more. s.mu is held.
+func (s *Session) finishLocked(id uint16, e *inflight) {
+	if s.restored[e.seq] == id {
+		// What was restored may end before what came before it in the log. Then the
+		// store has it for longer than the window, and its packet id may be another
+		// message's by the time that the store is read again.
+		s.engine.store.progress(s, exchange{e.seq, id, e.topic, stateDone}, func() {})
+	}
+	s.win.done(e)
 }
 
 // LendID gives Mochi a packet id of the session for a message of a plain topic, so
@@ -94,11 +105,13 @@ func (s *Session) LendID(mochi uint16) (id uint16, ok bool) {
 	return s.win.push(inflight{ident: mochi, qos: 1}), true
 }
 
-// roomLocked returns how many more messages the client takes (MQTT 5, 3.3.4: messages of
+// quotaLocked returns how many more messages the client takes (MQTT 5, 4.9: messages of
 // the chat and of plain topics count alike). s.mu is held.
-func (s *Session) roomLocked() int {
-	return min(s.limit-s.onWire-s.win.plain, maxWindow/2-s.win.n)
-}
+func (s *Session) quotaLocked() int { return s.limit - s.onWire - s.win.plain }
+
+// roomLocked returns how many more messages may be sent under new packet ids. s.mu is
+// held.
+func (s *Session) roomLocked() int { return min(s.quotaLocked(), s.win.spare()) }
 
 // Return takes back a packet id that was lent for a message that Mochi has given up.
 // Connections that no longer have the session have nothing to give back.
@@ -144,6 +157,21 @@ type unsent struct {
 	frame []byte // nil if there is nothing to be sent any more
 }
 
+// stuckLocked reports whether no packet id is left while the window has restored messages
+// that are to be sent in their turn. Their ids would stay taken until then, so their turn
+// is now. s.mu is held.
+func (s *Session) stuckLocked() bool {
+	if s.restored == nil || s.win.spare() > 0 {
+		return false
+	}
+	for i := range s.win.n {
+		if e := s.win.at(i); !e.wire && e.state != stateDone && e.seq != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // resendItems is how much a round sends again at the most.
 const resendItems = 64
 
@@ -152,13 +180,17 @@ const resendItems = 64
 func (s *Session) resendRound(w *pumpWork) bool {
 	s.mu.Lock()
 	conn, v5, maxPacket := s.conn, s.v5, s.maxPacket
-	most := min(max(s.limit-s.onWire-s.win.plain, 0), resendItems)
+	most := min(max(s.quotaLocked(), 0), resendItems)
 	mixed := s.restored != nil || s.rewound
+	upto := s.pos
+	if s.stuckLocked() {
+		upto = math.MaxUint64
+	}
 	var some []unsent
 	left := false
 	for i := range s.win.n {
 		e := s.win.at(i)
-		if e.wire || e.state == stateDone || e.seq == 0 || e.seq > s.pos {
+		if e.wire || e.state == stateDone || e.seq == 0 || e.seq > upto {
 			continue
 		}
 		if left = true; !mixed && len(some) >= most {
@@ -208,7 +240,7 @@ func (s *Session) resendRound(w *pumpWork) bool {
 			continue
 		}
 		if u.frame == nil {
-			s.win.done(e)
+			s.finishLocked(u.id, e)
 			continue
 		}
 		if !conn.force(u.frame, nil, 0) {
@@ -226,29 +258,37 @@ func (s *Session) encodeUnsent(w *pumpWork, u *unsent, v5 bool, maxPacket uint32
 		u.frame = pubrel(u.id)
 		return nil
 	}
-	now := s.engine.now().UnixMilli()
 	return s.engine.log.ReadTopic(s.engine.ctx, u.topic, u.seq-1, u.seq, func(rec *msglog.Record) bool {
-		if rec.Expires != 0 && rec.Expires <= now {
-			return false
-		}
-		prev := rec.Prev
-		if u.topic != rec.To {
-			prev = rec.PrevSender
-		}
-		w.payload = rec.AppendEnvelope(w.payload[:0], prev)
-		w.props = w.props[:0]
-		if v5 {
-			w.props = appendProps(w.props, rec.Expires, now, s.identifiers(u.topic))
-		}
-		frame, at := appendPublish(nil, u.topic, u.qos, true, v5, w.props, w.payload)
-		if maxPacket > 0 && len(frame) > int(maxPacket) {
-			s.engine.tooLarge(s, rec)
-			return false
-		}
-		number(frame, []int32{int32(at)}, u.id) //nolint:gosec // an offset within a packet
-		u.frame = frame
+		u.frame = s.encodeAgain(w, rec, u.topic, u.qos, u.id, s.identifiers(u.topic), v5, maxPacket)
 		return false
 	})
+}
+
+// encodeAgain returns a PUBLISH that the client may have had, with DUP and under the packet
+// id that it had, or nil if it is not for this client any more.
+func (s *Session) encodeAgain(
+	w *pumpWork, rec *msglog.Record, topic string, qos byte, id uint16, subIDs []int, v5 bool, maxPacket uint32,
+) []byte {
+	now := s.engine.now().UnixMilli()
+	if rec.Expires != 0 && rec.Expires <= now {
+		return nil
+	}
+	prev := rec.Prev
+	if topic != rec.To {
+		prev = rec.PrevSender
+	}
+	w.payload = rec.AppendEnvelope(w.payload[:0], prev)
+	w.props = w.props[:0]
+	if v5 {
+		w.props = appendProps(w.props, rec.Expires, now, subIDs)
+	}
+	frame, at := appendPublish(nil, topic, qos, true, v5, w.props, w.payload)
+	if maxPacket > 0 && len(frame) > int(maxPacket) {
+		s.engine.tooLarge(s, rec)
+		return nil
+	}
+	number(frame, []int32{int32(at)}, id) //nolint:gosec // an offset within a packet
+	return frame
 }
 
 // identifiers returns the subscription identifiers of a delivery topic.

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // rig is an engine on a log of its own.
 type rig struct {
 	tb     testing.TB
+	cfg    delivery.Config
 	log    *msglog.Pebble
 	engine *delivery.Engine
 }
@@ -39,14 +40,10 @@ func mustRig(tb testing.TB, cfg delivery.Config) *rig {
 		tb.Fatal(err)
 	}
 	cfg.Log, cfg.Logger = l, slog.New(slog.DiscardHandler)
-	e, err := delivery.New(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	e.Start()
-	r := &rig{tb, l, e}
+	r := &rig{tb: tb, cfg: cfg, log: l}
+	r.start()
 	tb.Cleanup(func() {
-		e.Stop()
+		r.engine.Stop()
 		if err := l.Close(); err != nil {
 			tb.Error(err)
 		}
@@ -54,15 +51,47 @@ func mustRig(tb testing.TB, cfg delivery.Config) *rig {
 	return r
 }
 
-// publish appends a batch and delivers it.
+func (r *rig) start() {
+	r.tb.Helper()
+	e, err := delivery.New(r.cfg)
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	e.Start()
+	r.engine = e
+}
+
+// restart goes on with a new engine, as after a restart of the broker, that finds the
+// store as it was left and with these changes.
+func (r *rig) restart(changes ...msglog.Op) {
+	r.tb.Helper()
+	r.engine.Stop()
+	if err := r.log.Sessions().Apply(changes, true); err != nil {
+		r.tb.Fatal(err)
+	}
+	r.start()
+}
+
+// publish appends a batch of short messages and delivers it.
 func (r *rig) publish(qos byte, from string, topics ...string) []*msglog.Record {
 	r.tb.Helper()
 	recs := make([]*msglog.Record, len(topics))
 	for i, topic := range topics {
-		recs[i] = &msglog.Record{QoS: qos, Message: chat.Message{
-			From: from, To: topic, TS: 1, Type: "text", Tail: []byte(`"type":"text","body":"x"}`),
-		}}
+		recs[i] = message(qos, from, topic)
 	}
+	return r.commit(recs...)
+}
+
+// message returns a message as it is before the log has it.
+func message(qos byte, from, topic string) *msglog.Record {
+	return &msglog.Record{QoS: qos, Message: chat.Message{
+		From: from, To: topic, TS: 1, Type: "text", Tail: []byte(`"type":"text","body":"x"}`),
+	}}
+}
+
+// commit appends a batch and delivers it.
+func (r *rig) commit(recs ...*msglog.Record) []*msglog.Record {
+	r.tb.Helper()
 	p, err := r.log.Append(recs)
 	if err == nil {
 		err = p.Wait()
@@ -85,6 +114,7 @@ type peer struct {
 
 	mu     sync.Mutex
 	got    []arrival
+	rels   []uint16 // packet ids of PUBRELs
 	paused bool
 	resume sync.Cond
 }
@@ -92,6 +122,8 @@ type peer struct {
 type arrival struct {
 	topic     string
 	seq, prev uint64
+	qos       byte
+	id        uint16
 	dup       bool
 	payload   string
 }
@@ -128,34 +160,54 @@ func (p *peer) read() {
 		if _, err := io.ReadFull(r, body); err != nil {
 			return
 		}
+		if head == 0x62 {
+			id := binary.BigEndian.Uint16(body)
+			p.mu.Lock()
+			p.rels = append(p.rels, id)
+			p.mu.Unlock()
+			p.answer(7, id)
+		}
 		if head>>4 != 3 {
 			continue
 		}
 		size := int(body[0])<<8 | int(body[1])
-		a := arrival{topic: string(body[2 : 2+size]), dup: head&8 != 0}
+		a := arrival{topic: string(body[2 : 2+size]), qos: head >> 1 & 3, dup: head&8 != 0}
 		rest := body[2+size:]
-		var id uint16
-		if head&6 != 0 {
-			id = binary.BigEndian.Uint16(rest)
+		if a.qos > 0 {
+			a.id = binary.BigEndian.Uint16(rest)
 			rest = rest[2:]
 		}
 		if p.v5 {
 			rest = rest[1+rest[0]:] // no properties of more than 127 bytes here
 		}
 		a.payload = string(rest)
-		if _, err := fmt.Sscanf(a.payload, `{"seq":%d,"prev":%d,`, &a.seq, &a.prev); err != nil {
-			return
-		}
+		_, _ = fmt.Sscanf(a.payload, `{"seq":%d,"prev":%d,`, &a.seq, &a.prev) // a signal has neither
 		p.mu.Lock()
 		for p.paused {
 			p.resume.Wait()
 		}
 		p.got = append(p.got, a)
 		p.mu.Unlock()
-		if id != 0 && !p.silent {
-			p.session.Acknowledged(p.out, 4, id, false)
+		switch a.qos {
+		case 1:
+			p.answer(4, a.id)
+		case 2:
+			p.answer(5, a.id)
 		}
 	}
+}
+
+// answer acknowledges, unless the peer is silent.
+func (p *peer) answer(packetType byte, id uint16) {
+	if !p.silent {
+		p.session.Acknowledged(p.out, packetType, id, false)
+	}
+}
+
+func (p *peer) released() []uint16 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.rels)
 }
 
 func (p *peer) pause(on bool) {

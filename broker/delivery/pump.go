@@ -103,7 +103,7 @@ func (s *Session) pumpRound(w *pumpWork) bool {
 		s.mu.Unlock()
 		return false
 	}
-	if s.resends {
+	if s.resends || s.stuckLocked() {
 		s.mu.Unlock()
 		return s.resendRound(w)
 	}
@@ -297,7 +297,7 @@ func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32) {
 	for i, it := range w.items {
 		o := s.optionsOf(it.sub)
 		if _, had := s.restored[it.rec.Seq]; had {
-			s.encodeRestored(w, i, o, v5, now)
+			s.encodeRestored(w, i, o, v5, maxPacket)
 		} else if !s.skips(it, o, now) {
 			topic, prev := it.topic()
 			w.payload = it.rec.AppendEnvelope(w.payload[:0], prev)
@@ -329,33 +329,31 @@ func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32) {
 
 // encodeRestored encodes the next step for a QoS 2 message that was on its way when the
 // broker stopped: the PUBLISH under the packet id that it has, PUBREL, or nothing.
-func (s *Session) encodeRestored(w *pumpWork, i int, o options, v5 bool, now int64) {
+func (s *Session) encodeRestored(w *pumpWork, i int, o options, v5 bool, maxPacket uint32) {
 	it := w.items[i]
+	id := s.restored[it.rec.Seq]
 	s.mu.Lock()
-	id, e := s.win.find(it.rec.Seq)
-	var received bool
-	if e != nil {
-		received = e.state == stateReceived
-	}
+	e := s.win.get(id)
+	due := e != nil && e.seq == it.rec.Seq && !e.wire
+	received := due && e.state == stateReceived
 	s.mu.Unlock()
-	if e == nil {
+	if !due {
 		return
 	}
-	topic, prev := it.topic()
-	w.payload = it.rec.AppendEnvelope(w.payload[:0], prev)
-	w.out = s.engine.limits.grow(w.out, len(topic)+len(w.payload)+maxFrameOverhead)
-	if received {
-		w.out.b = append(w.out.b, pubrel(id)...)
-	} else {
-		w.props = w.props[:0]
-		if v5 {
-			w.props = appendProps(w.props, it.rec.Expires, now, o.ids)
+	frame := pubrel(id)
+	if !received {
+		topic, _ := it.topic()
+		if frame = s.encodeAgain(w, it.rec, topic, 2, id, o.ids, v5, maxPacket); frame == nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if e = s.win.get(id); e != nil && e.seq == it.rec.Seq {
+				s.finishLocked(id, e)
+			}
+			return
 		}
-		w.out = s.engine.limits.grow(w.out, len(topic)+len(w.props)+len(w.payload)+maxFrameOverhead)
-		var at int
-		w.out.b, at = appendPublish(w.out.b, topic, 2, true, v5, w.props, w.payload)
-		number(w.out.b, []int32{int32(at)}, id) //nolint:gosec // a round is bounded
 	}
+	w.out = s.engine.limits.grow(w.out, len(frame))
+	w.out.b = append(w.out.b, frame...)
 	w.again = append(w.again, restoredItem{i, id})
 }
 
@@ -396,7 +394,7 @@ func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64)
 		return true // the next round sees why and waits for it
 	}
 	first := s.win.nextID()
-	var exactly []Exactly
+	var exactly []exchange
 	idsBefore := 0
 	for i, it := range w.items[:n] {
 		numbered := w.idsAt[i] > idsBefore
@@ -408,7 +406,7 @@ func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64)
 		qos := min(it.rec.QoS, it.sub.qos)
 		id := s.win.push(inflight{seq: it.rec.Seq, topic: topic, qos: qos})
 		if qos == 2 {
-			exactly = append(exactly, Exactly{Seq: it.rec.Seq, ID: id, Topic: topic})
+			exactly = append(exactly, exchange{seq: it.rec.Seq, id: id, topic: topic})
 		}
 	}
 	if len(exactly) > 0 {
@@ -418,7 +416,7 @@ func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64)
 		err := e.store.saveExactly(s, exactly)
 		s.mu.Lock()
 		for _, x := range exactly {
-			s.stored = append(s.stored, x.Seq)
+			s.stored = append(s.stored, x.seq)
 		}
 		s.advanceLocked(w, n, horizon)
 		if err != nil || s.conn != conn {
@@ -455,11 +453,16 @@ func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64)
 
 // fit returns how many items the window and the outbox take. s.mu is held.
 func (s *Session) fit(w *pumpWork, conn *Conn) int {
-	ids := s.roomLocked()
-	bytes := conn.room()
+	quota, ids, bytes := s.quotaLocked(), s.win.spare(), conn.room()
+	again := 0 // items that have a packet id already; to the client they count like others
 	n := 0
-	for n < len(w.ends) && w.idsAt[n] <= ids && (w.ends[n] <= bytes || n == 0 && bytes > 0) {
-		n++
+	for ; n < len(w.ends); n++ {
+		if again < len(w.again) && w.again[again].item == n {
+			again++
+		}
+		if w.idsAt[n] > ids || w.idsAt[n]+again > quota || w.ends[n] > bytes && (n > 0 || bytes == 0) {
+			break
+		}
 	}
 	return n
 }

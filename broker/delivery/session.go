@@ -55,8 +55,8 @@ type Session struct {
 	again     bool // somebody asked for the pump while it ran
 	dirty     bool // the stored cursor is out of date
 
-	stored   []uint64            // seqs of QoS 2 messages in the store, ascending
-	restored map[uint64]struct{} // those that the store had when the broker started; not changed after
+	stored   []uint64          // seqs of QoS 2 messages in the store, ascending
+	restored map[uint64]uint16 // packet ids of those that the store had when the broker started; not changed after
 
 	expiry    time.Duration // how long it outlives its connection; 0: not at all
 	expiresAt time.Time     // zero while attached

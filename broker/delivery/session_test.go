@@ -17,10 +17,17 @@ import (
 // online attaches a session, starts it and reads what it gets until the test ends.
 func (r *rig) online(a delivery.Attachment, subs ...delivery.Subscription) *peer {
 	r.tb.Helper()
+	return r.onlineAs(a, false, subs...)
+}
+
+// onlineAs is online for a client that may be silent.
+func (r *rig) onlineAs(a delivery.Attachment, silent bool, subs ...delivery.Subscription) *peer {
+	r.tb.Helper()
 	p := r.attach(a)
 	if p.session == nil {
 		r.tb.FailNow()
 	}
+	p.silent = silent
 	if len(subs) > 0 {
 		if err := p.session.Subscribe(subs, p.session.Groups()); err != nil {
 			r.tb.Fatal(err)
@@ -242,7 +249,7 @@ func mustStubRig(t *testing.T) (*rig, *stubStore) {
 	}
 	e.Start()
 	t.Cleanup(func() { e.Stop(); _ = l.Close() })
-	return &rig{t, l, e}, store
+	return &rig{tb: t, log: l, engine: e}, store
 }
 
 // A session that cannot be stored is not left bound to the connection that is refused: it

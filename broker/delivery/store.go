@@ -35,12 +35,12 @@ type storedSubs struct {
 	AnyGroup bool              `json:"any_group,omitempty"`
 }
 
-// Exactly is a QoS 2 message on its way to a client.
-type Exactly struct {
-	Seq      uint64
-	ID       uint16 // its packet id
-	Topic    string
-	Received bool // PUBREC has come
+// exchange is a QoS 2 message on its way to a client.
+type exchange struct {
+	seq   uint64
+	id    uint16 // its packet id
+	topic string
+	state state
 }
 
 // store keeps sessions beside the log. Sessions that end with their connection are
@@ -73,14 +73,9 @@ func exactlyKey(k Key, seq uint64) string {
 	return string(binary.BigEndian.AppendUint64([]byte(exactlyPrefix+k.bytes()+"\x00"), seq))
 }
 
-func (x Exactly) op(k Key) msglog.Op {
-	v := binary.BigEndian.AppendUint16(nil, x.ID)
-	if x.Received {
-		v = append(v, 1)
-	} else {
-		v = append(v, 0)
-	}
-	return msglog.Op{Key: exactlyKey(k, x.Seq), Value: append(v, x.Topic...)}
+func (x exchange) op(k Key) msglog.Op {
+	v := append(binary.BigEndian.AppendUint16(nil, x.id), byte(x.state))
+	return msglog.Op{Key: exactlyKey(k, x.seq), Value: append(v, x.topic...)}
 }
 
 // saveSubscriptions stores the subscriptions, durably if they have changed, and the
@@ -179,7 +174,7 @@ func (st *store) movedOps(s *Session) []msglog.Op {
 }
 
 // saveExactly stores the packet ids of QoS 2 messages before they are sent.
-func (st *store) saveExactly(s *Session, xs []Exactly) error {
+func (st *store) saveExactly(s *Session, xs []exchange) error {
 	s.mu.Lock()
 	persistent := s.expiry > 0
 	s.mu.Unlock()
@@ -196,9 +191,9 @@ func (st *store) saveExactly(s *Session, xs []Exactly) error {
 	return nil
 }
 
-// received stores durably that a QoS 2 message has arrived, together with others,
-// and then calls done. s.mu is held.
-func (st *store) received(s *Session, x Exactly, done func()) {
+// progress stores durably, together with others, how far a QoS 2 message has got, and
+// then calls done. s.mu is held.
+func (st *store) progress(s *Session, x exchange, done func()) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if s.expiry > 0 {
@@ -211,7 +206,7 @@ func (st *store) received(s *Session, x Exactly, done func()) {
 	}
 }
 
-// commit runs until stop is closed and makes durable what received was given.
+// commit runs until stop is closed and makes durable what progress was given.
 func (st *store) commit(stop <-chan struct{}) {
 	for {
 		select {
@@ -314,22 +309,23 @@ func (st *store) load(e *Engine) error {
 // that were between them are read again from the cursor; their packet ids are void.
 func (st *store) loadExactly(key string, s *Session) error {
 	prefix := exactlyPrefix + key + "\x00"
-	return st.kv.Scan(prefix, func(k string, v []byte) bool {
+	var open []exchange
+	s.restored = map[uint64]uint16{}
+	err := st.kv.Scan(prefix, func(k string, v []byte) bool {
 		if len(k) != len(prefix)+8 || len(v) < 3 {
 			return true
 		}
-		seq := binary.BigEndian.Uint64([]byte(k[len(prefix):]))
-		id := binary.BigEndian.Uint16(v)
-		e := inflight{seq: seq, topic: string(v[3:]), qos: 2}
-		if v[2] == 1 {
-			e.state = stateReceived
-		}
-		s.win.restore(id, e)
-		if s.restored == nil {
-			s.restored = map[uint64]struct{}{}
-		}
-		s.restored[seq] = struct{}{}
+		seq, id := binary.BigEndian.Uint64([]byte(k[len(prefix):])), binary.BigEndian.Uint16(v)
+		s.restored[seq] = id
 		s.stored = append(s.stored, seq)
+		if x := (exchange{seq: seq, id: id, topic: string(v[3:]), state: state(v[2])}); x.state != stateDone {
+			open = append(open, x)
+		}
 		return true
 	})
+	if len(s.restored) == 0 {
+		s.restored = nil
+	}
+	s.win.restore(open)
+	return err
 }

@@ -1,5 +1,10 @@
 package delivery
 
+import (
+	"cmp"
+	"slices"
+)
+
 // state is how far a message has got on its way to the client.
 type state uint8
 
@@ -47,7 +52,7 @@ func nextPacketID(id uint16) uint16 {
 
 func (w *window) at(i int) *inflight { return &w.ring[(w.head+i)&(len(w.ring)-1)] }
 
-// push adds a message and returns its packet id. The caller has checked full.
+// push adds a message and returns its packet id. The caller has checked spare.
 func (w *window) push(e inflight) uint16 {
 	if w.n == len(w.ring) {
 		w.grow()
@@ -88,8 +93,9 @@ func (w *window) nextID() uint16 {
 	return w.next
 }
 
-// full reports whether no more packet ids can be given out.
-func (w *window) full() bool { return w.n >= maxWindow-1 }
+// spare returns how many more packet ids may be given out. Half of them stay unused, so
+// that an id that the client still remembers is not soon another message's.
+func (w *window) spare() int { return max(maxWindow/2-w.n, 0) }
 
 // get returns the entry of a packet id, nil if it is not in the window or done.
 func (w *window) get(id uint16) *inflight {
@@ -151,17 +157,6 @@ func (w *window) oldest(restored bool) uint64 {
 	return lowest
 }
 
-// find returns the packet id and the entry of a message that is not done, nil if it is
-// not there.
-func (w *window) find(seq uint64) (uint16, *inflight) {
-	for i := range w.n {
-		if e := w.at(i); e.seq == seq && e.state != stateDone {
-			return w.idAt(i), e
-		}
-	}
-	return 0, nil
-}
-
 // idAt returns the packet id of the i-th entry.
 func (w *window) idAt(i int) uint16 {
 	id := int(w.first) + i
@@ -171,14 +166,27 @@ func (w *window) idAt(i int) uint16 {
 	return uint16(id) //nolint:gosec // at most maxWindow by the line above
 }
 
-// restore adds a message under the packet id that it has, which is after those that
-// are there. The ids in between count as done.
-func (w *window) restore(id uint16, e inflight) {
-	if w.n == 0 {
-		w.started, w.next = true, id
+// restore fills an empty window with exchanges under the packet ids that they have, which
+// are all different. The widest gap between ids, on their circle from 65,535 to 1, stays
+// free for new ones; the ids in the other gaps count as done.
+func (w *window) restore(xs []exchange) {
+	if len(xs) == 0 {
+		return
 	}
-	for w.next != id && !w.full() {
-		w.push(inflight{seq: e.seq, state: stateDone})
+	slices.SortFunc(xs, func(a, b exchange) int { return cmp.Compare(a.id, b.id) })
+	first, widest := 0, 0
+	for i, x := range xs {
+		before := int(xs[(i+len(xs)-1)%len(xs)].id)
+		if gap := (int(x.id) - before + maxWindow) % maxWindow; gap > widest {
+			first, widest = i, gap
+		}
 	}
-	w.push(e)
+	w.started, w.next = true, xs[first].id
+	for i := range xs {
+		x := xs[(first+i)%len(xs)]
+		for w.next != x.id {
+			w.push(inflight{seq: x.seq, state: stateDone})
+		}
+		w.push(inflight{seq: x.seq, topic: x.topic, qos: 2, state: x.state})
+	}
 }
