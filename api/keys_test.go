@@ -11,6 +11,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -85,6 +88,64 @@ func TestTwoProcessesShareKeys(t *testing.T) {
 		WHERE retired_at IS NOT NULL AND private IS NULL AND expires_at BETWEEN now() + interval '15 minutes' AND now() + interval '1 hour'`).Scan(&retired))
 	if retired != 1 {
 		t.Errorf("%d keys retired as they should", retired)
+	}
+}
+
+// What was kept verifies before the database has answered, and nothing else does: not a
+// file that is damaged, not a key that is none of ours.
+func TestRecallKeys(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	anna := w.register("anna")
+	file := filepath.Join(t.TempDir(), "below", "keys.json")
+	cfg := accounts.KeysConfig{Secret: []byte(secret), File: file, Log: slog.New(slog.DiscardHandler)}
+	recall := func() (*accounts.Keys, int, error) {
+		k := accounts.NewKeys(w.db, cfg)
+		n, err := k.Recall()
+		return k, n, err
+	}
+	believes := func(k *accounts.Keys) bool {
+		v, err := authhook.NewVerifier(authhook.VerifierConfig{LocalKeys: k})
+		must(t, err)
+		defer v.Close()
+		// The database is there: without its leave no key may be read from it.
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = v.Verify(ctx, anna.AccessToken)
+		return err == nil
+	}
+	if k, n, err := recall(); n != 0 || err != nil || believes(k) {
+		t.Fatalf("without a file: %d keys, %v", n, err)
+	}
+	first := accounts.NewKeys(w.db, cfg)
+	must(t, first.Start(t.Context()))
+	must(t, first.Stop(t.Context()))
+	good, err := os.ReadFile(file)
+	must(t, err)
+	k, n, err := recall()
+	if n != 1 || err != nil || !believes(k) {
+		t.Fatalf("from the file: %d keys, %v", n, err)
+	}
+	if _, _, err := k.Sign(authhook.TokenClaims{Subject: "anna"}); !errors.Is(err, accounts.ErrKeySecret) {
+		t.Errorf("sign with public keys: %v", err)
+	}
+	for name, content := range map[string]string{
+		"empty": "", "cut": string(good[:len(good)/2]), "no key": strings.ReplaceAll(string(good), `"x":"`, `"x":"A`),
+		"another kind": strings.ReplaceAll(string(good), "OKP", "EC"), "no id": strings.ReplaceAll(string(good), `"kid"`, `"id"`),
+	} {
+		must(t, os.WriteFile(file, []byte(content), 0o600))
+		if k, n, err := recall(); n != 0 || err == nil || !strings.Contains(err.Error(), file) || believes(k) {
+			t.Errorf("%s: %d keys, %v", name, n, err)
+		}
+	}
+
+	// A reading of other keys replaces the file.
+	must(t, os.WriteFile(file, good, 0o600))
+	second := accounts.NewKeys(w.db, cfg)
+	_, err = second.Rotate(t.Context(), true)
+	must(t, err)
+	if k, n, err := recall(); n != 1 || err != nil || believes(k) {
+		t.Errorf("after a key was distrusted: %d keys, %v", n, err)
 	}
 }
 

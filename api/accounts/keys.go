@@ -45,6 +45,10 @@ type KeysConfig struct {
 	Takeover bool
 	// Issuer is the iss claim; "" for none.
 	Issuer string
+	// File keeps the public keys for Recall, mode 0600; "" keeps none. Whoever
+	// can write to it decides whose tokens are believed while the database is
+	// away.
+	File string
 	// Log is told about failures to read the keys. Required.
 	Log *slog.Logger
 	// Now tells the time. Default time.Now.
@@ -59,11 +63,12 @@ type KeysConfig struct {
 type Keys struct {
 	cfg     KeysConfig
 	db      *pgtx.DB
-	ring    atomic.Pointer[keyring] // nil before Start
+	ring    atomic.Pointer[keyring] // nil before Start and Recall
 	devices *deviceKeys
 
-	reading sync.Mutex // held while the keys are read; guards last
+	reading sync.Mutex // held while the keys are read and kept; guards last and kept
 	last    time.Time
+	kept    string // what is in the file; "" if that is not known
 
 	mu   sync.Mutex // guards stop and done
 	stop context.CancelFunc
@@ -209,6 +214,7 @@ func (k *Keys) loadLocked(ctx context.Context) error {
 	}
 	k.ring.Store(ring)
 	k.last = k.cfg.Now()
+	k.keep(ctx, ring.jwks)
 	return nil
 }
 

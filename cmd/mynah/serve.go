@@ -252,7 +252,7 @@ func (s *server) rotateKeys(ctx context.Context, p *process, distrust bool) erro
 	if err := s.openPool(false); err != nil {
 		return err
 	}
-	kid, err := s.newKeys(s.cfg.JWTSecret).Rotate(ctx, distrust)
+	kid, err := s.newKeys(s.cfg.JWTSecret, "").Rotate(ctx, distrust)
 	if err != nil {
 		return fmt.Errorf("rotate the signing keys: %w", err)
 	}

@@ -38,8 +38,12 @@ const keysPause = 2 * time.Second
 // its end the broker closes the connection and the part comes back with a new one.
 const ownTokenTTL = 24 * time.Hour
 
-// brokerFolder is the broker's part of the data directory.
-const brokerFolder = "broker"
+// brokerFolder is the broker's part of the data directory, and keysFile has the API's
+// public keys for a broker that starts while the database is away.
+const (
+	brokerFolder = "broker"
+	keysFile     = "signing-keys.json"
+)
 
 // server is a long-running mynah: the settings and what has been started so far.
 type server struct {
@@ -157,15 +161,16 @@ func (s *server) openPool(soft bool) error {
 }
 
 // newKeys returns the API's own signing keys, which the secret seals in the database.
-func (s *server) newKeys(secret Secret) *accounts.Keys {
+// The public ones are kept in the file, if one is named.
+func (s *server) newKeys(secret Secret, file string) *accounts.Keys {
 	return accounts.NewKeys(s.pool, accounts.KeysConfig{
-		Secret: []byte(secret.Reveal()), Issuer: s.cfg.PublicURL, Log: s.log.With("part", "keys"),
+		Secret: []byte(secret.Reveal()), Issuer: s.cfg.PublicURL, File: file, Log: s.log.With("part", "keys"),
 	})
 }
 
 // startKeys reads the signing keys, making one at the first start.
 func (s *server) startKeys(ctx context.Context, secret Secret) error {
-	s.keys = s.newKeys(secret)
+	s.keys = s.newKeys(secret, "")
 	if err := s.keys.Start(ctx); err != nil {
 		if errors.Is(err, accounts.ErrKeySecret) {
 			return refuse("jwt-secret", "%w", err)
@@ -177,9 +182,11 @@ func (s *server) startKeys(ctx context.Context, secret Secret) error {
 }
 
 // followKeys reads the API's signing keys for a broker, which goes on without the
-// database: it tries until it has them. Until then tokens of the API are refused.
+// database: it tries until it has them. Until then it verifies with the public keys that
+// it has kept from the last time.
 func (s *server) followKeys(ctx context.Context, secret Secret) error {
-	s.keys = s.newKeys(secret)
+	file := filepath.Join(s.cfg.DataDir, keysFile)
+	s.keys = s.newKeys(secret, file)
 	s.stops.push("signing keys", s.keys.Stop)
 	err := s.keys.Start(ctx)
 	switch {
@@ -188,19 +195,38 @@ func (s *server) followKeys(ctx context.Context, secret Secret) error {
 	case errors.Is(err, accounts.ErrKeySecret):
 		return refuse("jwt-secret", "%w", err)
 	}
-	s.log.Warn("tokens of the API are refused until the database answers", "err", err)
+	kept, unread := s.keys.Recall()
+	if unread != nil {
+		s.log.Warn("the kept signing keys are of no use", "err", unread)
+	}
+	if kept > 0 {
+		s.log.Warn("the database does not answer; tokens of the API are verified with the keys kept from the last time until it does",
+			"keys", kept, "file", file, "err", err)
+	} else {
+		s.log.Warn("tokens of the API are refused until the database answers", "err", err)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for s.keys.Start(ctx) != nil {
+		told := false
+		for {
+			err := s.keys.Start(ctx)
+			if err == nil {
+				break
+			}
+			if errors.Is(err, accounts.ErrKeySecret) && !told {
+				// With the database there this is refused at start.
+				s.log.Error("--jwt-secret: the next start will be refused", "err", err)
+				told = true
+			}
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(keysPause):
 			}
 		}
-		s.log.Info("tokens of the API are accepted")
+		s.log.Info("tokens of the API are accepted; its keys have been read from the database")
 	}()
 	s.stops.push("wait for signing keys", func(context.Context) error { cancel(); <-done; return nil })
 	return nil
