@@ -164,7 +164,7 @@ func (l *Pebble) openReadOnly() (*pebble.DB, error) {
 	cache := l.opts.newCache()
 	defer cache.Unref()
 	opts := l.opts.pebble(l.pebbleLogger(), cache)
-	opts.ReadOnly = true
+	opts.ReadOnly, opts.Lock = true, l.lock
 	opts.ErrorIfNotExists = true
 	// The version is what is there: looking does not migrate.
 	opts.FormatMajorVersion = pebble.FormatMinSupported

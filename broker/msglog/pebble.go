@@ -17,6 +17,7 @@ type Pebble struct {
 	opts Options
 	log  *slog.Logger
 	dir  string
+	lock *pebble.Lock // of dir, if it is held for longer than the database is open; else nil
 	db   *pebble.DB
 
 	first     atomic.Uint64 // oldest message that is kept
@@ -111,7 +112,7 @@ func (l *Pebble) openDB() (err error) {
 	cache := l.opts.newCache()
 	defer cache.Unref() // the database holds its own reference
 	opts := l.opts.pebble(l.pebbleLogger(), cache)
-	opts.FS = l.disk.wrap()
+	opts.FS, opts.Lock = l.disk.wrap(), l.lock
 	opts.EventListener = l.listener()
 	// Pebble makes durable what it finds in the write-ahead log before it returns.
 	if l.db, err = pebble.Open(l.dir, opts); err != nil {

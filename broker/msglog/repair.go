@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/record"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/wal"
@@ -30,7 +31,8 @@ type Repaired struct {
 // keeps the damaged files under other names, and sees to it that no lost message's
 // seq is given to another: Read reports the gap, as a *CorruptError, until it is
 // trimmed. It changes nothing in a log that Open accepts. Damage to older files
-// does not keep a log from being opened and is not repaired.
+// does not keep a log from being opened and is not repaired. It returns ErrInUse
+// if another process has the log open.
 func Repair(ctx context.Context, dir string, opts Options) (*Repaired, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -43,9 +45,16 @@ func Repair(ctx context.Context, dir string, opts Options) (*Repaired, error) {
 	return r, nil
 }
 
-func (r *Repaired) repair(ctx context.Context, dir string, opts Options) error {
+func (r *Repaired) repair(ctx context.Context, dir string, opts Options) (err error) {
+	// For all of it: a broker that is started now must not find a log half cut.
+	lock, err := pebble.LockDirectory(dir, opts.FS)
+	if err != nil {
+		return openError(err)
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	probe := newPebble(dir, opts)
-	err := probe.checkEnd()
+	probe.lock = lock
+	err = probe.checkEnd()
 	if err == nil || !errors.Is(err, ErrCorrupt) {
 		return err
 	}
@@ -57,6 +66,7 @@ func (r *Repaired) repair(ctx context.Context, dir string, opts Options) error {
 		return err
 	}
 	l := newPebble(dir, opts)
+	l.lock = lock
 	if err := l.openDB(); err != nil {
 		return fmt.Errorf("what is left cannot be opened, restore it from a copy: %w", err)
 	}

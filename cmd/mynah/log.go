@@ -33,9 +33,9 @@ func (c *logCmd) Run(ctx context.Context, p *process) (err error) {
 	if c.Repair {
 		return c.repair(ctx, p)
 	}
-	log, err := msglog.Inspect(ctx, filepath.Join(c.DataDir, brokerFolder, "log"))
+	log, err := msglog.Inspect(ctx, c.folder())
 	if errors.Is(err, fs.ErrNotExist) {
-		return refuse("data-dir", "%s holds no message log; name the one that the broker was started with", c.DataDir)
+		return c.noLog()
 	}
 	if err != nil {
 		return err
@@ -54,45 +54,61 @@ func (c *logCmd) Run(ctx context.Context, p *process) (err error) {
 
 // repair gives up what cannot be read at the log's end and prints what that was.
 func (c *logCmd) repair(ctx context.Context, p *process) error {
-	dir := filepath.Join(c.DataDir, brokerFolder, "log")
+	dir := c.folder()
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return refuse("data-dir", "%s holds no message log; name the one that the broker was started with", c.DataDir)
+		return c.noLog()
 	}
 	done, err := msglog.Repair(ctx, dir, msglog.Options{})
-	if err != nil {
+	switch {
+	case errors.Is(err, msglog.ErrInUse):
+		return refuse("data-dir", "the message log in %s is in use by a running broker; stop it, then repair", dir)
+	case err != nil:
 		return err
 	}
-	switch {
-	case done == nil || done.FirstLost == 0 && done.Changes == 0:
-		fmt.Fprintln(p.stdout, "no acknowledged message is lost")
-	default:
-		fmt.Fprintf(p.stdout, "lost: messages %d to %d, and %d changes to sessions\n", done.FirstLost, done.LastLost, done.Changes)
+	p.line("folder", "%s", dir)
+	if done.LastLost == 0 && done.Changes == 0 && len(done.Kept) == 0 {
+		p.line("sound", "nothing that was acknowledged is missing at its end; nothing was changed")
+		return nil
 	}
-	if done != nil {
-		for _, file := range done.Kept {
-			fmt.Fprintf(p.stdout, "kept: %s\n", file)
-		}
+	if done.LastLost != 0 {
+		p.line("lost", "messages %d to %d; those that the archiver had stored are in table messages under these seqs", done.FirstLost, done.LastLost)
 	}
+	if done.Changes != 0 {
+		p.line("lost", "%d changes to sessions: some clients may get messages again, or have to subscribe anew", done.Changes)
+	}
+	for _, file := range done.Kept {
+		p.line("kept", "%s, as it was", file)
+	}
+	p.line("repaired", "the broker can be started")
 	return nil
 }
 
+// folder is where the broker has its message log.
+func (c *logCmd) folder() string { return filepath.Join(c.DataDir, brokerFolder, "log") }
+
+func (c *logCmd) noLog() error {
+	return refuse("data-dir", "%s holds no message log; name the one that the broker was started with", c.DataDir)
+}
+
+// line prints a name and what there is to say under it.
+func (p *process) line(name, format string, args ...any) {
+	fmt.Fprintf(p.stdout, "%-10s %s\n", name, fmt.Sprintf(format, args...))
+}
+
 func (c *logCmd) outline(p *process, info msglog.Info) {
-	line := func(name, format string, args ...any) {
-		fmt.Fprintf(p.stdout, "%-10s %s\n", name, fmt.Sprintf(format, args...))
-	}
-	line("folder", "%s", info.Dir)
+	p.line("folder", "%s", info.Dir)
 	if info.InUseBy != 0 {
-		line("in use", "by process %d; this is the log as it was a moment ago", info.InUseBy)
+		p.line("in use", "by process %d; this is the log as it was a moment ago", info.InUseBy)
 	} else {
-		line("in use", "by nobody")
+		p.line("in use", "by nobody")
 	}
-	line("format", "%d", info.Format)
-	line("messages", "%d", info.Messages)
+	p.line("format", "%d", info.Format)
+	p.line("messages", "%d", info.Messages)
 	if info.Messages > 0 {
-		line("oldest", "seq %d, %s", info.First, info.Oldest.UTC().Format(time.RFC3339))
-		line("newest", "seq %d, %s", info.Last, info.Newest.UTC().Format(time.RFC3339))
+		p.line("oldest", "seq %d, %s", info.First, info.Oldest.UTC().Format(time.RFC3339))
+		p.line("newest", "seq %d, %s", info.Last, info.Newest.UTC().Format(time.RFC3339))
 	}
-	line("size", "%.1f MB of messages, %.1f MB on disk, %.1f GB free", float64(info.Bytes)/1e6, float64(info.DiskBytes)/1e6, float64(info.DiskFree)/1e9)
+	p.line("size", "%.1f MB of messages, %.1f MB on disk, %.1f GB free", float64(info.Bytes)/1e6, float64(info.DiskBytes)/1e6, float64(info.DiskFree)/1e9)
 }
 
 // tail prints the newest messages, oldest of them first.
