@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -19,7 +20,8 @@ type OutboxLimits struct {
 	Total   int64         // bytes that may wait on all together; default 1 GiB
 	Timeout time.Duration // how long one write may take before the connection is given up; default 60 s
 
-	held atomic.Int64 // bytes of buffers in use
+	held    atomic.Int64 // bytes of buffers in use
+	writers writers
 }
 
 func (l *OutboxLimits) setDefaults() {
@@ -46,11 +48,12 @@ const controlReserve = 64 << 10
 const closeLinger = 2 * time.Second
 
 // Conn is the connection that Mochi is handed. Writing to it never blocks: bytes
-// go to a bounded outbox, and a goroutine that exists only while there is
-// something to write passes them on, as many as there are in each system call.
+// go to a bounded outbox, and writers that exist only while there is something to
+// write pass them on, as many as there are in each system call.
 type Conn struct {
 	net.Conn
 	limits *OutboxLimits
+	plain  syscall.RawConn // nil unless the socket can be written to directly
 
 	// onDrain is called, without any lock, when an outbox that has refused
 	// frames has room again.
@@ -62,7 +65,7 @@ type Conn struct {
 	mu            sync.Mutex
 	buf           *buffer   // frames that wait; nil if none
 	flight        int       // bytes handed to the socket and not yet taken by it
-	writing       bool      // a writer goroutine is running
+	writing       bool      // a writer has it, or will
 	starved       bool      // frames were refused since the last onDrain
 	writeDeadline time.Time // as it was last set
 	closing       bool      // Close was called: write what is there, take nothing more
@@ -74,6 +77,9 @@ type Conn struct {
 func NewConn(raw net.Conn, limits *OutboxLimits) *Conn {
 	c := &Conn{Conn: raw, limits: limits}
 	c.written.L = &c.mu
+	if p, ok := raw.(Plain); ok {
+		c.plain = p.Plain()
+	}
 	return c
 }
 
@@ -233,7 +239,11 @@ func (c *Conn) appendLocked(p []byte) []byte {
 	c.buf.b = append(c.buf.b, p...)
 	if !c.writing {
 		c.writing = true
-		go c.writeOut()
+		if c.plain != nil {
+			c.limits.writers.add(c)
+		} else {
+			go c.writeOut(nil, 0)
+		}
 	}
 	return c.buf.b[at:]
 }
@@ -253,37 +263,89 @@ func (c *Conn) bound() {
 	_ = c.SetWriteDeadline(c.writeDeadline)
 }
 
-// writeOut passes on what waits until nothing is left.
-func (c *Conn) writeOut() {
+// writeOut passes on what waits until nothing is left, and waits for the socket to take
+// it. It begins with the rest of out, of which the first n bytes have been written, unless
+// that is nil.
+func (c *Conn) writeOut(out *buffer, n int) {
 	c.mu.Lock()
-	for c.buf != nil && c.err == nil {
-		out := c.buf
-		c.buf, c.flight = nil, len(out.b)
-		c.bound()
-		c.mu.Unlock()
-		_, err := c.Conn.Write(out.b)
-		c.limits.put(out)
-		c.mu.Lock()
-		c.flight = 0
-		if err != nil {
-			c.failLocked(err)
-			break
-		}
-		if c.starved && c.waitingLocked() <= c.limits.PerConn/2 {
-			c.starved = false
-			if drained := c.onDrain; drained != nil {
-				c.mu.Unlock()
-				drained()
-				c.mu.Lock()
+	for {
+		if out == nil {
+			if out, n = c.nextLocked(), 0; out == nil {
+				break
 			}
 		}
+		c.bound()
+		c.mu.Unlock()
+		_, err := c.Conn.Write(out.b[n:])
+		c.limits.put(out)
+		out = nil
+		c.wroteAndLock(err)
 	}
+	c.idleLocked()
+	c.mu.Unlock()
+}
+
+// writeNow passes on what waits, as far as the socket takes it at once. What it does not
+// take is left to writeOut.
+func (c *Conn) writeNow(a *attempt) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := c.nextLocked()
+	if out == nil {
+		c.idleLocked()
+		return
+	}
+	c.mu.Unlock()
+	n, err := a.write(c.plain, out.b)
+	if err == nil && n < len(out.b) {
+		go c.writeOut(out, n)
+		c.mu.Lock()
+		return
+	}
+	c.limits.put(out)
+	c.wroteAndLock(err)
+	if c.buf != nil {
+		c.limits.writers.add(c) // again, but after the others
+		return
+	}
+	c.idleLocked()
+}
+
+// nextLocked takes what waits, to write it, nil if that is nothing.
+func (c *Conn) nextLocked() *buffer {
+	out := c.buf
+	if out != nil {
+		c.buf, c.flight = nil, len(out.b)
+	}
+	return out
+}
+
+// wroteAndLock notes that what was to be written has been, or not, and calls onDrain if it
+// is due. It takes c.mu.
+func (c *Conn) wroteAndLock(err error) {
+	c.mu.Lock()
+	c.flight = 0
+	if err != nil {
+		c.failLocked(err)
+		return
+	}
+	if c.starved && c.waitingLocked() <= c.limits.PerConn/2 {
+		c.starved = false
+		if drained := c.onDrain; drained != nil {
+			c.mu.Unlock()
+			drained()
+			c.mu.Lock()
+		}
+	}
+}
+
+// idleLocked notes that the writer has nothing left to do.
+func (c *Conn) idleLocked() {
 	if c.closing {
 		_ = c.Conn.Close()
 	}
 	c.writing = false
 	c.written.Broadcast()
-	c.mu.Unlock()
 }
 
 // Flush closes the connection and waits until what was waiting has been written or
@@ -359,7 +421,7 @@ func (c *Conn) SetDeadline(t time.Time) error {
 type buffer struct{ b []byte }
 
 // bufferSizes are the capacities that are recycled.
-var bufferSizes = [...]int{2 << 10, 16 << 10, 64 << 10, 320 << 10}
+var bufferSizes = [...]int{512, 4 << 10, 16 << 10, 64 << 10, 320 << 10}
 
 var bufferPools [len(bufferSizes)]sync.Pool
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 )
 
 // Conn is a connection that has passed a door's guard: a byte stream of MQTT
@@ -95,6 +96,27 @@ func (c *Conn) Token() string { return c.token }
 // of many hours does not hold it. Only the Handler's goroutine may call Token
 // and ForgetToken.
 func (c *Conn) ForgetToken() { c.token = "" }
+
+// Plain returns the TCP socket of a connection whose client gets what Write is given as it
+// is, for writes that must not wait, or nil if TLS or WebSocket stand between.
+func (c *Conn) Plain() syscall.RawConn {
+	conn := c.Conn
+	if p, ok := conn.(*prefixed); ok {
+		conn = p.Conn
+	}
+	if conn != c.socket {
+		return nil
+	}
+	tcp, ok := c.socket.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil // it is closed
+	}
+	return raw
+}
 
 // prefixed is a connection whose first bytes have been read already.
 type prefixed struct {

@@ -249,7 +249,7 @@ func resume(_ context.Context, t *target) (sample, error) {
 }
 
 // crowd measures how long one message takes to reach all members of a group.
-func crowd(_ context.Context, t *target) (sample, error) {
+func crowd(ctx context.Context, t *target) (_ sample, err error) {
 	if err := enoughDescriptors(t.crowd); err != nil {
 		return sample{}, err
 	}
@@ -257,6 +257,9 @@ func crowd(_ context.Context, t *target) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
+	profiled := make(chan error, 1)
+	go func() { profiled <- t.profile(ctx, "profile", 3) }()
+	defer func() { err = errors.Join(err, <-profiled) }()
 	var took []float64
 	var cpu time.Duration
 	for i := range 6 {
