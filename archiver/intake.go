@@ -2,6 +2,7 @@ package archiver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -65,9 +66,12 @@ func (r *run) receive(ctx context.Context) {
 			return
 		}
 		attrs := []any{"broker", r.cfg.BrokerURL, "error", err}
+		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 		switch {
 		case time.Since(began) > steady:
 			pause = 0
+		case untrusted:
+			attrs = append(attrs, "advice", "see that --broker-ca has the authority of the broker's certificate, and that the certificate is for the host in --broker-url")
 		case errors.Is(err, errLost):
 			attrs = append(attrs, "advice", "if this repeats, look for another archiver with the client id "+r.cfg.ClientID)
 		}

@@ -1,12 +1,6 @@
 package e2e_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -35,6 +29,8 @@ func TestSettingsRefused(t *testing.T) {
 	free := []string{"--mqtt-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0"}
 	with := func(args ...string) []string { return append(append([]string{}, args...), free...) }
 	dir := func() string { return t.TempDir() }
+	certificate := filepath.Join(t.TempDir(), "cert.pem")
+	selfSigned(t, certificate, filepath.Join(t.TempDir(), "key.pem"))
 
 	cases := []struct {
 		name string
@@ -65,6 +61,9 @@ func TestSettingsRefused(t *testing.T) {
 		{"no token, archiver", []string{"archiver", "--database-url", n.database, "--metrics-addr", "127.0.0.1:0"}, "--token-file", "--jwt-secret"},
 		{"token file missing", []string{"archiver", "--database-url", n.database, "--token-file", "/nonexistent/token", "--metrics-addr", "127.0.0.1:0"}, "--token-file", "/nonexistent/token"},
 		{"broker address that is none", []string{"archiver", "--database-url", n.database, "--jwt-secret", secret, "--broker-url", "localhost:1883", "--metrics-addr", "127.0.0.1:0"}, "--broker-url", "mqtt://"},
+		{"authority's file missing", []string{"archiver", "--database-url", n.database, "--jwt-secret", secret, "--broker-url", "mqtts://127.0.0.1", "--broker-ca", "/nonexistent/ca.pem", "--metrics-addr", "127.0.0.1:0"}, "--broker-ca", "/nonexistent/ca.pem"},
+		{"authority's file that is none", []string{"api", "--database-url", n.database, "--jwt-secret", secret, "--broker-url", "wss://127.0.0.1", "--broker-ca", file, "--http-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0"}, "--broker-ca", "BEGIN CERTIFICATE"},
+		{"authority without TLS", []string{"archiver", "--database-url", n.database, "--jwt-secret", secret, "--broker-ca", certificate, "--metrics-addr", "127.0.0.1:0"}, "--broker-ca", "mqtts://"},
 		{"certificate without key", with("broker", "--data-dir", dir(), "--jwt-secret", secret, "--tls-cert", file), "--tls-cert", "--tls-key"},
 		{"certificate that is none", with("broker", "--data-dir", dir(), "--jwt-secret", secret, "--tls-cert", file, "--tls-key", file), "--tls-cert", "PEM"},
 		{"proxy that is none", with("broker", "--data-dir", dir(), "--jwt-secret", secret, "--trusted-proxy", "nginx"), "--trusted-proxy", "nginx"},
@@ -245,51 +244,5 @@ func TestLogCommand(t *testing.T) {
 	}
 	if status, _, stderr := execute(t, "log", "--data-dir", t.TempDir()); status != 1 || !strings.Contains(stderr, "--data-dir") {
 		t.Errorf("a folder without a log: status %d: %s", status, stderr)
-	}
-}
-
-// MQTT over TLS, and no MQTT in the clear: the parts of the server find the broker
-// all the same.
-func TestTLSOnly(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	selfSigned(t, cert, key)
-	n := start(t, "serve", "--data-dir", filepath.Join(dir, "data"), "--jwt-secret", secret,
-		"--mqtt-addr", "off", "--mqtts-addr", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key,
-		"--http-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0")
-	if n.mqtt != "" {
-		t.Errorf("MQTT in the clear is served at %s", n.mqtt)
-	}
-	bob := unique("bob")
-	sub := mosquittoSub(t, n.mqtts, token(t, bob), "mqttv5", "user/"+bob, 1, "--cafile", cert)
-	mosquittoPub(t, n.mqtts, token(t, unique("alice")), "mqttv311", "user/"+bob, 1, "sealed", "--cafile", cert)
-	archived(t, n.database, sub.waitText(t, "sealed").Seq)
-}
-
-// selfSigned writes a certificate of 127.0.0.1 and its key.
-func selfSigned(tb testing.TB, certFile, keyFile string) {
-	tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: private}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			tb.Fatal(err)
-		}
 	}
 }

@@ -19,6 +19,7 @@ package notice
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,6 +65,8 @@ type Config struct {
 	DatabaseURL string
 	// BrokerURL is the broker: tcp://host:port and what paho knows besides. Required.
 	BrokerURL string
+	// TLS is used for mqtts, ssl, tls and wss. Nil means Go's defaults.
+	TLS *tls.Config
 	// Token returns a token of role service whose subject is Subject. It is
 	// asked for each connection. Required.
 	Token func(ctx context.Context) (string, error)
@@ -264,8 +267,14 @@ func (r *Relay) dial(ctx context.Context) (mqtt.Client, <-chan error, error) {
 			default:
 			}
 		})
+	if r.cfg.TLS != nil {
+		options.SetTLSConfig(r.cfg.TLS)
+	}
 	client := mqtt.NewClient(options)
 	if err := wait(ctx, client.Connect()); err != nil {
+		if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
+			err = fmt.Errorf("%w (see that --broker-ca has the authority of the broker's certificate, and that the certificate is for the host in --broker-url)", err)
+		}
 		return nil, nil, fmt.Errorf("connect to the broker: %w", err)
 	}
 	// With MQTT 3.1.1 this is where a refusal is told.

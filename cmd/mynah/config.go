@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -86,7 +87,8 @@ type Database struct {
 // Upstream is the broker as seen by the archiver and the API when they are
 // processes of their own.
 type Upstream struct {
-	BrokerURL string `name:"broker-url" default:"mqtt://127.0.0.1:1883" placeholder:"URL" help:"The broker: mqtt://host:port or mqtts://host:port."`
+	BrokerURL string `name:"broker-url" default:"mqtt://127.0.0.1:1883" placeholder:"URL" help:"The broker: mqtt://host:port, mqtts://host:port for TLS, ws:// or wss://host/mqtt."`
+	BrokerCA  string `name:"broker-ca" placeholder:"FILE" help:"Certificates of the authorities from one of which the broker's is, PEM, for mqtts and wss. Default: the system's."`
 	TokenFile string `placeholder:"FILE" help:"File with a token for the broker, read again whenever it is needed; without it a token is signed with --jwt-secret."`
 }
 
@@ -217,17 +219,46 @@ func (d *Database) validate() error {
 	return nil
 }
 
-// validate checks the broker's address and that the token file is there.
+// brokerSchemes are those of a broker's address; true means TLS.
+var brokerSchemes = map[string]bool{"mqtt": false, "tcp": false, "ws": false, "mqtts": true, "ssl": true, "tls": true, "wss": true}
+
+// brokerTLS returns whom to believe that it is the broker, or nil for whom the system
+// believes.
+func (u *Upstream) brokerTLS() (*tls.Config, error) {
+	if u.BrokerCA == "" {
+		return nil, nil
+	}
+	certificates, err := os.ReadFile(u.BrokerCA)
+	if err != nil {
+		return nil, refuse("broker-ca", "cannot be read: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(certificates) {
+		return nil, refuse("broker-ca", "%s holds no certificate; it should have some that begin with -----BEGIN CERTIFICATE-----", u.BrokerCA)
+	}
+	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
+}
+
+// validate checks the broker's address and that its files are there.
 func (u *Upstream) validate() error {
 	var errs []error
 	if u.BrokerURL != "" {
 		parsed, err := url.Parse(u.BrokerURL)
-		schemes := map[string]bool{"mqtt": true, "mqtts": true, "tcp": true, "ssl": true, "ws": true, "wss": true, "unix": true}
-		if err != nil || !schemes[parsed.Scheme] || parsed.Host == "" && parsed.Scheme != "unix" {
-			errs = append(errs, refuse("broker-url", "%q is not the address of a broker; write mqtt://host:1883 or mqtts://host:8883", u.BrokerURL))
-		} else if parsed.User != nil {
-			errs = append(errs, refuse("broker-url", "must not hold a password; put the token into a file and give its name as --token-file"))
+		encrypted, known := false, false
+		if err == nil {
+			encrypted, known = brokerSchemes[parsed.Scheme]
 		}
+		switch {
+		case !known || parsed.Host == "":
+			errs = append(errs, refuse("broker-url", "%q is not the address of a broker; write mqtt://host:1883 or mqtts://host:8883", u.BrokerURL))
+		case parsed.User != nil:
+			errs = append(errs, refuse("broker-url", "must not hold a password; put the token into a file and give its name as --token-file"))
+		case u.BrokerCA != "" && !encrypted:
+			errs = append(errs, refuse("broker-ca", "is of no use without TLS; write mqtts:// or wss:// in --broker-url, or leave it out"))
+		}
+	}
+	if _, err := u.brokerTLS(); err != nil {
+		errs = append(errs, err)
 	}
 	if u.TokenFile != "" {
 		if _, err := os.Stat(u.TokenFile); err != nil {

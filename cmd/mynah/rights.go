@@ -62,8 +62,12 @@ func (s *server) startDirectory(ctx context.Context) error {
 // startNotices has the notices of the API published. Neither the broker nor the
 // database need be there yet.
 func (s *server) startNotices(ctx context.Context, brokerURL string, token func(context.Context) (string, error)) error {
+	trust, err := s.cfg.brokerTLS()
+	if err != nil {
+		return err
+	}
 	r, err := notice.New(notice.Config{
-		DatabaseURL: s.cfg.DatabaseURL.Reveal(), BrokerURL: brokerURL, Token: token, Logger: s.log.With("part", "notices"),
+		DatabaseURL: s.cfg.DatabaseURL.Reveal(), BrokerURL: brokerURL, TLS: trust, Token: token, Logger: s.log.With("part", "notices"),
 	})
 	if err != nil {
 		return err

@@ -370,8 +370,13 @@ func (s *server) ownDoor(ctx context.Context) (string, error) {
 // startArchiver connects the archive to the broker. It tries until it succeeds, so
 // neither side need be there yet.
 func (s *server) startArchiver(ctx context.Context, brokerURL string, token func(context.Context) (string, error)) (*archiver.Archiver, error) {
+	trust, err := s.cfg.brokerTLS()
+	if err != nil {
+		return nil, err
+	}
 	a, err := archiver.New(archiver.Config{
 		BrokerURL:   brokerURL,
+		TLS:         trust,
 		Token:       token,
 		DatabaseURL: s.cfg.DatabaseURL.Reveal(),
 		Logger:      s.log.With("part", "archiver"),
@@ -478,10 +483,13 @@ func (u *Upstream) brokerURL() string {
 		return u.BrokerURL // validate has refused it
 	}
 	if parsed.Port() == "" && parsed.Host != "" {
-		port := map[string]string{"mqtt": "1883", "tcp": "1883", "mqtts": "8883", "ssl": "8883"}[parsed.Scheme]
+		port := map[string]string{"mqtt": "1883", "tcp": "1883", "mqtts": "8883", "ssl": "8883", "tls": "8883"}[parsed.Scheme]
 		if port != "" {
 			parsed.Host = net.JoinHostPort(parsed.Hostname(), port)
 		}
+	}
+	if parsed.Path == "" && (parsed.Scheme == "ws" || parsed.Scheme == "wss") {
+		parsed.Path = "/mqtt"
 	}
 	return parsed.String()
 }
