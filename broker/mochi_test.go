@@ -208,7 +208,8 @@ func (l *logged) String() string {
 	return l.b.String()
 }
 
-// No payload and no token reaches the log, whatever the level and whatever is wrong.
+// No payload and no token reaches the log, whatever the level and whatever is wrong. Mochi
+// logs what it cannot pass on with all that is in it, payloads as lists of numbers.
 func TestNothingSecretIsLogged(t *testing.T) {
 	t.Parallel()
 	var out logged
@@ -218,6 +219,17 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	addr := b.MQTTAddr().String()
 	const payload = "xyzzy-plugh"
 	token := mustToken(t, authhook.TokenClaims{Subject: "bob", Pub: []string{"plant/#"}, Sub: []string{"plant/#"}})
+	// Two that Mochi cannot pass everything on to: one is away, the other takes nothing
+	// of that length.
+	away, narrow := keep(plain(t, "away")), v5(plain(t, "narrow"))
+	narrow.Properties.MaximumPacketSize = 30
+	for _, o := range []mqttest.Options{away, narrow} {
+		c := mqttest.Dial(t, addr, o)
+		c.Subscribe(1, "plant/#")
+		if o.Keep {
+			c.Disconnect()
+		}
+	}
 	for _, version := range []byte{4, 5} {
 		o := mqttest.Options{ClientID: "phone", Token: token, Version: version}
 		send := func(pk packets.Packet) {
@@ -255,7 +267,8 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	if !strings.Contains(text, "connect refused") {
 		t.Error("the log has nothing to search in")
 	}
-	for _, secret := range []string{payload, fmt.Sprintf("%x", payload), token[len(token)-20 : len(token)-3], strings.Split(token, ".")[1]} {
+	numbers := strings.Trim(fmt.Sprint([]byte(payload)), "[]")
+	for _, secret := range []string{payload, numbers, fmt.Sprintf("%x", payload), token[len(token)-20 : len(token)-3], strings.Split(token, ".")[1]} {
 		if i := strings.Index(text, secret); i >= 0 {
 			t.Errorf("the log has %q: …%s…", secret, text[max(0, i-200):min(len(text), i+100)])
 		}
