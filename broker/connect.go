@@ -143,13 +143,35 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 		return err
 	}
 	c.client, c.session, c.resumed = cl, session, resumed
-	if before, ok := b.holders.Swap(session.Key, c); ok {
-		b.queue.retire(before.(*conn)) //nolint:forcetypeassert // holders holds nothing else
-	}
+	b.hold(c)
 	b.conns.Store(c.Conn, c)
 	b.presence.came(id.Subject)
 	b.regroupSince(c, before)
 	return nil
+}
+
+// hold takes nothing more from the connection that had the session before. If another has
+// it by now, that is the one to go on with: connections that race for a session can come
+// here in another order than they came to it.
+func (b *Broker) hold(c *conn) {
+	for {
+		held, ok := b.holders.LoadOrStore(c.session.Key, c)
+		if !ok {
+			if c.session.Superseded(c.Conn) { // and that one has come and gone
+				b.queue.retire(c)
+			}
+			return
+		}
+		other := held.(*conn) //nolint:forcetypeassert // holders holds nothing else
+		if other.After(c.Conn) {
+			b.queue.retire(c)
+			return
+		}
+		if b.holders.CompareAndSwap(c.session.Key, held, c) {
+			b.queue.retire(other)
+			return
+		}
+	}
 }
 
 // inherit gives the client what Mochi serves of its session, topics outside the chat,

@@ -44,7 +44,7 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 
 	s.mu.Lock()
 	s.archiver = a.Archiver
-	s.attached++
+	s.attached = e.attachments.Add(1)
 	a.Conn.attachment = s.attached
 	s.conn, s.v5, s.maxPacket = a.Conn, a.V5, a.MaxPacket
 	s.limit = e.cfg.Window
@@ -70,6 +70,10 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	}
 	return s, resumed, nil
 }
+
+// After reports whether the connection was attached to its session after other was to
+// the same, or to one before it that a clean start has ended. Both have been attached.
+func (c *Conn) After(other *Conn) bool { return c.attachment > other.attachment }
 
 // Superseded reports whether the session has had another connection after the given one.
 func (s *Session) Superseded(conn *Conn) bool {

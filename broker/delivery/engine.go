@@ -40,6 +40,7 @@ type Engine struct {
 	// delivered of the last that it has done with.
 	started, delivered atomic.Uint64
 	closing            atomic.Bool
+	attachments        atomic.Uint64 // how many connections have come
 
 	mu       sync.RWMutex
 	topics   map[string]*entry

@@ -59,7 +59,7 @@ type Conn struct {
 	// frames has room again.
 	onDrain func()
 
-	attachment   uint64 // which of its session's connections it is; guarded by Session.mu
+	attachment   uint64 // when it was attached to its session, in the order of all; set by Attach
 	readDeadline int64  // unix nanoseconds last set; used by the reading goroutine only
 
 	mu            sync.Mutex

@@ -41,7 +41,7 @@ type Session struct {
 	plan      *plan                // the logged ones of them, as the pump wants them
 	archiver  bool                 // its position is the archive's; set with subsMu held too
 	conn      *Conn                // nil if offline
-	attached  uint64               // counts the connections that it has had
+	attached  uint64               // Conn.attachment of the last connection that it has had
 	v5        bool
 	limit     int    // messages that may be unacknowledged on this connection
 	maxPacket uint32 // the client's limit, 0 for none

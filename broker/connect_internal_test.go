@@ -1,0 +1,79 @@
+package broker
+
+import (
+	"log/slog"
+	"net"
+	"testing"
+
+	"mynah/broker/delivery"
+	"mynah/broker/msglog"
+)
+
+// Connections that race for a session may arrive at hold in another order than they got
+// the session. The one that has it is listened to; all others are not. The wrong choice is
+// a client whose publishes are ignored for as long as it stays.
+func TestHoldFollowsTheSession(t *testing.T) {
+	t.Parallel()
+	for _, clean := range []bool{false, true} {
+		for name, order := range map[string][]int{
+			"in order": {0, 1, 2}, "reversed": {2, 1, 0}, "mixed": {1, 2, 0}, "the last first": {2, 0, 1},
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				b, conns := attached(t, clean)
+				for _, i := range order {
+					b.hold(conns[i])
+				}
+				held, _ := b.holders.Load(conns[0].session.Key)
+				for i, c := range conns {
+					if newest := i == 2; (held == c) != newest || c.retired == newest {
+						t.Errorf("connection %d: holds the session: %t, its publishes are ignored: %t", i, held == c, c.retired)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A connection that comes to hold when the one after it has already gone is not listened
+// to either: its client has sent all of that again.
+func TestHoldAfterSuccessorIsGone(t *testing.T) {
+	t.Parallel()
+	b, conns := attached(t, false)
+	b.hold(conns[2])
+	b.holders.CompareAndDelete(conns[2].session.Key, conns[2])
+	b.hold(conns[1])
+	if !conns[1].retired {
+		t.Error("a connection that has lost its session is listened to")
+	}
+}
+
+// attached returns a broker, as far as hold needs it, and three connections that have had
+// the same session one after the other.
+func attached(t *testing.T, clean bool) (*Broker, []*conn) {
+	t.Helper()
+	l, err := msglog.Open(t.TempDir(), msglog.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := delivery.New(delivery.Config{Log: l, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Start()
+	t.Cleanup(func() { e.Stop(); _ = l.Close() })
+	b := &Broker{queue: newQueue()}
+	conns := make([]*conn, 3)
+	for i := range conns {
+		ours, theirs := net.Pipe()
+		t.Cleanup(func() { _, _ = ours.Close(), theirs.Close() })
+		c := &conn{Conn: delivery.NewConn(ours, e.Limits())}
+		if c.session, _, err = e.Attach(delivery.Attachment{
+			Key: delivery.Key{Subject: "alice", ClientID: "phone"}, Conn: c.Conn, Clean: clean, Expiry: 60,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = c
+	}
+	return b, conns
+}
