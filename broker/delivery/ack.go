@@ -72,10 +72,26 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 	}
 	s.finishLocked(id, e)
 	s.movedLocked()
-	if s.mode == behind && s.onWire <= s.limit/2 {
-		s.wakeLocked()
-	}
+	s.refillLocked()
 	return 0
+}
+
+// smallWindow is up to how many unacknowledged messages a client is sent the next one for
+// each acknowledgement.
+const smallWindow = 64
+
+// refillLocked has a session that is behind read on after an acknowledgement: at once if
+// half of its window is free, so that each reading brings many messages, otherwise within
+// refillInterval. s.mu is held.
+func (s *Session) refillLocked() {
+	switch {
+	case s.mode != behind:
+	case s.onWire <= s.limit/2 || s.limit <= smallWindow:
+		s.wakeLocked()
+	case !s.lagging:
+		s.lagging = true
+		s.engine.lagging.add(s)
+	}
 }
 
 // finishLocked says that a message of the window needs no more. s.mu is held.

@@ -47,7 +47,8 @@ type Engine struct {
 	sessions map[Key]*Session
 	subjects map[string]map[*Session]struct{}
 
-	dirty dirtySessions // its lock is the innermost
+	dirty   sessionList // their stored position is out of date
+	lagging sessionList // they are to read on soon
 
 	// Used by Deliver only.
 	run         run
@@ -131,8 +132,8 @@ func (e *Engine) Stop() {
 		return
 	}
 	e.cancel()
+	e.tasks.Wait() // first, since they wake sessions
 	e.pumps.Wait()
-	e.tasks.Wait()
 	for _, s := range e.all() {
 		s.mu.Lock()
 		persistent := s.expiry > 0
@@ -189,8 +190,15 @@ const (
 	saveMany     = 2000
 )
 
-// keepHouse stores positions that have moved, and ends sessions that have expired.
+// refillInterval is how long a client may wait for a message for which it has had room
+// all the time.
+const refillInterval = 50 * time.Millisecond
+
+// keepHouse stores positions that have moved, has sessions read on and ends those that
+// have expired.
 func (e *Engine) keepHouse() {
+	refill := time.NewTicker(refillInterval)
+	defer refill.Stop()
 	save, expire := time.NewTicker(saveInterval), time.NewTicker(time.Second)
 	defer save.Stop()
 	defer expire.Stop()
@@ -199,6 +207,13 @@ func (e *Engine) keepHouse() {
 		select {
 		case <-e.ctx.Done():
 			return
+		case <-refill.C:
+			for _, s := range e.lagging.take() {
+				s.mu.Lock()
+				s.lagging = false
+				s.wakeLocked()
+				s.mu.Unlock()
+			}
 		case now := <-save.C:
 			if e.dirty.len() <= saveMany || now.Sub(saved) >= time.Second {
 				e.store.saveAll(e.dirty.take())
@@ -218,29 +233,30 @@ func (e *Engine) keepHouse() {
 	}
 }
 
-// dirtySessions are those whose stored position is out of date.
-type dirtySessions struct {
+// sessionList collects sessions for which something is to be done. Its lock is the
+// innermost.
+type sessionList struct {
 	mu   sync.Mutex
 	list []*Session
 }
 
-func (d *dirtySessions) add(s *Session) {
-	d.mu.Lock()
-	d.list = append(d.list, s)
-	d.mu.Unlock()
+func (l *sessionList) add(s *Session) {
+	l.mu.Lock()
+	l.list = append(l.list, s)
+	l.mu.Unlock()
 }
 
-func (d *dirtySessions) len() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return len(d.list)
+func (l *sessionList) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.list)
 }
 
-func (d *dirtySessions) take() []*Session {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	list := d.list
-	d.list = nil
+func (l *sessionList) take() []*Session {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := l.list
+	l.list = nil
 	return list
 }
 
