@@ -66,7 +66,7 @@ func BenchmarkDeliver(b *testing.B) {
 						b.Fatal(err)
 					}
 					s.Start(conns[i])
-					for s.Cursor() == 0 || !s.isLive() {
+					for s.Cursor() == 0 || !s.Live() {
 						time.Sleep(time.Millisecond)
 					}
 					all[i] = s
@@ -99,7 +99,7 @@ func BenchmarkDeliver(b *testing.B) {
 				}
 				b.StopTimer()
 				for _, s := range all {
-					if !s.isLive() {
+					if !s.Live() {
 						b.Fatal("a session fell behind, which is not what is measured")
 					}
 				}
@@ -108,12 +108,6 @@ func BenchmarkDeliver(b *testing.B) {
 			})
 		}
 	}
-}
-
-func (s *Session) isLive() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.mode == live
 }
 
 // BenchmarkEncode renders and encodes a batch of 64 messages once.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,6 +116,9 @@ type peer struct {
 	mu     sync.Mutex
 	got    []arrival
 	rels   []uint16 // packet ids of PUBRELs
+	others [][]byte // other packets, with their first byte
+	asked  int      // see settled
+	marked int
 	paused bool
 	resume sync.Cond
 }
@@ -125,6 +129,8 @@ type arrival struct {
 	qos       byte
 	id        uint16
 	dup       bool
+	size      int // bytes of the whole packet
+	props     []byte
 	payload   string
 }
 
@@ -168,17 +174,24 @@ func (p *peer) read() {
 			p.answer(7, id)
 		}
 		if head>>4 != 3 {
+			p.mu.Lock()
+			p.others = append(p.others, append([]byte{head}, body...))
+			p.mu.Unlock()
 			continue
 		}
 		size := int(body[0])<<8 | int(body[1])
-		a := arrival{topic: string(body[2 : 2+size]), qos: head >> 1 & 3, dup: head&8 != 0}
+		a := arrival{
+			topic: string(body[2 : 2+size]), qos: head >> 1 & 3, dup: head&8 != 0,
+			size: 1 + len(binary.AppendUvarint(nil, n)) + len(body),
+		}
 		rest := body[2+size:]
 		if a.qos > 0 {
 			a.id = binary.BigEndian.Uint16(rest)
 			rest = rest[2:]
 		}
 		if p.v5 {
-			rest = rest[1+rest[0]:] // no properties of more than 127 bytes here
+			a.props = rest[1 : 1+rest[0]] // no properties of more than 127 bytes here
+			rest = rest[1+rest[0]:]
 		}
 		a.payload = string(rest)
 		_, _ = fmt.Sscanf(a.payload, `{"seq":%d,"prev":%d,`, &a.seq, &a.prev) // a signal has neither
@@ -186,7 +199,11 @@ func (p *peer) read() {
 		for p.paused {
 			p.resume.Wait()
 		}
-		p.got = append(p.got, a)
+		if strings.HasPrefix(a.payload, mark) {
+			_, _ = fmt.Sscanf(a.payload, mark+"%d", &p.marked)
+		} else {
+			p.got = append(p.got, a)
+		}
 		p.mu.Unlock()
 		switch a.qos {
 		case 1:
@@ -204,10 +221,37 @@ func (p *peer) answer(packetType byte, id uint16) {
 	}
 }
 
+// closed reports whether the broker's side has closed the connection.
+func (p *peer) closed() bool {
+	_, err := p.out.Write(nil)
+	return err != nil
+}
+
 func (p *peer) released() []uint16 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.rels)
+}
+
+// mark begins the payload of a signal that comes after everything that was sent before.
+const mark = "mark "
+
+// settled waits until nothing more comes for a peer as things are, and returns what has.
+// The session has to be subscribed to its subject's signals.
+func (r *rig) settled(p *peer) []arrival {
+	r.tb.Helper()
+	waitFor(r.tb, "the session has been given what it can be given", p.session.Idle)
+	p.mu.Lock()
+	p.asked++
+	want := p.asked
+	p.mu.Unlock()
+	waitFor(r.tb, "a signal", func() bool {
+		r.engine.Signal("user/"+p.session.Subject+"/signal", fmt.Append(nil, mark, want))
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.marked == want
+	})
+	return p.arrivals()
 }
 
 func (p *peer) pause(on bool) {
@@ -520,3 +564,9 @@ func modelDir(t *rapid.T) string {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }
+
+// clock is a time that a test sets, in milliseconds since 1970.
+type clock struct{ ms atomic.Int64 }
+
+func (c *clock) set(ms int64)   { c.ms.Store(ms) }
+func (c *clock) now() time.Time { return time.UnixMilli(c.ms.Load()) }

@@ -214,12 +214,14 @@ func TestStoredCursorWaitsForAcknowledgement(t *testing.T) {
 // stubStore is a session store that can fail and tells what was asked of it.
 type stubStore struct {
 	msglog.Store
-	fail  atomic.Bool
-	syncs atomic.Int64
+	fail   atomic.Bool
+	failed atomic.Int64 // how often it did
+	syncs  atomic.Int64
 }
 
 func (s *stubStore) Apply(ops []msglog.Op, sync bool) error {
 	if s.fail.Load() {
+		s.failed.Add(1)
 		return errors.New("no")
 	}
 	if sync {

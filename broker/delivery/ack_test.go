@@ -1,0 +1,233 @@
+package delivery_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mynah/broker/delivery"
+	"mynah/broker/msglog"
+)
+
+// Acknowledgements that are no step of the exchange change nothing (MQTT 5, 4.3): the
+// message stays unacknowledged and comes again as it was.
+func TestWrongAcknowledgement(t *testing.T) {
+	t.Parallel()
+	const puback, pubrec, pubcomp = 4, 5, 7
+	r := mustRig(t, delivery.Config{})
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
+	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
+	one, two := r.publish(1, "bob", "user/alice")[0], r.publish(2, "bob", "user/alice")[0]
+	got := r.settled(p)
+	if !slices.Equal(seqs(got), seqsOf(one, two)) || got[0].qos != 1 || got[1].qos != 2 {
+		t.Fatalf("got %+v", got)
+	}
+	p.session.Acknowledged(p.out, pubrec, got[0].id, false)
+	p.session.Acknowledged(p.out, puback, got[1].id, false)
+	p.session.Acknowledged(p.out, pubcomp, got[1].id, false)
+	p.offline(time.Hour)
+	p = r.mute(a)
+	again := r.settled(p)
+	if !slices.Equal(seqs(again), seqsOf(one, two)) || again[0].id != got[0].id || again[1].id != got[1].id {
+		t.Fatalf("got %+v again, want what there was: %+v", again, got)
+	}
+
+	// An id that is nobody's is released, so that the client's exchange ends.
+	p.session.Acknowledged(p.out, pubrec, 999, false)
+	p.session.Acknowledged(p.out, pubrec, 998, true)
+	if r.settled(p); !slices.Equal(p.released(), []uint16{999}) {
+		t.Errorf("PUBREL %v, want 999 alone", p.released())
+	}
+
+	// A refusal ends an exchange without PUBREL, of whatever QoS.
+	p.session.Acknowledged(p.out, puback, got[0].id, true)
+	p.session.Acknowledged(p.out, pubrec, got[1].id, true)
+	if c := p.session.Cursor(); c != two.Seq {
+		t.Errorf("the cursor is %d, want %d", c, two.Seq)
+	}
+	p.offline(time.Hour)
+	p = r.mute(a)
+	if got := r.settled(p); len(got) > 0 || len(p.released()) > 0 {
+		t.Errorf("got %+v and PUBREL %v again", got, p.released())
+	}
+}
+
+// PUBREL is sent when it is on disk that the message has arrived, not before, since the
+// client forgets the packet id with it.
+func TestPubrelWaitsForTheDisk(t *testing.T) {
+	t.Parallel()
+	r, store := mustStubRig(t)
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
+	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
+	recs := r.publish(2, "bob", "user/alice", "user/alice")
+	got := r.settled(p)
+	if len(got) != 2 {
+		t.Fatalf("got %d messages, want 2", len(got))
+	}
+	if states := r.storedStates(a.Key); states != "\x00\x00" {
+		t.Fatalf("stored states %q, want two that were sent", states)
+	}
+	store.fail.Store(true)
+	p.session.Acknowledged(p.out, 5, got[0].id, false)
+	waitFor(t, "it was tried", func() bool { return store.failed.Load() > 0 })
+	store.fail.Store(false)
+	p.session.Acknowledged(p.out, 5, got[1].id, false)
+	waitFor(t, "PUBREL", func() bool { return len(p.released()) > 0 })
+	if rels := p.released(); !slices.Equal(rels, []uint16{got[1].id}) {
+		t.Errorf("PUBREL %v, want %d alone", rels, got[1].id)
+	}
+	if states := r.storedStates(a.Key); states != "\x00\x01" {
+		t.Errorf("stored states %q, want one that was sent and one that has arrived", states)
+	}
+	p.offline(time.Hour)
+
+	p = r.online(a) // what has arrived is not sent again
+	waitFor(t, "all is done", func() bool { return p.session.Cursor() == recs[1].Seq })
+	if rels := p.released(); !slices.Equal(rels, []uint16{got[0].id, got[1].id}) || len(p.arrivals()) != 0 {
+		t.Errorf("PUBREL %v and %d messages, want %d and %d, and none", rels, len(p.arrivals()), got[0].id, got[1].id)
+	}
+	p.offline(time.Hour) // stores the position
+	if states := r.storedStates(a.Key); states != "" {
+		t.Errorf("stored states %q of what is over", states)
+	}
+}
+
+// When the packet ids of QoS 2 messages cannot be stored, they are not sent; the client is
+// cut off and gets them when it is back.
+func TestPacketIDsCannotBeStored(t *testing.T) {
+	t.Parallel()
+	r, store := mustStubRig(t)
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
+	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2})
+	store.fail.Store(true)
+	recs := r.publish(2, "bob", "user/alice")
+	waitFor(t, "the connection is closed", p.closed)
+	p.out.Flush() // what was sent has left
+	if got := p.arrivals(); len(got) > 0 {
+		t.Errorf("got %+v", got)
+	}
+	store.fail.Store(false)
+	p.offline(time.Hour)
+	r.online(a).wantSeqs(t, recs...)
+}
+
+// What comes again comes in the order of the log, though a restored exchange has an older
+// packet id than what was sent before it; and it comes in its turn, not first of all.
+func TestResendOrderOfRestored(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
+	r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice")).offline(time.Hour)
+	var recs []*msglog.Record
+	for _, qos := range []byte{1, 2, 1, 2, 1} {
+		recs = append(recs, r.publish(qos, "bob", "user/alice")...)
+	}
+	r.restart(stored(a.Key, recs[1], 2, sent), stored(a.Key, recs[3], 4, sent))
+	for range 2 {
+		p := r.mute(a)
+		got := r.settled(p)
+		if !slices.Equal(seqs(got), seqsOf(recs...)) {
+			t.Fatalf("got %v, want %v", seqs(got), seqsOf(recs...))
+		}
+		if got[1].id != 2 || got[3].id != 4 {
+			t.Errorf("the exchanges came with ids %d and %d, want 2 and 4", got[1].id, got[3].id)
+		}
+		if c := p.session.Cursor(); c != recs[0].Seq-1 {
+			t.Errorf("the cursor is %d, want %d", c, recs[0].Seq-1)
+		}
+		p.offline(time.Hour)
+	}
+}
+
+// Acknowledgements on a connection that the session no longer has mean nothing: the client
+// at its other end is another one's past.
+func TestAcknowledgementOfAnOldConnection(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
+	old := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
+	recs := r.publish(1, "bob", "user/alice", "user/alice")
+	got := r.settled(old)
+	if len(got) != 2 {
+		t.Fatalf("got %d messages, want 2", len(got))
+	}
+	fresh := r.mute(a)
+	old.session.Acknowledged(old.out, 4, got[0].id, false)
+	if c := fresh.session.Cursor(); c != recs[0].Seq-1 {
+		t.Errorf("the cursor is %d, want %d", c, recs[0].Seq-1)
+	}
+	if !old.session.Superseded(old.out) || fresh.session.Superseded(fresh.out) {
+		t.Error("the first connection is superseded and the second is not")
+	}
+	if got := r.settled(fresh); !slices.Equal(seqs(got), seqsOf(recs...)) {
+		t.Errorf("got %v again, want %v", seqs(got), seqsOf(recs...))
+	}
+	// Nor does the old connection's end.
+	old.session.Detach(old.out, 0)
+	if fresh.session.Attached() != fresh.out {
+		t.Error("the end of the old connection took the session from the new one")
+	}
+	fresh.session.Acknowledged(fresh.out, 4, got[0].id, false)
+	fresh.session.Acknowledged(fresh.out, 4, got[1].id, false)
+	more := r.publish(1, "bob", "user/alice")
+	if got := r.settled(fresh); !slices.Equal(seqs(got), seqsOf(append(recs, more...)...)) {
+		t.Errorf("got %v, want %v", seqs(got), seqsOf(append(recs, more...)...))
+	}
+}
+
+// A connection whose session is taken over is told so, if it speaks MQTT 5, and closed.
+func TestTakenOverIsTold(t *testing.T) {
+	t.Parallel()
+	for _, v5 := range []bool{false, true} {
+		r := mustRig(t, delivery.Config{})
+		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: v5}
+		old := r.online(a)
+		r.online(a)
+		want := ""
+		if v5 {
+			want = "\xe0\x8e\x00" // Session taken over (MQTT 5, 3.14.2.1)
+		}
+		if !old.closed() {
+			t.Error("the old connection is not closed")
+		}
+		var said strings.Builder
+		waitFor(t, "what it was told", func() bool {
+			said.Reset()
+			old.mu.Lock()
+			defer old.mu.Unlock()
+			for _, pk := range old.others {
+				said.Write(pk)
+			}
+			return said.Len() >= len(want)
+		})
+		if said.String() != want {
+			t.Errorf("MQTT 5 %v: the old connection was told %q, want %q", v5, said.String(), want)
+		}
+	}
+}
+
+// A connection that comes back and takes less at a time than the last gets no more of it
+// at a time.
+func TestResendHonoursReceiveMaximum(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
+	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
+	recs := r.publish(1, "bob", slices.Repeat([]string{"user/alice"}, 10)...)
+	r.settled(p)
+	p.offline(time.Hour)
+	a.ReceiveMaximum = 3
+	p = r.mute(a)
+	for i, rec := range recs {
+		got := r.settled(p)
+		if len(got) > i+3 {
+			t.Fatalf("%d messages are open, want 3 at most", len(got)-i)
+		}
+		waitFor(t, "the next", func() bool { return len(p.arrivals()) > i })
+		if got = p.arrivals(); got[i].seq != rec.Seq || !got[i].dup {
+			t.Fatalf("message %d is %+v, want seq %d", i, got[i], rec.Seq)
+		}
+		p.session.Acknowledged(p.out, 4, got[i].id, false)
+	}
+}
