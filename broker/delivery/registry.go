@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"slices"
-	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -77,8 +76,8 @@ type Subscription struct {
 // expand returns the delivery topics that the filters stand for, given the subscriber
 // and its groups. Others' topics are only for those who may read any. It is asked anew
 // with every connection, since the next token may say less than the one with which the
-// session subscribed. Overlapping filters are joined: the highest QoS counts, all
-// identifiers are told, and No Local holds if all ask for it.
+// session subscribed. Overlapping filters are joined: the highest QoS counts
+// [MQTT-3.3.4-2], all identifiers are told, and No Local holds if all ask for it.
 func expand(filters map[string]Subscription, subject string, groups map[string]struct{}, anyTopic bool) map[string]*topicSub {
 	topics := make(map[string]*topicSub, len(filters))
 	add := func(topic string, signal bool, f Subscription) {
@@ -87,12 +86,7 @@ func expand(filters map[string]Subscription, subject string, groups map[string]s
 			t = &topicSub{topic: topic, signal: signal, noLocal: true}
 			topics[topic] = t
 		}
-		t.qos = max(t.qos, f.QoS)
-		t.noLocal = t.noLocal && f.NoLocal
-		if f.Identifier != 0 && !slices.Contains(t.ids, f.Identifier) {
-			t.ids = append(t.ids, f.Identifier)
-			sort.Ints(t.ids)
-		}
+		t.join(f.QoS, f.NoLocal, f.Identifier)
 	}
 	for filter, f := range filters {
 		switch filter {
@@ -131,7 +125,27 @@ func expand(filters map[string]Subscription, subject string, groups map[string]s
 			}
 		}
 	}
+	for topic, t := range topics {
+		for _, all := range [...]string{allUsers, allGroups} {
+			wild := topics[all]
+			if wild == nil || t == wild || t.signal || !strings.HasPrefix(topic, all[:len(all)-1]) {
+				continue
+			}
+			t.join(wild.qos, wild.noLocal, wild.ids...)
+		}
+	}
 	return topics
+}
+
+// join adds what another filter asks for.
+func (t *topicSub) join(qos byte, noLocal bool, ids ...int) {
+	t.qos = max(t.qos, qos)
+	t.noLocal = t.noLocal && noLocal
+	for _, id := range ids {
+		if at, had := slices.BinarySearch(t.ids, id); id != 0 && !had {
+			t.ids = slices.Insert(t.ids, at, id)
+		}
+	}
 }
 
 // register adds a subscription of an attached session to its topic.

@@ -1,0 +1,86 @@
+package delivery_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"mynah/broker/delivery"
+)
+
+// Who reads a topic by name and with everybody's gets a message once, at the higher QoS
+// [MQTT-3.3.4-2] and with the identifiers of both subscriptions. The subscription by name
+// hid the other one's options.
+func TestOverlapWithEverybodys(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, get getter) {
+		t.Helper()
+		r := mustRig(t, delivery.Config{})
+		a := delivery.Attachment{Key: key("watch"), Expiry: time.Hour, V5: true, AnyTopic: true}
+		p := get(r, a, false, func() { r.publish(1, "x", "user/bob", "group/a", "user/carol", "group/b") },
+			delivery.Subscription{Filter: "user/bob", Identifier: 1, NoLocal: true},
+			delivery.Subscription{Filter: "user/#", QoS: 1, Identifier: 2},
+			delivery.Subscription{Filter: "group/a", QoS: 1, Identifier: 3},
+			delivery.Subscription{Filter: "group/#", Identifier: 4})
+		got := r.settled(p)
+		if len(got) != 4 {
+			t.Fatalf("got %d messages, want 4", len(got))
+		}
+		for i, want := range []struct {
+			qos   byte
+			props string
+		}{{1, "\x0b\x01\x0b\x02"}, {1, "\x0b\x03\x0b\x04"}, {1, "\x0b\x02"}, {0, "\x0b\x04"}} {
+			if got[i].qos != want.qos || string(got[i].props) != want.props {
+				t.Errorf("%s: QoS %d and properties % x, want %d and % x", got[i].topic, got[i].qos, got[i].props, want.qos, want.props)
+			}
+		}
+	})
+}
+
+// A subscription has what was published after it, also where the session has yet to get
+// what came before, by name and with everybody's.
+func TestYoungerSubscription(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	a := delivery.Attachment{Key: key("watch"), Expiry: time.Hour, AnyTopic: true, Groups: []string{"a"}}
+	p := r.online(a, delivery.Subscription{Filter: "user/watch", QoS: 1}, signals("watch"))
+	waitFor(t, "the session is live", p.session.Live)
+	p.offline(time.Hour)
+	var want []uint64
+	topics := []string{"user/watch", "group/a", "user/bob", "group/b"}
+	for i, filter := range []string{"group/a", "user/#", "group/#"} {
+		want = append(want, seqsOf(r.publish(1, "x", topics...)[:i+1]...)...)
+		p = r.attach(a)
+		if err := p.session.Subscribe([]delivery.Subscription{{Filter: filter, QoS: 1}}, a.Groups); err != nil {
+			t.Fatal(err)
+		}
+		p.offline(time.Hour)
+	}
+	want = append(want, seqsOf(r.publish(1, "x", topics...)...)...)
+	if got := seqs(r.settled(r.online(a))); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// A subscriber to everybody's groups gets the copy of its own direct messages that its own
+// topic has.
+func TestOwnTopicBesideAllGroups(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, get getter) {
+		t.Helper()
+		r := mustRig(t, delivery.Config{})
+		var want []uint64
+		p := get(r, delivery.Attachment{Key: key("admin"), Expiry: time.Hour, AnyTopic: true}, false, func() {
+			want = append(want, seqsOf(r.publish(1, "admin", "user/bob", "group/a")...)...)
+			r.publish(1, "carol", "user/bob")
+			want = append(want, seqsOf(r.publish(1, "admin", "user/bob")...)...)
+		}, delivery.Subscription{Filter: "group/#", QoS: 1}, delivery.Subscription{Filter: "user/admin", QoS: 1})
+		got := r.settled(p)
+		if !slices.Equal(seqs(got), want) {
+			t.Fatalf("got %v, want %v", seqs(got), want)
+		}
+		if got[0].topic != "user/admin" || got[2].topic != "user/admin" || got[2].prev != got[0].seq {
+			t.Errorf("got %+v", got)
+		}
+	})
+}
