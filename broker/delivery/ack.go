@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"mynah/broker/msglog"
+	"mynah/chat"
 )
 
 // Control packet types that acknowledge (MQTT 5, 2.1.2).
@@ -171,6 +172,7 @@ type unsent struct {
 	qos   byte
 	state state
 	frame []byte // nil if there is nothing to be sent any more
+	gone  bool   // the log no longer has it
 }
 
 // stuckLocked reports whether no packet id is left while the window has restored messages
@@ -245,9 +247,10 @@ func (s *Session) resendRound(w *pumpWork) bool {
 		}
 		bytes += len(some[i].frame)
 	}
+	notices := s.encodeGone(w, some, v5)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn != conn {
+	if s.conn != conn || !conn.force(notices, nil, 0) {
 		return true
 	}
 	for _, u := range some {
@@ -274,7 +277,9 @@ func (s *Session) encodeUnsent(w *pumpWork, u *unsent, v5 bool, maxPacket uint32
 		u.frame = pubrel(u.id)
 		return nil
 	}
+	u.gone = true
 	return s.engine.log.ReadTopic(s.engine.ctx, u.topic, u.seq-1, u.seq, func(rec *msglog.Record) bool {
+		u.gone = false
 		u.frame = s.encodeAgain(w, rec, u.topic, u.qos, u.id, s.identifiers(u.topic), v5, maxPacket)
 		return false
 	})
@@ -305,6 +310,34 @@ func (s *Session) encodeAgain(
 	}
 	number(frame, []int32{int32(at)}, id) //nolint:gosec // an offset within a packet
 	return frame
+}
+
+// encodeGone renders a notice for each topic of which there are messages that were sent,
+// were not acknowledged and can no longer be sent again.
+func (s *Session) encodeGone(w *pumpWork, some []unsent, v5 bool) (frames []byte) {
+	var gone []unsent
+	for _, u := range some {
+		if u.gone {
+			gone = append(gone, u)
+		}
+	}
+	slices.SortFunc(gone, func(a, b unsent) int { return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.seq, b.seq)) })
+	now := s.engine.now().UnixMilli()
+	for len(gone) > 0 {
+		topic, n := gone[0].topic, 1
+		for n < len(gone) && gone[n].topic == topic {
+			n++
+		}
+		m := chat.GapNotice(topic, gone[0].seq, gone[n-1].seq, now)
+		gone = gone[n:]
+		w.payload = m.AppendEnvelope(w.payload[:0], 0)
+		w.props = w.props[:0]
+		if v5 {
+			w.props = appendProps(w.props, 0, now, s.identifiers(topic))
+		}
+		frames, _ = appendPublish(frames, topic, 0, false, v5, w.props, w.payload)
+	}
+	return frames
 }
 
 // identifiers returns the subscription identifiers of a delivery topic.

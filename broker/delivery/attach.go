@@ -55,6 +55,7 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 		s.limit = min(s.limit, int(a.ReceiveMaximum))
 	}
 	s.expiry, s.expiresAt = a.Expiry, time.Time{}
+	s.noticed = nil
 	s.onWire, s.resends = 0, s.win.n > 0
 	for i := range s.win.n {
 		s.win.at(i).wire = false

@@ -165,8 +165,8 @@ func number(b []byte, offsets []int32, first uint16) {
 	}
 }
 
-// room returns how many bytes of messages the outbox takes; an empty one takes a
-// message of any size.
+// room returns how many bytes of messages the outbox takes. An empty one takes a message
+// of any size, but no more than that when all outboxes together are over their limit.
 func (c *Conn) room() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -174,9 +174,10 @@ func (c *Conn) room() int {
 	switch {
 	case c.stateLocked() != nil:
 		return 0
-	case w == 0:
-		return c.limits.PerConn
 	case c.limits.held.Load() > c.limits.Total:
+		if w == 0 {
+			return 1
+		}
 		return 0
 	}
 	return max(c.limits.PerConn-w, 0)

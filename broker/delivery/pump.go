@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"maps"
 	"sort"
 
 	"mynah/broker/msglog"
@@ -77,7 +78,8 @@ type pumpWork struct {
 	ends    []int   // end of each item's frame in out
 	idsAt   []int   // how many ids there are up to and including each item
 	again   []restoredItem
-	gapTo   uint64 // the items begin with a notice that messages up to here are gone
+	gaps    int    // how many of the items, the first, are notices that messages are gone
+	gapTo   uint64 // up to here
 }
 
 // restoredItem says that an item goes out under a packet id that it has already.
@@ -123,14 +125,14 @@ func (s *Session) pumpRound(w *pumpWork) bool {
 		return s.pause()
 	}
 
-	horizon, err := e.collect(w, plan, pos, target, min(room, pumpItems))
+	horizon, err := s.collect(w, plan, pos, target, min(room, pumpItems))
 	if err != nil {
 		e.logger.Error("cannot read the message log for a session; its connection is closed so that it tries again",
 			"subject", s.Subject, "client_id", s.ClientID, "after", pos, "error", err)
 		_ = conn.Close()
 		return s.pause()
 	}
-	s.encodeItems(w, v5, maxPacket)
+	s.encodeItems(w, v5, maxPacket, conn.room())
 	return s.sendItems(w, conn, plan, horizon)
 }
 
@@ -148,9 +150,10 @@ func (s *Session) pause() bool {
 // collect reads the next messages after pos up to target for the plan into w.items,
 // about limit of them, in seq order and each once. Nothing between pos and the
 // horizon it returns is left out.
-func (e *Engine) collect(w *pumpWork, p *plan, pos, target uint64, limit int) (horizon uint64, err error) {
+func (s *Session) collect(w *pumpWork, p *plan, pos, target uint64, limit int) (horizon uint64, err error) {
+	e := s.engine
 	w.items = w.items[:0]
-	e.collectGap(w, p, pos)
+	s.collectGap(w, p, pos)
 	if p.users != nil || p.groups != nil {
 		return e.collectAll(w, p, pos, target, limit)
 	}
@@ -206,28 +209,33 @@ func (e *Engine) collect(w *pumpWork, p *plan, pos, target uint64, limit int) (h
 
 // collectGap puts a notice before everything else if the log no longer reaches back
 // to the session's position.
-func (e *Engine) collectGap(w *pumpWork, p *plan, pos uint64) {
+func (s *Session) collectGap(w *pumpWork, p *plan, pos uint64) {
+	e := s.engine
 	first, _ := e.log.Bounds()
-	w.gapTo = 0
+	w.gapTo, w.gaps = 0, 0
 	if pos+1 >= first {
 		return
 	}
 	w.gapTo = first - 1
+	s.mu.Lock()
+	noticed := s.noticed
+	s.mu.Unlock()
 	for topic, t := range p.byName {
-		if t.signal || t.since+1 >= first {
+		if _, done := noticed[topic]; done || t.signal || t.since+1 >= first {
 			continue
 		}
 		if topic == allUsers || topic == allGroups {
 			e.logger.Error("the log no longer has messages that a subscriber to everything has not had",
-				"subject", t.session.Subject, "client_id", t.session.ClientID, "from", pos+1, "to", first-1)
+				"subject", s.Subject, "client_id", s.ClientID, "from", pos+1, "to", first-1)
 			continue
 		}
-		if tail, err := e.log.Tail(topic); err == nil && tail != 0 && tail <= max(pos, t.since) {
+		if tail, err := e.log.Tail(topic); err == nil && tail <= max(pos, t.since) {
 			continue // the topic has had nothing since
 		}
 		rec := &msglog.Record{Message: chat.GapNotice(topic, max(pos, t.since)+1, first-1, e.now().UnixMilli())}
 		w.items = append(w.items, item{rec, t})
 	}
+	w.gaps = len(w.items)
 }
 
 // collectAll is collect for a session that subscribes to everything.
@@ -283,9 +291,9 @@ func (e *Engine) collectRecent(w *pumpWork, t *topicSub, from, upto uint64, limi
 	return true
 }
 
-// encodeItems renders the items into frames. What is not for this client (expired, its
+// encodeItems renders the items into frames, as many as make up the given bytes. What is not for this client (expired, its
 // own with No Local, too large) becomes an empty frame.
-func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32) {
+func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32, bytes int) {
 	e := s.engine
 	if w.out == nil {
 		w.out = e.limits.get(0)
@@ -321,7 +329,7 @@ func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32) {
 		}
 		w.ends = append(w.ends, len(w.out.b))
 		w.idsAt = append(w.idsAt, len(w.ids))
-		if len(w.out.b) >= e.limits.PerConn {
+		if len(w.out.b) >= bytes {
 			break // enough for one round
 		}
 	}
@@ -473,8 +481,20 @@ func (s *Session) advanceLocked(w *pumpWork, n int, horizon uint64) {
 	s.movedLocked()
 	// What was restored and turns out to be behind us now goes the way of resends.
 	s.resends = s.resends || s.restored != nil && s.win.n > 0
-	if n > 0 {
-		s.pos = max(s.pos, w.gapTo)
+	switch {
+	case w.gaps == 0:
+	case n >= w.gaps:
+		s.pos, s.noticed = max(s.pos, w.gapTo), nil
+	default: // too many for one round
+		noticed := maps.Clone(s.noticed)
+		if noticed == nil {
+			noticed = map[string]struct{}{}
+		}
+		for _, it := range w.items[:n] {
+			noticed[it.sub.topic] = struct{}{}
+		}
+		s.noticed = noticed
+		return
 	}
 	if n == len(w.items) {
 		s.pos = max(s.pos, horizon)

@@ -1,6 +1,7 @@
 package delivery_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -26,5 +27,49 @@ func TestFreedSlotIsUsed(t *testing.T) {
 			p.session.Acknowledged(p.out, 4, p.arrivals()[i].id, false)
 			waitFor(t, "one more for the one that was acknowledged", has(int(most)+i+1))
 		}
+	}
+}
+
+// Sessions that catch up keep to the limit on all outboxes together: clients that resume
+// and do not read cannot fill the memory by being many. Once they read, all of them get
+// everything.
+func TestTotalHoldsForThoseBehind(t *testing.T) {
+	t.Parallel()
+	const sessions, messages = 40, 400
+	limits := &delivery.OutboxLimits{PerConn: 64 << 10, Total: 256 << 10}
+	r := mustRig(t, delivery.Config{Limits: limits, Recent: 1})
+	attachments := make([]delivery.Attachment, sessions)
+	for i := range attachments {
+		attachments[i] = delivery.Attachment{Key: key(fmt.Sprint("s", i)), Expiry: time.Hour, Groups: []string{"g"}}
+		r.online(attachments[i], delivery.Subscription{Filter: "group/+", QoS: 0}).offline(time.Hour)
+	}
+	var last uint64
+	for range messages / 10 {
+		recs := r.publish(0, "bob", slices.Repeat([]string{"group/g"}, 10)...)
+		last = recs[9].Seq
+	}
+	peers := make([]*peer, sessions)
+	for i, a := range attachments {
+		peers[i] = r.attach(a)
+		peers[i].pause(true)
+		r.begin(peers[i], a)
+	}
+	most := int64(0)
+	for range 200 {
+		most = max(most, limits.Held())
+		time.Sleep(time.Millisecond) // for the sessions to do what they should not
+	}
+	// Every session may have one message, and some may have looked at the same moment.
+	if allowed := limits.Total + sessions*(1<<10) + 4*int64(limits.PerConn); most > allowed {
+		t.Errorf("%d bytes are held, %d are allowed", most, allowed)
+	}
+	for _, p := range peers {
+		p.pause(false)
+	}
+	for _, p := range peers {
+		waitFor(t, "the last message", func() bool {
+			got := p.arrivals()
+			return len(got) == messages && got[len(got)-1].seq == last
+		})
 	}
 }

@@ -48,9 +48,10 @@ type Session struct {
 	mode      mode
 	pos       uint64 // every message up to here was sent, is in the window or is none of ours
 	win       window
-	onWire    int  // messages sent on this connection and not acknowledged
-	resends   bool // the window holds messages to be sent again
-	rewound   bool // the window may not be in seq order
+	onWire    int                 // messages sent on this connection and not acknowledged
+	resends   bool                // the window holds messages to be sent again
+	rewound   bool                // the window may not be in seq order
+	noticed   map[string]struct{} // topics that have been told of the gap at pos, if not all have; replaced, never changed
 	pumping   bool
 	again     bool // somebody asked for the pump while it ran
 	dirty     bool // the stored cursor is out of date

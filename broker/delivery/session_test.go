@@ -24,10 +24,16 @@ func (r *rig) online(a delivery.Attachment, subs ...delivery.Subscription) *peer
 func (r *rig) onlineAs(a delivery.Attachment, silent bool, subs ...delivery.Subscription) *peer {
 	r.tb.Helper()
 	p := r.attach(a)
+	p.silent = silent
+	return r.begin(p, a, subs...)
+}
+
+// begin starts an attached session and reads what it gets until the test ends.
+func (r *rig) begin(p *peer, a delivery.Attachment, subs ...delivery.Subscription) *peer {
+	r.tb.Helper()
 	if p.session == nil {
 		r.tb.FailNow()
 	}
-	p.silent = silent
 	if len(subs) > 0 {
 		if err := p.session.Subscribe(subs, p.session.Groups()); err != nil {
 			r.tb.Fatal(err)
