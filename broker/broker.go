@@ -85,6 +85,7 @@ type Broker struct {
 	log      *msglog.Pebble
 	engine   *delivery.Engine
 	mochi    *mqtt.Server
+	plain    *plainTopics
 	policy   *authhook.Policy
 	auth     *authhook.Hook
 	presence *presence
@@ -99,10 +100,9 @@ type Broker struct {
 	spares  chan []publication
 	lastTS  int64 // of the newest message; used by the sequencer only
 
-	conns     sync.Map   // *delivery.Conn → *conn
-	holders   sync.Map   // delivery.Key → *conn: whose the session is
-	clientsMu sync.Mutex // who is in Mochi's Clients with which subscriptions; of other locks only Session.mu is taken under it
-	maxPacket int        // bytes of the largest packet that clients may send
+	conns     sync.Map // *delivery.Conn → *conn
+	holders   sync.Map // delivery.Key → *conn: whose the session is
+	maxPacket int      // bytes of the largest packet that clients may send
 	// memberships counts what the directory said about who is in which group.
 	memberships atomic.Uint64
 	connected   atomic.Int64
@@ -165,24 +165,26 @@ func (b *Broker) open() (err error) {
 	if b.log, err = b.openLog(filepath.Join(b.cfg.DataDir, "log"), opts); err != nil {
 		return fmt.Errorf("open message log: %w", err)
 	}
+	if err := b.embed(); err != nil {
+		return err
+	}
+	b.plain = &plainTopics{
+		tree: b.mochi.Topics, may: b.mayReceive, subscriptions: &b.mochi.Info.Subscriptions,
+		retained: retained{store: b.log.Sessions(), logger: b.logger, count: &b.mochi.Info.Retained},
+	}
 	b.engine, err = delivery.New(delivery.Config{
-		Log: b.log, Logger: b.logger, Window: b.cfg.Window, OnEnd: b.sessionEnded,
+		Log: b.log, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.plain,
 		Limits: &delivery.OutboxLimits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
 	})
 	if err != nil {
 		return err
 	}
-	if err := b.embed(); err != nil {
-		return err
-	}
 	b.presence = &presence{
 		settle: max(b.cfg.PresenceSettle, 0), store: b.log.Sessions(), logger: b.logger, now: time.Now,
 		subjects: map[string]*seen{},
-		publish: func(topic string, payload []byte) error {
-			return b.mochi.Publish(topic, payload, true, 1)
-		},
+		plain:    b.plain,
 	}
-	if err := b.restoreRetained(); err != nil {
+	if err := b.plain.restore(); err != nil {
 		return fmt.Errorf("restore retained messages: %w", err)
 	}
 	if err := b.presence.restore(); err != nil {
@@ -227,8 +229,7 @@ func (b *Broker) embed() (err error) {
 	caps.MaximumPacketSize = uint32(b.maxPacket) //nolint:gosec // some hundred KiB
 	caps.MaximumSessionExpiryInterval = uint32(b.cfg.MaxSessionExpiry / time.Second)
 	caps.MaximumMessageExpiryInterval = 0 // by default it drops retained messages after a day
-	caps.MaximumClientWritesPending = 128
-	caps.MaximumInflight = 256
+	caps.MaximumClientWritesPending = 0   // nothing goes that way
 	caps.ReceiveMaximum = maxQueuedPerConn
 	caps.TopicAliasMaximum = 0
 	caps.Compatibilities.NoInheritedPropertiesOnAck = true
@@ -251,6 +252,9 @@ func (b *Broker) embed() (err error) {
 	}
 	if err := b.mochi.AddHook(&hook{b: b}, nil); err != nil {
 		return fmt.Errorf("add hook: %w", err)
+	}
+	if err := b.mochi.Subscribe(mqtt.SysPrefix+"/#", 1, b.tellSystem); err != nil {
+		return fmt.Errorf("subscribe to Mochi's figures: %w", err)
 	}
 	return nil
 }

@@ -156,6 +156,8 @@ func (b *Broker) appendAck(dst []byte, p *publication) []byte {
 		if !p.c.quiet {
 			body = appendString(append(body, propReasonString), p.refusal.Error())
 		}
+	case p.nobody:
+		reason = packets.CodeNoMatchingSubscribers
 	case p.rec != nil && !p.c.quiet:
 		body = appendString(append(body, propUser), "seq")
 		var digits [20]byte

@@ -29,35 +29,17 @@ type conn struct {
 	v5       atomic.Bool
 	quiet    bool // Request Problem Information is 0 (MQTT 5, 3.1.2.11.7)
 
-	will        *will
-	graceful    bool // DISCONNECT came, and without the wish to have the will sent
-	mochiWriter bool // Mochi's goroutine that writes has been started
-	ended       atomic.Bool
+	will     *will
+	graceful bool // DISCONNECT came, and without the wish to have the will sent
+	ended    atomic.Bool
 
 	// releasing holds the packet ids of QoS 2 publishes to chat topics that the
 	// client has not released with PUBREL.
 	releasing map[uint16]struct{}
-	// renumbered is the packet id of a SUBSCRIBE or UNSUBSCRIBE that Mochi knows
-	// under another one, 0 for none.
-	renumbered uint16
-	// aliases holds Mochi's packet ids of publishes to plain topics that it knows
-	// under another one, with the client's.
-	aliases map[uint16]uint16
-	waiting deferred // messages of plain topics that the client has no room for
 
 	queued  int    // publishes on their way to the log; guarded by queue.mu
 	retired bool   // another connection has the session; guarded by queue.mu
 	acks    []byte // acknowledgements of the batch at hand; used by the committer only
-}
-
-// will is a will message (MQTT 5, 3.1.2.5). Mochi does not get to know it: it would
-// publish it without asking anybody, and past the log.
-type will struct {
-	topic   string
-	payload []byte
-	qos     byte
-	retain  bool
-	delay   time.Duration
 }
 
 // Token returns the token of a WebSocket's handshake, "" if there is none.
@@ -72,14 +54,14 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// connOf returns the broker's side of Mochi's client, nil for the inline client.
-func connOf(cl *mqtt.Client) *conn {
-	c, _ := cl.Net.Conn.(*conn)
-	return c
-}
-
 // subject returns whose connection it is.
 func (c *conn) subject() string { return c.session.Subject }
+
+// releases reports whether a packet id is that of a QoS 2 publish to the chat.
+func (c *conn) releases(id uint16) bool {
+	_, ours := c.releasing[id]
+	return ours
+}
 
 // sessionExpiry returns how long the session outlives the connection: what an MQTT 5
 // client asked for, up to the configured maximum; the configured time for a 3.1.1

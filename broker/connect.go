@@ -15,6 +15,10 @@ import (
 	"mynah/broker/listener"
 )
 
+// maxKeepalive is the longest keep-alive in seconds for which Mochi's arithmetic holds:
+// it computes one and a half times that in 16 bits.
+const maxKeepalive = 43690
+
 // errRefused ends a connection that has been sent a CONNACK that says why.
 var errRefused = errors.New("connection refused")
 
@@ -68,7 +72,6 @@ func (b *Broker) connect(c *conn, door string) error {
 		return fmt.Errorf("decode CONNECT: %w", err)
 	}
 	cl.ParseConnect(door, pk)
-	cl.State.Inflight.ResetSendQuota(0) // unlimited: its own accounts leak and deadlock; see deferred
 	if code := b.validate(cl, pk); code != packets.CodeSuccess {
 		return errors.Join(errRefused, code, b.mochi.SendConnack(cl, code, false, nil))
 	}
@@ -84,12 +87,11 @@ func (b *Broker) connect(c *conn, door string) error {
 			"client", cl.ID, "error", err)
 		return errors.Join(err, b.mochi.SendConnack(cl, packets.ErrServerUnavailable, false, nil))
 	}
-	plain := b.inherit(c)
+	if c.resumed {
+		b.forgetForbidden(c.session)
+	}
 	if err := b.mochi.SendConnack(cl, packets.CodeSuccess, c.resumed, nil); err != nil {
 		return fmt.Errorf("send CONNACK: %w", err)
-	}
-	if plain {
-		c.resendPlain()
 	}
 	c.session.Start(c.Conn)
 	return nil
@@ -119,7 +121,7 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 	c.holder = id
 	c.clientID = strings.TrimPrefix(cl.ID, id.Subject+"/")
 	c.quiet = pk.Properties.RequestProblemInfoFlag && pk.Properties.RequestProblemInfo == 0
-	c.takeWill(cl)
+	c.takeWill(cl, &pk)
 	before := b.memberships.Load()
 	groups, unknown := b.groups(id)
 	if unknown != nil {
@@ -174,55 +176,6 @@ func (b *Broker) hold(c *conn) {
 	}
 }
 
-// inherit gives the client what Mochi serves of its session, topics outside the chat,
-// and reports whether there may be messages to be sent again.
-func (b *Broker) inherit(c *conn) (plain bool) {
-	cl := c.client
-	var filters []delivery.Subscription
-	if c.resumed {
-		filters = c.session.Filters()
-	}
-	b.clientsMu.Lock()
-	defer b.clientsMu.Unlock()
-	if c.session.Superseded(c.Conn) {
-		return false // another was faster, and must not be ended as if it had been before us
-	}
-	if before, ok := b.mochi.Clients.Get(cl.ID); ok {
-		before.Stop(packets.ErrSessionTakenOver)
-		if c.resumed && before.State.Inflight.Len() > 0 {
-			cl.State.Inflight = before.State.Inflight.Clone()
-			cl.State.Inflight.ResetReceiveQuota(int32(b.mochi.Options.Capabilities.ReceiveMaximum))
-			b.dropTooLarge(c)
-			plain = true
-		}
-		b.mochi.UnsubscribeClient(before)
-		before.ClearInflights()
-	}
-	for _, f := range filters {
-		if delivery.IsChatFilter(f.Filter) {
-			continue
-		}
-		sub := packets.Subscription{
-			Filter: f.Filter, Qos: f.QoS, NoLocal: f.NoLocal, Identifier: f.Identifier,
-			RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling,
-		}
-		b.mochi.Topics.Subscribe(cl.ID, sub)
-		cl.State.Subscriptions.Add(f.Filter, sub)
-		c.startMochiWriter()
-	}
-	b.mochi.Clients.Add(cl)
-	return plain
-}
-
-// startMochiWriter starts the goroutine that writes what Mochi delivers. Only clients
-// that subscribe outside the chat have one.
-func (c *conn) startMochiWriter() {
-	if !c.mochiWriter {
-		c.mochiWriter = true
-		go c.client.WriteLoop()
-	}
-}
-
 // finish takes a connection that is over out of everything. It is harmless to repeat.
 func (b *Broker) finish(c *conn) {
 	if c.ended.Swap(true) || c.client == nil {
@@ -234,29 +187,7 @@ func (b *Broker) finish(c *conn) {
 	b.holders.CompareAndDelete(c.session.Key, c)
 	expiry := b.sessionExpiry(cl)
 	c.session.Detach(c.Conn, expiry)
-	if expiry == 0 {
-		b.forget(cl)
-	}
 	b.presence.gone(c.subject())
 	b.fireWill(c)
 	b.auth.OnDisconnect(cl, nil, expiry == 0)
-}
-
-// forget removes a client from Mochi, unless another connection has its session.
-func (b *Broker) forget(cl *mqtt.Client) {
-	b.clientsMu.Lock()
-	defer b.clientsMu.Unlock()
-	if now, ok := b.mochi.Clients.Get(cl.ID); !ok || now != cl {
-		return
-	}
-	b.mochi.UnsubscribeClient(cl)
-	cl.ClearInflights()
-	b.mochi.Clients.Delete(cl.ID)
-}
-
-// sessionEnded removes from Mochi what it holds for a session that has expired.
-func (b *Broker) sessionEnded(k delivery.Key) {
-	if cl, ok := b.mochi.Clients.Get(k.Subject + "/" + k.ClientID); ok && cl.Closed() {
-		b.forget(cl)
-	}
 }

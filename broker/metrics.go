@@ -52,6 +52,8 @@ func newMetrics(r prometheus.Registerer, b *Broker) *metrics {
 		counter("mynah_deliveries_total", "Messages handed to live subscribers.", &stats.Deliveries),
 		counter("mynah_signals_total", "Signals handed to subscribers.", &stats.Signals),
 		counter("mynah_signals_dropped_total", "Signals that found no room at a subscriber.", &stats.Dropped),
+		counter("mynah_plain_dropped_total", "Messages of topics outside the chat that found no room at a session.", &stats.PlainDropped),
+		gauge("mynah_plain_bytes", "Messages of topics outside the chat that wait for clients.", func() float64 { return float64(b.engine.PlainHeld()) }),
 		counter("mynah_too_large_total", "Messages not sent because of a client's maximum packet size.", &stats.TooLarge),
 	}
 	if r != nil {

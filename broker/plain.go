@@ -2,8 +2,12 @@ package broker
 
 import (
 	"bytes"
-	"fmt"
+	"context"
+	"maps"
+	"math/rand/v2"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,182 +15,361 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
-	"mynah/chat"
+	"mynah/authhook"
+	"mynah/broker/delivery"
 )
 
-// What Mochi does wrong with the packet ids and the size of messages on topics outside
-// the chat: see MOCHI.md, "Loss and order".
+// plainTopics serves the topics outside the chat. It has Mochi's tree of subscriptions and
+// retained messages; what a message does on its way is ours. A message is in the queue of
+// every session that is to get it before it is acknowledged to its publisher, and a
+// session is in the tree from its SUBSCRIBE to its end, connected or not.
+type plainTopics struct {
+	tree *mqtt.TopicsIndex
+	// may reports whether a session's client may read a topic now.
+	may func(s *delivery.Session, topic string) bool
 
-// alias returns the packet id under which Mochi gets to know a client's PUBLISH: the
-// client's own, unless Mochi has a message to the client under the same one, which it
-// would take for the same packet and forget.
-func (c *conn) alias(id uint16) uint16 {
-	if id == 0 {
-		return 0
-	}
-	if mochi := c.aliasOf(id); mochi != id {
-		return mochi // it comes again
-	}
-	inflight := c.client.State.Inflight
-	has, taken := inflight.Get(id)
-	if !taken || has.FixedHeader.Type == packets.Pubrec { // the latter is the client's own
-		return id
-	}
-	for mochi := uint16(65535); mochi > 0; mochi-- {
-		_, taken := inflight.Get(mochi)
-		if _, used := c.aliases[mochi]; taken || used {
-			continue
+	subscribers   sync.Map // id in the tree → *subscriber
+	subscriptions *int64   // how many there are, for $SYS
+
+	retained retained
+}
+
+// subscriber is a session with subscriptions outside the chat.
+type subscriber struct {
+	session *delivery.Session
+
+	mu     sync.RWMutex
+	exact  map[string]delivery.Subscription // without wildcards, by filter, which is the topic
+	wild   map[string]delivery.Subscription // with wildcards, by filter
+	shared map[string]struct{}
+}
+
+// treeID is the name of a session in the tree. A session that begins anew under its key
+// has another one, so that it gets nothing that the one before subscribed to.
+func treeID(s *delivery.Session) string { return strconv.FormatUint(s.Serial, 36) }
+
+// of returns who has an id in the tree, nil if it has ended.
+func (p *plainTopics) of(id string) *subscriber {
+	v, _ := p.subscribers.Load(id)
+	sub, _ := v.(*subscriber)
+	return sub
+}
+
+// Subscribed implements delivery.PlainTopics.
+func (p *plainTopics) Subscribed(s *delivery.Session, f delivery.Subscription) {
+	id := treeID(s)
+	sub := p.of(id)
+	if sub == nil {
+		sub = &subscriber{
+			session: s, exact: map[string]delivery.Subscription{}, wild: map[string]delivery.Subscription{}, shared: map[string]struct{}{},
 		}
-		if c.aliases == nil {
-			c.aliases = map[uint16]uint16{}
-		}
-		c.aliases[mochi] = id
-		return mochi
+		p.subscribers.Store(id, sub)
 	}
-	return id
+	sub.mu.Lock()
+	switch {
+	case mqtt.IsSharedFilter(f.Filter):
+		sub.shared[f.Filter] = struct{}{}
+	case strings.ContainsAny(f.Filter, "+#"):
+		sub.wild[f.Filter] = f
+	default:
+		sub.exact[f.Filter] = f
+	}
+	sub.mu.Unlock()
+	if p.tree.Subscribe(id, packets.Subscription{
+		Filter: f.Filter, Qos: f.QoS, NoLocal: f.NoLocal, Identifier: f.Identifier, RetainAsPublished: f.RetainAsPublished,
+	}) {
+		atomic.AddInt64(p.subscriptions, 1)
+	}
 }
 
-// aliasOf returns Mochi's packet id of a PUBLISH of the client.
-func (c *conn) aliasOf(id uint16) uint16 {
-	for mochi, its := range c.aliases {
-		if its == id {
-			return mochi
-		}
+// Unsubscribed implements delivery.PlainTopics.
+func (p *plainTopics) Unsubscribed(s *delivery.Session, filter string) {
+	id := treeID(s)
+	if p.tree.Unsubscribe(filter, id) {
+		atomic.AddInt64(p.subscriptions, -1)
 	}
-	return id
-}
-
-// unalias returns the client's packet id of what Mochi acknowledges; done says that this
-// ends the exchange.
-func (c *conn) unalias(mochi uint16, done bool) uint16 {
-	id, ok := c.aliases[mochi]
-	if !ok {
-		return mochi
-	}
-	if done {
-		delete(c.aliases, mochi)
-	}
-	return id
-}
-
-// deferred are messages that Mochi was about to send to a client that has as many
-// unacknowledged ones as its Receive Maximum allows. Mochi keeps an account of that too,
-// but does not give back all that it takes, and deadlocks over it.
-type deferred struct {
-	n    atomic.Int32 // messages in list, or about to be
-	mu   sync.Mutex   // taken before Session.mu
-	list []packets.Packet
-}
-
-// lend gets a packet id for a message of Mochi's. It reports false if the message has to
-// wait for room.
-func (c *conn) lend(pk packets.Packet) (id uint16, ok bool) {
-	d := &c.waiting
-	d.n.Add(1) // before there is no room, so that whoever makes some sees it
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.list) == 0 {
-		if id, ok = c.session.LendID(pk.PacketID); ok {
-			d.n.Add(-1)
-			return id, true
-		}
-	} else if id := c.session.Lent(pk.PacketID); id != 0 {
-		d.n.Add(-1)
-		return id, true
-	}
-	d.list = append(d.list, pk)
-	return 0, false
-}
-
-// sendDeferred sends what has been waiting for an acknowledgement, as far as there is room.
-func (c *conn) sendDeferred() {
-	d := &c.waiting
-	if d.n.Load() == 0 {
+	sub := p.of(id)
+	if sub == nil {
 		return
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for len(d.list) > 0 {
-		pk := d.list[0]
-		if _, still := c.client.State.Inflight.Get(pk.PacketID); still {
-			id, ok := c.session.LendID(pk.PacketID)
-			if !ok {
-				return
-			}
-			pk.PacketID = id
-			if pk.Expiry > 0 {
-				pk.Properties.MessageExpiryInterval = uint32(max(pk.Expiry-time.Now().Unix(), 1)) //nolint:gosec // as Mochi does
-			}
-			var b bytes.Buffer
-			if pk.PublishEncode(&b) == nil {
-				_, _ = c.Write(b.Bytes())
-			}
-		}
-		d.list = slices.Delete(d.list, 0, 1)
-		d.n.Add(-1)
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	delete(sub.exact, filter)
+	delete(sub.wild, filter)
+	delete(sub.shared, filter)
+	if len(sub.exact)+len(sub.wild)+len(sub.shared) == 0 {
+		p.subscribers.Delete(id)
 	}
 }
 
-// resendPlain sends again what the client has not acknowledged on topics outside the chat,
-// in the order in which it was sent, and then what it has not been sent. Mochi's own way
-// orders by the second, and stops at the first that does not fit.
-func (c *conn) resendPlain() {
-	cl := c.client
-	list := cl.State.Inflight.GetAll(false)
-	lent := make(map[uint16]uint16, len(list))
-	for _, pk := range list {
-		lent[pk.PacketID] = c.session.Lent(pk.PacketID)
+// options returns how a message is to go to a subscriber, by all its subscriptions that
+// match and are not shared: at the highest QoS, and with all identifiers (MQTT 5, 3.3.4).
+// It reports false if none of them wants it.
+func (sub *subscriber) options(m *delivery.PlainMessage) (o delivery.PlainOptions, wanted bool) {
+	sub.mu.RLock()
+	defer sub.mu.RUnlock()
+	own := m.From == sub.session.Key
+	take := func(f delivery.Subscription) {
+		if f.NoLocal && own { // [MQTT-3.8.3-3]
+			return
+		}
+		wanted = true
+		o.QoS = max(o.QoS, f.QoS)
+		o.Retain = o.Retain || f.RetainAsPublished
+		if f.Identifier != 0 {
+			o.IDs = append(o.IDs, f.Identifier)
+		}
 	}
-	slices.SortStableFunc(list, func(a, b packets.Packet) int {
-		idA, idB := lent[a.PacketID], lent[b.PacketID]
+	if f, ok := sub.exact[m.Topic]; ok {
+		take(f)
+	}
+	for filter, f := range sub.wild {
+		if matches(filter, m.Topic) {
+			take(f)
+		}
+	}
+	slices.Sort(o.IDs)
+	o.IDs = slices.Compact(o.IDs)
+	return o, wanted
+}
+
+// matches reports whether a filter matches a topic (MQTT 5, 4.7).
+func matches(filter, topic string) bool {
+	if strings.HasPrefix(topic, "$") && !strings.HasPrefix(filter, "$") {
+		return false // [MQTT-4.7.2-1]
+	}
+	for {
+		f, fRest, fMore := strings.Cut(filter, "/")
+		if f == "#" {
+			return true
+		}
+		t, tRest, tMore := strings.Cut(topic, "/")
 		switch {
-		case idA != 0 && idB != 0:
-			return int(int16(idA - idB)) //nolint:gosec // the ids go round
-		case idA != 0:
-			return -1
-		case idB != 0:
-			return 1
+		case f != "+" && f != t:
+			return false
+		case !fMore:
+			return !tMore
+		case !tMore:
+			return fRest == "#" // which matches the parent, too
 		}
-		return int(int16(a.PacketID - b.PacketID)) //nolint:gosec // as above
+		filter, topic = fRest, tRest
+	}
+}
+
+// fanOut puts a message into the queues of all who are to get it. It reports false if
+// nobody has subscribed to its topic.
+func (p *plainTopics) fanOut(m *delivery.PlainMessage) (matched bool) {
+	found := p.tree.Subscribers(m.Topic)
+	for id := range found.Subscriptions {
+		sub := p.of(id)
+		if sub == nil {
+			continue
+		}
+		matched = true
+		if o, wanted := sub.options(m); wanted && p.may(sub.session, m.Topic) {
+			sub.session.Queue(m, o)
+		}
+	}
+	for filter, members := range found.Shared {
+		if p.share(m, filter, members) {
+			matched = true
+		}
+	}
+	return matched
+}
+
+// share gives a message to one of the members of a shared subscription (MQTT 5, 4.8.2): to
+// one that is connected and has room, if there is one.
+func (p *plainTopics) share(m *delivery.PlainMessage, filter string, members map[string]packets.Subscription) bool {
+	_, inner, _ := strings.Cut(strings.TrimPrefix(filter[len(mqtt.SharePrefix):], "/"), "/")
+	if !matches(inner, m.Topic) {
+		return false // the tree forgets about $
+	}
+	ids := slices.Sorted(maps.Keys(members))
+	first := rand.IntN(len(ids)) //nolint:gosec // whose turn it is need not be a secret
+	for _, connected := range []bool{true, false} {
+		for i := range ids {
+			id := ids[(first+i)%len(ids)]
+			sub := p.of(id)
+			if sub == nil || (sub.session.Attached() != nil) != connected || !p.may(sub.session, m.Topic) {
+				continue
+			}
+			f := members[id]
+			o := delivery.PlainOptions{QoS: f.Qos, Retain: f.RetainAsPublished, Share: filter}
+			if f.Identifier != 0 {
+				o.IDs = []int{f.Identifier}
+			}
+			if sub.session.Queue(m, o) {
+				return true
+			}
+		}
+	}
+	return true
+}
+
+// Orphaned implements delivery.PlainTopics: somebody else gets what a session that has
+// ended was given by a shared subscription.
+func (p *plainTopics) Orphaned(left []delivery.Orphan) {
+	for _, o := range left {
+		if members := p.tree.Subscribers(o.Message.Topic).Shared[o.Share]; len(members) > 0 {
+			p.share(o.Message, o.Share, members)
+		}
+	}
+}
+
+// publish retains a message if that is asked for, and fans it out. It reports false if
+// nobody has subscribed to its topic.
+func (p *plainTopics) publish(pk packets.Packet, from delivery.Key) (matched bool) {
+	if pk.FixedHeader.Retain {
+		// Whoever is there gets the messages of a topic in the order in which they
+		// are retained, the last of them last.
+		defer p.retained.inOrder(pk.TopicName)()
+		p.retain(pk, true)
+	}
+	m := plainMessage(&pk)
+	m.From = from
+	return p.fanOut(m)
+}
+
+// publishLatest is publish for what the broker itself tells, of which only the latest
+// matters.
+func (p *plainTopics) publishLatest(topic string, payload []byte, qos byte) {
+	pk := ownMessage(topic, payload, qos)
+	defer p.retained.inOrder(topic)()
+	p.retain(pk, false)
+	p.fanOutLatest(&pk)
+}
+
+func (p *plainTopics) fanOutLatest(pk *packets.Packet) {
+	m := plainMessage(pk)
+	m.Latest = true
+	p.fanOut(m)
+}
+
+// ownMessage returns a retained message of the broker.
+func ownMessage(topic string, payload []byte, qos byte) packets.Packet {
+	return packets.Packet{
+		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: qos, Retain: true},
+		TopicName:   topic, Payload: payload, Created: time.Now().Unix(),
+	}
+}
+
+// newPlain returns a message of a client as Mochi's tree keeps it when it is retained.
+func newPlain(topic string, payload []byte, qos byte, retain bool, props packets.Properties) packets.Packet {
+	pk := packets.Packet{
+		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: qos, Retain: retain},
+		TopicName:   topic, Payload: payload, Properties: props,
+		Created: time.Now().Unix(), ProtocolVersion: 5, // or Mochi does not look at Expiry
+	}
+	if every := props.MessageExpiryInterval; every > 0 {
+		pk.Expiry = pk.Created + int64(every) + 1 // in whole seconds, and not too early
+	}
+	return pk
+}
+
+// plainMessage returns a message as it goes to sessions.
+func plainMessage(pk *packets.Packet) *delivery.PlainMessage {
+	m := &delivery.PlainMessage{
+		Topic: pk.TopicName, Payload: pk.Payload, QoS: pk.FixedHeader.Qos, Retain: pk.FixedHeader.Retain,
+		Props: appendForwarded(nil, &pk.Properties),
+	}
+	if pk.Expiry > 0 {
+		left := time.Duration(pk.Properties.MessageExpiryInterval) * time.Second
+		m.Expires = min(pk.Expiry*1000, time.Now().Add(left).UnixMilli())
+	}
+	return m
+}
+
+// MQTT 5 properties of a PUBLISH that a server passes on as they are (3.3.2.3).
+const (
+	propPayloadFormat   = 0x01
+	propContentType     = 0x03
+	propResponseTopic   = 0x08
+	propCorrelationData = 0x09
+)
+
+// appendForwarded appends the properties of a PUBLISH that belong to the message.
+func appendForwarded(dst []byte, p *packets.Properties) []byte {
+	if p.PayloadFormatFlag {
+		dst = append(dst, propPayloadFormat, p.PayloadFormat)
+	}
+	if p.ContentType != "" {
+		dst = appendString(append(dst, propContentType), p.ContentType)
+	}
+	if p.ResponseTopic != "" {
+		dst = appendString(append(dst, propResponseTopic), p.ResponseTopic)
+	}
+	if len(p.CorrelationData) > 0 {
+		dst = appendString(append(dst, propCorrelationData), string(p.CorrelationData))
+	}
+	for _, u := range p.User { // in their order [MQTT-3.3.2-18]
+		dst = appendString(appendString(append(dst, propUser), u.Key), u.Val)
+	}
+	return dst
+}
+
+// publishPlain passes on a PUBLISH to a topic outside the chat and then has it acknowledged,
+// behind what the client has published before.
+func (b *Broker) publishPlain(p publication, m *published) {
+	c := p.c
+	var exchange uint16
+	if m.qos == 2 {
+		exchange = m.id
+	}
+	current := c.session.Publish(c.Conn, exchange, func() {
+		pk := newPlain(m.topic, bytes.Clone(m.payload), m.qos, m.retain, m.props)
+		p.nobody = !b.plain.publish(pk, c.session.Key)
 	})
-	for _, pk := range list {
-		if pk.FixedHeader.Type == packets.Publish {
-			pk.FixedHeader.Dup = lent[pk.PacketID] != 0 // [MQTT-3.3.1-1]
-		}
-		_ = cl.WritePacket(pk) // what cannot be written now is written by sendDeferred, or the connection is over
+	if current && m.qos > 0 {
+		b.queue.put(p)
 	}
 }
 
-// tooLargeFor reports whether a PUBLISH is longer than the client's Maximum Packet Size.
-func tooLargeFor(cl *mqtt.Client, pk packets.Packet) bool {
-	most := cl.Properties.Props.MaximumPacketSize
-	if most == 0 {
-		return false
+// mayReceive reports whether a session's client may read a topic by the token that it has
+// now. What comes while it is away is kept, and asked about when it is back.
+func (b *Broker) mayReceive(s *delivery.Session, topic string) bool {
+	v, _ := b.holders.Load(s.Key)
+	c, _ := v.(*conn)
+	if c == nil || c.session != s {
+		return true
 	}
-	var b bytes.Buffer
-	pk.ProtocolVersion = cl.Properties.ProtocolVersion
-	return pk.PublishEncode(&b) != nil || b.Len() > int(most)
+	id := b.identity(c)
+	return id == nil || b.mayRead(id, topic)
 }
 
-// drop forgets a message of Mochi's that is too large for the client, as the
-// specification has it [MQTT-3.1.2-25], and tells the client. Mochi keeps it, and then
-// refuses the client's next connection because it cannot send it.
-func (b *Broker) drop(c *conn, pk packets.Packet) {
-	inflight := c.client.State.Inflight
-	if inflight.Delete(pk.PacketID) {
-		inflight.IncreaseSendQuota()
+// mayRead reports whether somebody may read a topic, or all that a filter matches.
+func (b *Broker) mayRead(id *authhook.Identity, filter string) bool {
+	ctx, cancel := b.ctx, context.CancelFunc(nil)
+	if b.lookups {
+		ctx, cancel = context.WithTimeout(b.ctx, subscribeTimeout)
+		defer cancel()
 	}
-	c.session.Return(c.Conn, pk.PacketID)
-	refusal := chat.Refuse(chat.CodeTooLarge,
-		fmt.Sprintf("a message on %s is larger than the maximum packet size that you announced", pk.TopicName))
-	b.engine.Signal(chat.ErrorTopic(c.subject()), refusal.Payload(pk.TopicName, ""))
+	return b.policy.CanSubscribe(ctx, id, filter) == nil
 }
 
-// dropTooLarge does so with what a client has inherited that now takes less than before.
-func (b *Broker) dropTooLarge(c *conn) {
-	for _, pk := range c.client.State.Inflight.GetAll(false) {
-		if pk.FixedHeader.Type == packets.Publish && tooLargeFor(c.client, pk) {
-			b.drop(c, pk)
+// forgetForbidden takes out of a session's queue what its client may not read any more.
+func (b *Broker) forgetForbidden(s *delivery.Session) {
+	forbidden := map[string]struct{}{}
+	for _, topic := range s.PlainTopics() {
+		if !b.mayReceive(s, topic) {
+			forbidden[topic] = struct{}{}
 		}
 	}
+	if len(forbidden) > 0 {
+		s.ForgetPlain(forbidden)
+	}
+}
+
+// tellSystem passes on what Mochi tells on $SYS. It does not know of our sessions.
+func (b *Broker) tellSystem(_ *mqtt.Client, _ packets.Subscription, pk packets.Packet) {
+	sessions := int64(b.engine.Count())
+	switch strings.TrimPrefix(pk.TopicName, mqtt.SysPrefix) {
+	case "/broker/clients/total":
+		pk.Payload = strconv.AppendInt(nil, sessions, 10)
+		b.plain.retain(pk, false)
+	case "/broker/clients/disconnected":
+		pk.Payload = strconv.AppendInt(nil, max(sessions-b.connected.Load(), 0), 10)
+		b.plain.retain(pk, false)
+	}
+	b.plain.fanOutLatest(&pk)
 }

@@ -18,11 +18,11 @@ const presencePrefix = "presence/"
 // presence tells on presence/<id> whether a subject is online, which it is while it has
 // a connection. One that comes back within the settling time was never away.
 type presence struct {
-	settle  time.Duration
-	store   msglog.Store
-	publish func(topic string, payload []byte) error
-	logger  *slog.Logger
-	now     func() time.Time
+	settle time.Duration
+	store  msglog.Store
+	plain  *plainTopics
+	logger *slog.Logger
+	now    func() time.Time
 
 	mu       sync.Mutex
 	subjects map[string]*seen
@@ -46,8 +46,9 @@ type presenceState struct {
 	LastSeen int64  `json:"last_seen"` // milliseconds since 1970
 }
 
-// restore tells of everybody who has ever been seen that they are offline: whoever was
-// online when the broker stopped was seen until then.
+// restore has everybody who has ever been seen offline: whoever was online when the broker
+// stopped was seen until then. That is for those who ask from now on: nobody is connected,
+// and sessions are not to be filled with it.
 func (p *presence) restore() error {
 	now := p.now().UnixMilli()
 	var states []presenceState
@@ -63,7 +64,9 @@ func (p *presence) restore() error {
 		return err
 	}
 	for _, s := range states {
-		p.tell(s)
+		if topic, payload := p.message(s); payload != nil {
+			p.plain.retain(ownMessage(topic, payload, presenceQoS), false)
+		}
 	}
 	return nil
 }
@@ -174,12 +177,20 @@ func (p *presence) tellWaiting() {
 	}
 }
 
+// presenceQoS is at which QoS presence is published.
+const presenceQoS = 1
+
 func (p *presence) tell(s presenceState) {
-	payload, err := json.Marshal(s)
-	if err == nil {
-		err = p.publish(chat.PresenceTopic(s.User), payload)
+	if topic, payload := p.message(s); payload != nil {
+		p.plain.publishLatest(topic, payload, presenceQoS)
 	}
+}
+
+// message returns what is told of a state.
+func (p *presence) message(s presenceState) (topic string, payload []byte) {
+	payload, err := json.Marshal(s)
 	if err != nil {
 		p.logger.Warn("cannot tell whether somebody is online", "subject", s.User, "error", err)
 	}
+	return chat.PresenceTopic(s.User), payload
 }

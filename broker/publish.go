@@ -1,14 +1,12 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"strings"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/authhook"
@@ -32,8 +30,9 @@ type published struct {
 }
 
 // publish deals with a PUBLISH: a message for the chat goes to the log, a signal to who is
-// there, anything else to Mochi. An error ends the connection.
-func (b *Broker) publish(c *conn, m *published) error {
+// there, anything else into the queues of its subscribers. Acknowledgements of all of them
+// go out in one order (MQTT 5, 4.6).
+func (b *Broker) publish(c *conn, m *published) {
 	p := publication{c: c, topic: m.topic, id: m.id, qos: m.qos}
 	if m.qos == 2 {
 		// Until its PUBREL, whatever comes under this id is the same message.
@@ -41,7 +40,7 @@ func (b *Broker) publish(c *conn, m *published) error {
 	}
 	id := b.identity(c)
 	if id == nil {
-		return nil // the token has ended and with it, in a moment, the connection
+		return // the token has ended and with it, in a moment, the connection
 	}
 	kind, err := b.admit(id, m.topic)
 	if err != nil && m.dup && (kind == chat.KindUser || kind == chat.KindGroup) {
@@ -49,10 +48,14 @@ func (b *Broker) publish(c *conn, m *published) error {
 		// no would publish it again as new, and it would be there twice.
 		p.unlessStored, err = asRefusal(err), nil
 	}
+	if err != nil && kind == chat.KindPlain && m.qos == 2 && c.session.Published(m.id) {
+		err = nil // it has been passed on already
+	}
 	if err == nil {
 		switch kind {
 		case chat.KindPlain:
-			return b.publishPlain(c, m)
+			b.publishPlain(p, m)
+			return
 		case chat.KindRenew:
 			err = b.renew(c, m.payload)
 		case chat.KindUserSignal, chat.KindGroupSignal:
@@ -76,15 +79,6 @@ func (b *Broker) publish(c *conn, m *published) error {
 		c.releasing[m.id] = struct{}{}
 	}
 	b.queue.put(p)
-	return nil
-}
-
-// publishPlain gives Mochi a PUBLISH to a topic outside the chat.
-func (b *Broker) publishPlain(c *conn, m *published) error {
-	return b.mochi.InjectPacket(c.client, packets.Packet{
-		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: m.qos, Dup: m.dup, Retain: m.retain},
-		TopicName:   m.topic, PacketID: c.alias(m.id), Payload: bytes.Clone(m.payload), Properties: m.props,
-	})
 }
 
 // admit reports what a topic is, and why the holder of the token may not publish to it at
@@ -144,6 +138,7 @@ func (b *Broker) renew(c *conn, token []byte) error {
 		b.logger.Info("a token for renewal was refused", "subject", c.subject(), "client_id", c.clientID, "reason", err)
 		return authhook.ClientError(err)
 	}
+	b.forgetForbidden(c.session)
 	groups, err := b.groups(id)
 	if err != nil {
 		return err
@@ -175,62 +170,4 @@ func asRefusal(err error) *chat.Error {
 		return refusal
 	}
 	return chat.Refuse(chat.CodeUnavailable, "the server cannot decide at the moment; try again")
-}
-
-// takeWill takes a will from Mochi.
-func (c *conn) takeWill(cl *mqtt.Client) {
-	w := &cl.Properties.Will
-	if w.Flag == 0 {
-		return
-	}
-	c.will = &will{
-		topic: w.TopicName, payload: w.Payload, qos: w.Qos, retain: w.Retain,
-		delay: time.Duration(w.WillDelayInterval) * time.Second,
-	}
-	cl.Properties.Will = mqtt.Will{}
-}
-
-// fireWill publishes the will of a connection that has ended without a DISCONNECT: at
-// once, or after its delay unless the session has a connection again by then (MQTT 5,
-// 3.1.2.5).
-func (b *Broker) fireWill(c *conn) {
-	if c.will == nil || c.graceful || b.stopping.Load() {
-		return
-	}
-	id := c.holder
-	if now := b.identity(c); now != nil {
-		id = now
-	}
-	delay := min(c.will.delay, b.sessionExpiry(c.client))
-	if delay == 0 {
-		b.publishWill(id, c)
-		return
-	}
-	time.AfterFunc(delay, func() {
-		if !c.session.Superseded(c.Conn) && !b.stopping.Load() {
-			b.publishWill(id, c)
-		}
-	})
-}
-
-func (b *Broker) publishWill(id *authhook.Identity, c *conn) {
-	w := c.will
-	kind, err := b.admit(id, w.topic)
-	if err == nil {
-		switch kind {
-		case chat.KindPlain:
-			err = b.mochi.Publish(w.topic, w.payload, w.retain, w.qos)
-		case chat.KindUserSignal, chat.KindGroupSignal:
-			err = b.signal(id, w.topic, w.payload)
-		default:
-			var rec *msglog.Record
-			if rec, _, err = b.record(id, w.topic, w.payload); err == nil {
-				rec.QoS = w.qos
-				b.queue.put(publication{rec: rec, topic: w.topic, mid: rec.Mid, qos: w.qos})
-			}
-		}
-	}
-	if err != nil {
-		b.engine.Signal(chat.ErrorTopic(id.Subject), asRefusal(err).Payload(w.topic, ""))
-	}
 }

@@ -114,7 +114,8 @@ func (b *Broker) handlePublish(c *conn, head byte, body []byte) error {
 	}
 	p.payload = body
 	atomic.AddInt64(&b.mochi.Info.MessagesReceived, 1)
-	return b.publish(c, &p)
+	b.publish(c, &p)
+	return nil
 }
 
 // properties decodes the properties of a PUBLISH and returns their size.
@@ -150,16 +151,8 @@ func (b *Broker) handleAck(c *conn, head byte, body []byte) error {
 	if err != nil {
 		return err
 	}
-	mochi := c.session.Acknowledged(c.Conn, head>>4, id, failed)
-	defer c.sendDeferred()
-	if mochi == 0 {
-		return nil
-	}
-	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: head >> 4}, PacketID: mochi}
-	if failed {
-		pk.ReasonCode = packets.ErrUnspecifiedError.Code
-	}
-	return b.mochi.InjectPacket(c.client, pk)
+	c.session.Acknowledged(c.Conn, head>>4, id, failed)
+	return nil
 }
 
 // handlePubrel finishes a QoS 2 publish of the client.
@@ -168,20 +161,15 @@ func (b *Broker) handlePubrel(c *conn, head byte, body []byte) error {
 	if err != nil {
 		return err
 	}
-	mochi := c.aliasOf(id)
-	if has, ok := c.client.State.Inflight.Get(mochi); ok && has.FixedHeader.Type == packets.Pubrec && !c.releases(id) {
-		return b.mochi.InjectPacket(c.client, packets.Packet{
-			FixedHeader: packets.FixedHeader{Type: packets.Pubrel, Qos: 1}, PacketID: mochi,
-		})
-	}
 	delete(c.releasing, id)
+	c.session.Release(c.Conn, id)
 	_, err = c.Write([]byte{packets.Pubcomp << 4, 2, byte(id >> 8), byte(id)})
 	return err
 }
 
-// handleRare gives Mochi a packet that it deals with. It does so on another goroutine,
-// since Mochi needs a stack that the connection's would then keep for good. A panic
-// there (MOCHI.md: a truncated SUBSCRIBE) is passed on to the door, which recovers.
+// handleRare deals with a packet that is rare. It does so on another goroutine, since
+// that needs a stack that the connection's would then keep for good. A panic in Mochi's
+// codec (MOCHI.md: a truncated SUBSCRIBE) is passed on to the door, which recovers.
 func (b *Broker) handleRare(c *conn, head byte, body []byte) error {
 	type result struct {
 		err      error
@@ -194,7 +182,7 @@ func (b *Broker) handleRare(c *conn, head byte, body []byte) error {
 			r.panicked = recover()
 			done <- r
 		}()
-		r.err = b.inject(c, head, body)
+		r.err = b.decode(c, head, body)
 	}()
 	r := <-done
 	if r.panicked != nil {
@@ -203,8 +191,8 @@ func (b *Broker) handleRare(c *conn, head byte, body []byte) error {
 	return r.err
 }
 
-// inject decodes a packet with Mochi's codec and has Mochi process it.
-func (b *Broker) inject(c *conn, head byte, body []byte) error {
+// decode decodes a packet with Mochi's codec and has it dealt with.
+func (b *Broker) decode(c *conn, head byte, body []byte) error {
 	pk := packets.Packet{ProtocolVersion: c.client.Properties.ProtocolVersion}
 	if err := pk.FixedHeader.Decode(head); err != nil {
 		return err
@@ -213,11 +201,13 @@ func (b *Broker) inject(c *conn, head byte, body []byte) error {
 	var err error
 	switch pk.FixedHeader.Type {
 	case packets.Subscribe:
-		err = pk.SubscribeDecode(body)
-		c.renumber(&pk)
+		if err = pk.SubscribeDecode(body); err == nil {
+			return b.subscribe(c, pk)
+		}
 	case packets.Unsubscribe:
-		err = pk.UnsubscribeDecode(body)
-		c.renumber(&pk)
+		if err = pk.UnsubscribeDecode(body); err == nil {
+			return b.unsubscribe(c, pk)
+		}
 	case packets.Disconnect:
 		err = pk.DisconnectDecode(body)
 		c.graceful = err == nil && pk.ReasonCode == packets.CodeDisconnect.Code // [MQTT-3.14.4-3]

@@ -19,6 +19,7 @@ type publication struct {
 	mid     string
 	id      uint16
 	qos     byte
+	nobody  bool // it is of a topic outside the chat to which nobody has subscribed
 
 	unlessStored *chat.Error // the refusal if the log does not have it; nil if it is to be stored
 }

@@ -28,53 +28,49 @@ func pubrel(id uint16) []byte {
 	return []byte{typePubrel<<4 | 2, 2, byte(id >> 8), byte(id)}
 }
 
-// Acknowledged takes in a PUBACK, PUBREC or PUBCOMP of the client. If the packet id
-// belongs to a message of a plain topic, it returns Mochi's id of that message, for
-// Mochi to go on; otherwise 0.
-//
-// failed says that the packet carries a reason code of 0x80 or more, which ends the
-// exchange (MQTT 5, 4.3.3).
-func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bool) (mochi uint16) {
+// Acknowledged takes in a PUBACK, PUBREC or PUBCOMP of the client. failed says that it
+// carries a reason code of 0x80 or more, which ends the exchange (MQTT 5, 4.3.3).
+func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn != conn {
-		return 0
+		return
 	}
 	e := s.win.get(id)
 	if e == nil {
 		if packetType == typePubrec && !failed {
 			conn.send(pubrel(id)) // ours is over; let the client's end
 		}
-		return 0
+		return
 	}
-	if e.seq == 0 {
-		mochi = e.ident
-		if packetType != typePubrec || failed {
-			s.win.done(e)
-			s.wakeLocked() // it may have been what kept the window from moving on
-		}
-		return mochi
-	}
+	plain := e.seq == 0
 	switch {
 	case packetType == typePubrec && e.qos == 2 && !failed:
 		e.state = stateReceived
+		if plain {
+			s.forgetSentLocked(id)
+			conn.send(pubrel(id))
+			return
+		}
 		// After PUBREL the client forgets the packet id. It must not be sent
 		// before we are sure to remember that the message has arrived.
 		s.engine.store.progress(s, exchange{e.seq, id, e.topic, stateReceived}, func() {
 			conn.send(pubrel(id))
 		})
-		return 0
+		return
 	case packetType == typePubrec && e.qos == 1, packetType == typePuback && e.qos == 2,
 		packetType == typePubcomp && e.state != stateReceived && !failed:
-		return 0 // no such step in the exchange
+		return // no such step in the exchange
 	}
 	if e.wire {
 		s.onWire--
 	}
 	s.finishLocked(id, e)
-	s.movedLocked()
+	if !plain {
+		s.movedLocked()
+	}
+	s.movePlainLocked()
 	s.refillLocked()
-	return 0
 }
 
 // smallWindow is up to how many unacknowledged messages a client is sent the next one for
@@ -97,6 +93,9 @@ func (s *Session) refillLocked() {
 
 // finishLocked says that a message of the window needs no more. s.mu is held.
 func (s *Session) finishLocked(id uint16, e *inflight) {
+	if e.seq == 0 {
+		s.forgetSentLocked(id)
+	}
 	if s.restored[e.seq] == id {
 		// What was restored may end before what came before it in the log. Then the
 		// store has it for longer than the window, and its packet id may be another
@@ -106,63 +105,13 @@ func (s *Session) finishLocked(id uint16, e *inflight) {
 	s.win.done(e)
 }
 
-// LendID gives Mochi a packet id of the session for a message of a plain topic, so
-// that its ids and ours do not meet on one connection. A message that is sent again
-// gets the id that it had. It reports false if the client has as many unacknowledged
-// messages as it takes; there is room again after an acknowledgement.
-func (s *Session) LendID(mochi uint16) (id uint16, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if id := s.lentLocked(mochi); id != 0 {
-		return id, true
-	}
-	if s.roomLocked() <= 0 {
-		return 0, false
-	}
-	return s.win.push(inflight{ident: mochi, qos: 1}), true
-}
-
 // quotaLocked returns how many more messages the client takes (MQTT 5, 4.9: messages of
 // the chat and of plain topics count alike). s.mu is held.
-func (s *Session) quotaLocked() int { return s.limit - s.onWire - s.win.plain }
+func (s *Session) quotaLocked() int { return s.limit - s.onWire }
 
 // roomLocked returns how many more messages may be sent under new packet ids. s.mu is
 // held.
 func (s *Session) roomLocked() int { return min(s.quotaLocked(), s.win.spare()) }
-
-// Return takes back a packet id that was lent for a message that Mochi has given up.
-// Connections that no longer have the session have nothing to give back.
-func (s *Session) Return(conn *Conn, mochi uint16) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.conn != nil && s.conn != conn {
-		return
-	}
-	if e := s.win.get(s.lentLocked(mochi)); e != nil {
-		s.win.done(e)
-		s.wakeLocked()
-	}
-}
-
-// Lent returns the packet id under which Mochi's message went to the client, 0 if
-// there is none.
-func (s *Session) Lent(mochi uint16) uint16 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.lentLocked(mochi)
-}
-
-func (s *Session) lentLocked(mochi uint16) uint16 {
-	if s.win.plain == 0 {
-		return 0
-	}
-	for i := range s.win.n {
-		if e := s.win.at(i); e.seq == 0 && e.ident == mochi && e.state != stateDone {
-			return s.win.idAt(i)
-		}
-	}
-	return 0
-}
 
 // unsent is a message of the window that the present connection has not had.
 type unsent struct {

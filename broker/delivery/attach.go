@@ -60,6 +60,7 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	for i := range s.win.n {
 		s.win.at(i).wire = false
 	}
+	s.attachPlainLocked()
 	s.mu.Unlock()
 
 	if err := s.subscribeLocked(false); err != nil {
@@ -84,7 +85,8 @@ func (s *Session) Superseded(conn *Conn) bool {
 }
 
 // Start begins delivery: first what the client has not acknowledged, then what it
-// missed, then what comes. It is called when the CONNACK is on its way.
+// missed, then what comes, of the log and of the topics outside the chat each. It is
+// called when the CONNACK is on its way.
 func (s *Session) Start(conn *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,6 +130,7 @@ func (s *Session) detachLocked(own *Conn) {
 		s.pos = max(s.pos, delivered)
 	}
 	s.mode = offline
+	s.detachPlainLocked()
 	s.movedLocked()
 	if old != nil {
 		s.expiresAt = s.engine.now().Add(s.expiry)

@@ -53,12 +53,15 @@ func (s *Session) fallBehindLocked(seq uint64) {
 	s.wakeLocked()
 }
 
-// wake makes a session that is behind read on.
+// wake says that the outbox has room again.
 func (s *Session) wake() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.movePlainLocked()
 	s.wakeLocked()
 }
+
+// wakeLocked makes a session that is behind read on.
 
 func (s *Session) wakeLocked() {
 	if s.mode != behind {

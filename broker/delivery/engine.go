@@ -22,9 +22,15 @@ type Config struct {
 	ArchiverWindow int   // the same for the archiver; default 8,192
 	Recent         int64 // bytes of the newest messages that are remembered for sessions slightly behind; default 32 MiB
 
-	// OnEnd is called when a session has ended. It must not call the engine.
-	OnEnd func(Key)
-	Now   func() time.Time // default time.Now
+	// PlainTopics serves topics outside the chat; default: there are none. A session may
+	// have PlainMessages messages of them waiting or unacknowledged, default 10,000, that
+	// weigh PlainBytes, default 8 MiB; all together PlainTotal bytes, default 256 MiB.
+	// What is beyond that is dropped.
+	PlainTopics               PlainTopics
+	PlainMessages, PlainBytes int
+	PlainTotal                int64
+
+	Now func() time.Time // default time.Now
 }
 
 // Engine brings the log's messages to sessions.
@@ -50,6 +56,9 @@ type Engine struct {
 	dirty   sessionList // their stored position is out of date
 	lagging sessionList // they are to read on soon
 
+	serial    atomic.Uint64 // of the newest session
+	plainHeld atomic.Int64  // bytes of what sessions hold of topics outside the chat
+
 	// Used by Deliver only.
 	run         run
 	recentFIFO  []*entry // one for each remembered message, oldest first
@@ -69,7 +78,14 @@ type Stats struct {
 	Signals    atomic.Uint64
 	Dropped    atomic.Uint64 // signals that found no room
 	TooLarge   atomic.Uint64 // messages over a client's Maximum Packet Size
+	// PlainDropped counts messages of topics outside the chat that found no room at a
+	// session.
+	PlainDropped atomic.Uint64
 }
+
+// PlainHeld returns the bytes of messages of topics outside the chat that wait for clients
+// or their acknowledgements.
+func (e *Engine) PlainHeld() int64 { return e.plainHeld.Load() }
 
 // Stats returns the counters.
 func (e *Engine) Stats() *Stats { return &e.stats }
@@ -84,6 +100,15 @@ func New(cfg Config) (*Engine, error) {
 	}
 	if cfg.Recent == 0 {
 		cfg.Recent = 32 << 20
+	}
+	if cfg.PlainMessages == 0 {
+		cfg.PlainMessages = 10000
+	}
+	if cfg.PlainBytes == 0 {
+		cfg.PlainBytes = 8 << 20
+	}
+	if cfg.PlainTotal == 0 {
+		cfg.PlainTotal = 256 << 20
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -119,6 +119,7 @@ type peer struct {
 	others [][]byte // other packets, with their first byte
 	asked  int      // see settled
 	marked int
+	kept   string // topic of which nothing is acknowledged
 	paused bool
 	resume sync.Cond
 }
@@ -204,11 +205,13 @@ func (p *peer) read() {
 		} else {
 			p.got = append(p.got, a)
 		}
+		kept := a.topic == p.kept
 		p.mu.Unlock()
-		switch a.qos {
-		case 1:
+		switch {
+		case kept:
+		case a.qos == 1:
 			p.answer(4, a.id)
-		case 2:
+		case a.qos == 2:
 			p.answer(5, a.id)
 		}
 	}
@@ -259,6 +262,13 @@ func (p *peer) pause(on bool) {
 	defer p.mu.Unlock()
 	p.paused = on
 	p.resume.Broadcast()
+}
+
+// keepBack has nothing of a topic acknowledged from now on.
+func (p *peer) keepBack(topic string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.kept = topic
 }
 
 func (p *peer) arrivals() []arrival {

@@ -105,6 +105,7 @@ func (s *Session) pumpRound(w *pumpWork) bool {
 		s.mu.Unlock()
 		return false
 	}
+	s.takeTurnLocked()
 	if s.resends || s.stuckLocked() {
 		s.mu.Unlock()
 		return s.resendRound(w)
@@ -116,6 +117,7 @@ func (s *Session) pumpRound(w *pumpWork) bool {
 		// not come to anything after pos, and will find us live, or we would have
 		// seen a later started.
 		s.mode, s.pumping = live, false
+		s.movePlainLocked()
 		s.mu.Unlock()
 		return false
 	}

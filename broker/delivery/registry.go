@@ -25,7 +25,7 @@ const (
 )
 
 // IsChatFilter reports whether a subscription's filter is served from the log or by
-// signals, and not by Mochi.
+// signals, and is none outside the chat.
 func IsChatFilter(filter string) bool {
 	return strings.HasPrefix(filter, "user/") || strings.HasPrefix(filter, "group/")
 }
@@ -67,8 +67,7 @@ type Subscription struct {
 	QoS        byte   `json:"qos"`
 	NoLocal    bool   `json:"no_local,omitempty"`
 	Identifier int    `json:"id,omitempty"` // 0 for none
-	// RetainAsPublished and RetainHandling matter to plain topics only, which
-	// Mochi serves; they are kept so that the session can be restored.
+	// RetainAsPublished and RetainHandling matter to plain topics only.
 	RetainAsPublished bool `json:"rap,omitempty"`
 	RetainHandling    byte `json:"rh,omitempty"`
 }

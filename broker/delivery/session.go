@@ -1,6 +1,8 @@
 package delivery
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -26,6 +28,8 @@ const (
 // acknowledged.
 type Session struct {
 	Key
+	// Serial tells sessions apart that have had the same Key.
+	Serial uint64
 	engine *Engine
 
 	// subsMu serialises what changes the subscriptions or attaches and detaches.
@@ -35,6 +39,8 @@ type Session struct {
 	any     bool // it may read what is not its own
 	ended   bool
 	kept    bool // it is in the store
+
+	inbound inbound
 
 	mu        sync.Mutex
 	topics    map[string]*topicSub // replaced, never changed
@@ -52,6 +58,7 @@ type Session struct {
 	resends   bool                // the window holds messages to be sent again
 	rewound   bool                // the window may not be in seq order
 	noticed   map[string]struct{} // topics that have been told of the gap at pos, if not all have; replaced, never changed
+	over      bool                // it has ended: nothing is queued any more
 	pumping   bool
 	again     bool // somebody asked for the pump while it ran
 	dirty     bool // the stored cursor is out of date
@@ -62,6 +69,8 @@ type Session struct {
 
 	expiry    time.Duration // how long it outlives its connection; 0: not at all
 	expiresAt time.Time     // zero while attached
+
+	plain *plainQueue // topics outside the chat; nil until there is something
 }
 
 // session returns the session of a key, or a new one. A session that ends with its
@@ -80,7 +89,7 @@ func (e *Engine) session(key Key, clean bool) (s *Session, existed bool) {
 		return s, true // if another connection was faster, this one takes over from it
 	}
 	_, last := e.log.Bounds()
-	s = &Session{Key: key, engine: e, filters: map[string]Subscription{}, plan: &plan{}, pos: last}
+	s = &Session{Key: key, Serial: e.serial.Add(1), engine: e, filters: map[string]Subscription{}, plan: &plan{}, pos: last}
 	e.sessions[key] = s
 	if e.subjects[key.Subject] == nil {
 		e.subjects[key.Subject] = map[*Session]struct{}{}
@@ -109,6 +118,13 @@ func (s *Session) endLocked() {
 	}
 	s.ended = true
 	e := s.engine
+	s.mu.Lock()
+	orphans := s.endPlainLocked()
+	s.mu.Unlock()
+	s.untellPlain(slices.Collect(maps.Keys(s.filters))...)
+	if len(orphans) > 0 && e.cfg.PlainTopics != nil && !e.closing.Load() {
+		e.tasks.Go(func() { e.cfg.PlainTopics.Orphaned(orphans) })
+	}
 	if s.kept {
 		// Before the key is free: a new session of this key stores its own.
 		e.store.forget(s)
@@ -120,9 +136,6 @@ func (s *Session) endLocked() {
 		delete(e.subjects, s.Subject)
 	}
 	e.mu.Unlock()
-	if e.cfg.OnEnd != nil {
-		e.cfg.OnEnd(s.Key)
-	}
 }
 
 // Cursor returns the seq up to which everything of the session is done: acknowledged,

@@ -109,26 +109,19 @@ func TestGroupsUnknownKeepTheirPlace(t *testing.T) {
 }
 
 // An archiver that is away for however long finds its position, or else what was sent
-// meanwhile would never be archived. Other sessions end when their time is over, and
-// that is told.
+// meanwhile would never be archived. Other sessions end when their time is over.
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	var now atomic.Int64
 	now.Store(time.Now().UnixNano())
-	ended := make(chan delivery.Key, 8)
-	r := mustRig(t, delivery.Config{
-		Now:   func() time.Time { return time.Unix(0, now.Load()) },
-		OnEnd: func(k delivery.Key) { ended <- k },
-	})
+	r := mustRig(t, delivery.Config{Now: func() time.Time { return time.Unix(0, now.Load()) }})
 	archive := delivery.Attachment{Key: key("archiver"), Expiry: time.Hour, AnyTopic: true, Archiver: true}
 	r.online(archive, delivery.Subscription{Filter: "user/#", QoS: 1}).offline(time.Hour)
 	r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour},
 		delivery.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
 	missed := r.publish(1, "bob", "user/alice")
 	now.Add(int64(1000 * time.Hour))
-	if k := <-ended; k != key("alice") {
-		t.Errorf("the session of %s has ended, want that of alice", k.Subject)
-	}
+	waitFor(t, "alice's session has ended", func() bool { return len(r.engine.Sessions("alice")) == 0 })
 	r.online(archive).wantSeqs(t, missed...)
 	if n := r.engine.Count(); n != 1 {
 		t.Errorf("there are %d sessions, want the archiver's alone", n)
@@ -347,7 +340,10 @@ func TestPlainAcknowledgementOpensTheWindow(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 1})
-	lent, _ := p.session.LendID(7)
+	p.keepBack("plant/x")
+	p.session.Queue(&delivery.PlainMessage{Topic: "plant/x", QoS: 1}, delivery.PlainOptions{QoS: 1})
+	waitFor(t, "the plain message", func() bool { return len(p.arrivals()) == 1 })
+	plain := p.arrivals()[0].id
 	batch := make([]string, 64)
 	for i := range batch {
 		batch[i] = "user/alice"
@@ -357,30 +353,9 @@ func TestPlainAcknowledgementOpensTheWindow(t *testing.T) {
 	for ; sent < half+200; sent += len(batch) {
 		r.publish(1, "bob", batch...)
 	}
-	waitFor(t, "the window is full", func() bool { return len(p.arrivals()) == half-1 })
-	if mochi := p.session.Acknowledged(p.out, 4, lent, false); mochi != 7 {
-		t.Fatalf("the acknowledgement belongs to Mochi's %d, want 7", mochi)
-	}
-	waitFor(t, "the rest", func() bool { return len(p.arrivals()) == sent })
-}
-
-// A packet id whose message Mochi gives up is free again.
-func TestLentIDIsReturned(t *testing.T) {
-	t.Parallel()
-	r := mustRig(t, delivery.Config{})
-	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour})
-	first, _ := p.session.LendID(7)
-	if again, _ := p.session.LendID(7); again != first {
-		t.Errorf("the same message got id %d and then %d", first, again)
-	}
-	p.session.Return(r.discard(), 7) // another connection has nothing to give back
-	if p.session.Lent(7) != first {
-		t.Error("returned by a connection that does not have the session")
-	}
-	p.session.Return(p.out, 7)
-	if id := p.session.Lent(7); id != 0 {
-		t.Errorf("still lent as %d", id)
-	}
+	waitFor(t, "the window is full", func() bool { return len(p.arrivals()) == half })
+	p.session.Acknowledged(p.out, 4, plain, false)
+	waitFor(t, "the rest", func() bool { return len(p.arrivals()) == 1+sent })
 }
 
 // A session whose position is older than the log gets a notice with the range that is

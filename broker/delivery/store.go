@@ -255,7 +255,7 @@ func (st *store) load(e *Engine) error {
 			return false
 		}
 		s := &Session{
-			Key: Key{v.Subject, v.ClientID}, engine: e, kept: true, archiver: v.Archiver, any: v.AnyGroup, groups: setOf(v.Groups),
+			Key: Key{v.Subject, v.ClientID}, Serial: e.serial.Add(1), engine: e, kept: true, archiver: v.Archiver, any: v.AnyGroup, groups: setOf(v.Groups),
 			filters: make(map[string]Subscription, len(v.Filters)),
 		}
 		for _, f := range v.Filters {
@@ -301,6 +301,7 @@ func (st *store) load(e *Engine) error {
 			e.subjects[s.Subject] = map[*Session]struct{}{}
 		}
 		e.subjects[s.Subject][s] = struct{}{}
+		s.tellPlain(slices.Collect(maps.Values(s.filters))...)
 	}
 	return nil
 }

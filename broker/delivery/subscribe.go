@@ -6,11 +6,13 @@ import (
 )
 
 // Subscribe adds or replaces subscriptions. When it returns without an error, a
-// session that outlives its connection has them on disk. filters of plain topics
-// are only remembered.
+// session that outlives its connection has them on disk.
 func (s *Session) Subscribe(subs []Subscription, groups []string) error {
 	s.subsMu.Lock()
 	defer s.subsMu.Unlock()
+	if s.ended {
+		return nil
+	}
 	before := maps.Clone(s.filters)
 	for _, sub := range subs {
 		s.filters[sub.Filter] = sub
@@ -21,6 +23,7 @@ func (s *Session) Subscribe(subs []Subscription, groups []string) error {
 		_ = s.bringInLine()
 		return err
 	}
+	s.tellPlain(subs...)
 	return nil
 }
 
@@ -28,10 +31,19 @@ func (s *Session) Subscribe(subs []Subscription, groups []string) error {
 func (s *Session) Unsubscribe(filters []string) error {
 	s.subsMu.Lock()
 	defer s.subsMu.Unlock()
+	if s.ended {
+		return nil
+	}
 	before := len(s.filters)
 	for _, f := range filters {
 		delete(s.filters, f)
 	}
+	s.untellPlain(filters...)
+	s.mu.Lock()
+	for _, f := range filters {
+		s.forgetRetainedLocked(f)
+	}
+	s.mu.Unlock()
 	return s.subscribeLocked(len(s.filters) != before)
 }
 

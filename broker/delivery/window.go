@@ -14,12 +14,10 @@ const (
 	stateDone                  // acknowledged; kept only until those before it are
 )
 
-// inflight is one message that was sent at QoS 1 or 2, or a packet id lent to
-// Mochi for a message of a plain topic.
+// inflight is one message that was sent at QoS 1 or 2.
 type inflight struct {
-	seq   uint64 // 0 for a plain message
+	seq   uint64 // 0 for a plain message, which plainQueue.sent has
 	topic string // delivery topic; "" for a plain message
-	ident uint16 // Mochi's packet id of a plain message
 	qos   byte
 	state state
 	wire  bool // it was sent on the present connection
@@ -35,8 +33,7 @@ type window struct {
 	n       int        // entries in use
 	first   uint16     // packet id of the oldest; meaningless if n is 0
 	next    uint16     // packet id for the next one
-	open    int        // messages not yet done, plain ones excepted: what Receive Maximum counts
-	plain   int        // plain entries not yet done
+	open    int        // messages of the chat not yet done
 	started bool
 }
 
@@ -67,11 +64,7 @@ func (w *window) push(e inflight) uint16 {
 	w.next = nextPacketID(id)
 	*w.at(w.n) = e
 	w.n++
-	switch {
-	case e.state == stateDone:
-	case e.seq == 0:
-		w.plain++
-	default:
+	if e.seq != 0 && e.state != stateDone {
 		w.open++
 	}
 	return id
@@ -118,9 +111,7 @@ func (w *window) get(id uint16) *inflight {
 
 // done marks an entry as acknowledged and forgets the oldest that are.
 func (w *window) done(e *inflight) {
-	if e.seq == 0 {
-		w.plain--
-	} else {
+	if e.seq != 0 {
 		w.open--
 	}
 	e.state = stateDone

@@ -26,7 +26,7 @@ type Options struct {
 	Token      string // sent as the password
 	Keep       bool   // no clean session
 	Keepalive  uint16
-	Will       *packets.Packet // topic, payload and QoS of a will
+	Will       *packets.Packet // topic, payload, QoS and MQTT 5 properties of a will
 	WillDelay  uint32
 	Properties packets.Properties // of CONNECT, MQTT 5
 }
@@ -88,6 +88,7 @@ func Handshake(tb testing.TB, conn net.Conn, o Options) (*Client, error) {
 		pk.Connect.WillFlag = true
 		pk.Connect.WillTopic, pk.Connect.WillPayload = o.Will.TopicName, o.Will.Payload
 		pk.Connect.WillQos, pk.Connect.WillRetain = o.Will.FixedHeader.Qos, o.Will.FixedHeader.Retain
+		pk.Connect.WillProperties = o.Will.Properties
 		pk.Connect.WillProperties.WillDelayInterval = o.WillDelay
 	}
 	c.Send(pk)
@@ -106,6 +107,7 @@ func Handshake(tb testing.TB, conn net.Conn, o Options) (*Client, error) {
 func (c *Client) Send(pk packets.Packet) {
 	c.tb.Helper()
 	pk.ProtocolVersion = c.version
+	pk.Mods.AllowResponseInfo = true // or the codec leaves properties out
 	var buf bytes.Buffer
 	var err error
 	switch pk.FixedHeader.Type {
@@ -299,9 +301,9 @@ type Message struct {
 	Body      any
 }
 
-// Receive returns the next PUBLISH, not acknowledged, and fails the test if something
+// ReceivePlain returns the next PUBLISH, not acknowledged, and fails the test if something
 // else comes.
-func (c *Client) Receive() Message {
+func (c *Client) ReceivePlain() packets.Packet {
 	c.tb.Helper()
 	var pk packets.Packet
 	if len(c.early) > 0 {
@@ -309,6 +311,13 @@ func (c *Client) Receive() Message {
 	} else if pk = c.Next(); pk.FixedHeader.Type != packets.Publish {
 		c.tb.Fatalf("got %s, want PUBLISH", describe(pk))
 	}
+	return pk
+}
+
+// Receive is ReceivePlain for messages of the chat.
+func (c *Client) Receive() Message {
+	c.tb.Helper()
+	pk := c.ReceivePlain()
 	m := Message{Packet: pk}
 	if err := json.Unmarshal(pk.Payload, &m); err != nil {
 		c.tb.Fatalf("payload %q: %v", pk.Payload, err)

@@ -1,0 +1,219 @@
+package delivery
+
+import (
+	"fmt"
+	"slices"
+
+	"mynah/chat"
+)
+
+// takeTurnLocked is the queue's part in a round of the pump. While the client takes less
+// than there is, every other round begins with half of what it takes for the queue.
+func (s *Session) takeTurnLocked() {
+	q := s.plain
+	if q == nil || q.idle() || !s.conn.hasRoom() {
+		return
+	}
+	if q.turn = !q.turn; q.turn {
+		s.sendPlainLocked(max(s.quotaLocked()/2, 1), s.engine.limits.PerConn/4)
+	}
+}
+
+// sendPlainLocked sends what waits, as far as the client and the outbox take it, and until
+// it has sent that many messages or bytes: first what the client has not acknowledged on
+// its last connection, in the order in which it was sent (MQTT 5, 4.6).
+func (s *Session) sendPlainLocked(messages, bytes int) {
+	q := s.plain
+	if q == nil || q.idle() || s.mode == offline {
+		return
+	}
+	w := plainWriter{s: s, now: s.engine.now().UnixMilli(), messages: messages, bytes: bytes, out: s.engine.limits.get(0)}
+	defer func() { s.engine.limits.put(w.out) }()
+	if w.resend() {
+		w.sendWaiting()
+	}
+	w.sendPassing()
+	if len(q.waiting)+len(q.passing) == 0 {
+		q.told = false
+	}
+}
+
+// plainWriter sends from a session's queue. Session.mu is held while there is one.
+type plainWriter struct {
+	s               *Session
+	now             int64 // milliseconds since 1970
+	messages, bytes int   // may still be sent
+	out             *buffer
+}
+
+// more reports whether another message may be sent.
+func (w *plainWriter) more() bool { return w.messages > 0 && w.bytes > 0 }
+
+// resend sends what the present connection has not had of the window. It reports whether
+// nothing is left of that.
+func (w *plainWriter) resend() bool {
+	s, q := w.s, w.s.plain
+	for len(q.again) > 0 {
+		id := q.again[0]
+		e := s.win.get(id)
+		if e != nil && e.seq == 0 && !e.wire {
+			if !w.more() || s.quotaLocked() <= 0 {
+				return false
+			}
+			frame := pubrel(id)
+			if e.state != stateReceived {
+				it := q.sent[id]
+				if frame = w.encode(&it, id, true); frame == nil {
+					s.finishLocked(id, e)
+				}
+			}
+			if frame != nil {
+				if !w.offer(frame) {
+					return false
+				}
+				e.wire = true
+				s.onWire++
+			}
+		}
+		q.again = q.again[1:]
+	}
+	q.again = nil
+	return true
+}
+
+// sendWaiting sends what has not been sent yet.
+func (w *plainWriter) sendWaiting() {
+	q := w.s.plain
+	for len(q.waiting) > 0 {
+		head := &q.waiting[0]
+		if head.msg != nil {
+			if !w.send(*head) {
+				return
+			}
+			w.pop(&q.waiting)
+			continue
+		}
+		it := *head
+		if it.msg = w.s.engine.retained(it.topics[0]); it.msg != nil {
+			it.qos = min(it.qos, it.msg.QoS)
+			if !w.send(it) {
+				return
+			}
+		}
+		if it.filter == "" {
+			delete(q.latest, it.topics[0])
+		}
+		if len(it.topics) == 1 {
+			w.pop(&q.waiting)
+			continue
+		}
+		head.topics = it.topics[1:]
+		w.s.countPlainLocked(-plainTopicCost)
+	}
+}
+
+// sendPassing sends what waits at QoS 0.
+func (w *plainWriter) sendPassing() {
+	q := w.s.plain
+	for len(q.passing) > 0 && w.send(q.passing[0]) {
+		w.pop(&q.passing)
+	}
+}
+
+// pop takes the first item out.
+func (w *plainWriter) pop(list *[]plainItem) {
+	l := *list
+	w.s.countPlainLocked(-l[0].cost())
+	l[0] = plainItem{}
+	if l = l[1:]; len(l) == 0 {
+		l = nil
+	}
+	*list = l
+}
+
+// send sends a message, or leaves it out if it is not for this client any more. It reports
+// false if there is no room.
+func (w *plainWriter) send(it plainItem) bool {
+	s := w.s
+	if !w.more() || it.qos > 0 && s.roomLocked() <= 0 {
+		return false
+	}
+	id := s.win.nextID()
+	if it.qos == 0 {
+		id = 0
+	}
+	frame := w.encode(&it, id, false)
+	if frame == nil {
+		return true
+	}
+	if !w.offer(frame) {
+		return false
+	}
+	s.engine.stats.Deliveries.Add(1)
+	if id != 0 {
+		s.win.push(inflight{qos: it.qos, wire: true})
+		s.onWire++
+		if s.plain.sent == nil {
+			s.plain.sent = map[uint16]plainItem{}
+		}
+		it.topics, it.filter = nil, ""
+		s.plain.sent[id] = it
+		s.countPlainLocked(it.cost())
+	}
+	return true
+}
+
+// offer passes a frame on if the outbox takes it.
+func (w *plainWriter) offer(frame []byte) bool {
+	if !w.s.conn.offer(frame) {
+		return false
+	}
+	w.messages--
+	w.bytes -= len(frame)
+	return true
+}
+
+// encode returns the PUBLISH of a message, valid until the next one, or nil if the message
+// has expired or is too large for the client.
+func (w *plainWriter) encode(it *plainItem, id uint16, dup bool) []byte {
+	m, s := it.msg, w.s
+	if m.expired(w.now) {
+		return nil
+	}
+	var props []byte
+	if s.v5 {
+		if props = m.Props; m.Expires != 0 || it.ids != nil {
+			props = appendProps(slices.Clip(props), m.Expires, w.now, it.ids)
+		}
+	}
+	w.out = s.engine.limits.grow(w.out, len(m.Topic)+len(props)+len(m.Payload)+maxFrameOverhead)
+	frame, at := appendPublish(w.out.b[:0], m.Topic, it.qos, dup, s.v5, props, m.Payload)
+	if s.maxPacket > 0 && len(frame) > int(s.maxPacket) { // [MQTT-3.1.2-24], [MQTT-3.1.2-25]
+		s.engine.plainTooLarge(s, m.Topic)
+		return nil
+	}
+	if it.retain {
+		frame[0] |= 1
+	}
+	if at >= 0 {
+		number(frame, []int32{int32(at)}, id) //nolint:gosec // an offset within a packet
+	}
+	return frame
+}
+
+// plainTooLarge tells a client that it misses a message because of its own Maximum Packet
+// Size.
+func (e *Engine) plainTooLarge(s *Session, topic string) {
+	e.stats.TooLarge.Add(1)
+	refusal := chat.Refuse(chat.CodeTooLarge,
+		fmt.Sprintf("a message on %s is larger than the maximum packet size that you announced", topic))
+	go e.Signal(chat.ErrorTopic(s.Subject), refusal.Payload(topic, ""))
+}
+
+// retained returns the retained message of a topic.
+func (e *Engine) retained(topic string) *PlainMessage {
+	if e.cfg.PlainTopics == nil {
+		return nil
+	}
+	return e.cfg.PlainTopics.Retained(topic)
+}
