@@ -14,3 +14,10 @@ func (s *Session) Idle() bool {
 	defer s.mu.Unlock()
 	return s.mode == live || s.mode == behind && !s.pumping
 }
+
+// Started reports whether the session has a connection that it may send messages to.
+func (s *Session) Started() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mode != offline
+}

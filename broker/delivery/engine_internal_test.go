@@ -1,0 +1,134 @@
+package delivery
+
+import (
+	"encoding/binary"
+	"log/slog"
+	"testing"
+	"time"
+
+	"mynah/broker/msglog"
+)
+
+func mustEngine(t *testing.T, cfg Config) *Engine {
+	t.Helper()
+	l, err := msglog.Open(t.TempDir(), msglog.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Log, cfg.Logger = l, slog.New(slog.DiscardHandler)
+	e, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Start()
+	t.Cleanup(func() { e.Stop(); _ = l.Close() })
+	return e
+}
+
+func mustAttach(t *testing.T, e *Engine, a Attachment) *Session {
+	t.Helper()
+	a.Conn = NewConn(nowhere{}, e.Limits())
+	s, _, err := e.Attach(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// An acknowledgement that comes while the pump has decided to stop, and has not yet, makes
+// it go on: otherwise the session would wait for something that has happened.
+func TestPumpIsNotStoppedOverAWake(t *testing.T) {
+	t.Parallel()
+	e := mustEngine(t, Config{})
+	s := &Session{engine: e, plan: &plan{}, mode: behind, pumping: true, conn: NewConn(nowhere{}, e.Limits())}
+	s.wake()
+	if !s.pause() {
+		t.Error("the pump stopped though it was woken")
+	}
+	var w pumpWork
+	e.started.Store(0)
+	s.limit, s.pos = 1, 0
+	for s.pumpRound(&w) { // takes the wake in
+	}
+	s.mode, s.pumping = behind, true
+	if s.pause() || s.pumping {
+		t.Error("the pump goes on though nobody woke it")
+	}
+}
+
+// What is remembered of recent messages keeps to its limit, and topics that nobody attached
+// subscribes to are forgotten.
+func TestMemoryIsBounded(t *testing.T) {
+	t.Parallel()
+	const most = 8 << 10
+	e := mustEngine(t, Config{Recent: most})
+	s := mustAttach(t, e, Attachment{Key: Key{"alice", "c"}, Groups: []string{"room"}})
+	if err := s.Subscribe([]Subscription{{Filter: "group/+"}, {Filter: "user/alice"}, {Filter: "user/alice/signal"}}, []string{"room"}); err != nil {
+		t.Fatal(err)
+	}
+	_, last := e.log.Bounds()
+	for range 20 {
+		e.Deliver(batchOf(10, 0, last))
+		last += 10
+		if e.recentBytes > most {
+			t.Fatalf("%d bytes are remembered, %d are allowed", e.recentBytes, most)
+		}
+	}
+	en := e.entryOf("group/room")
+	if n := len(en.recent); n == 0 || en.recent[0].Prev != en.recentFrom {
+		t.Errorf("%d messages are remembered, all after %d", n, en.recentFrom)
+	}
+	if n := len(e.topics); n != 3 {
+		t.Errorf("%d topics, want 3", n)
+	}
+	s.Detach(s.Attached(), 0)
+	if n := len(e.topics); n != 0 {
+		t.Errorf("%d topics are left of nobody's subscriptions", n)
+	}
+}
+
+// A session that is back by the time that it would be ended for having expired is not
+// ended.
+func TestExpireLooksAgain(t *testing.T) {
+	t.Parallel()
+	e := mustEngine(t, Config{})
+	s := mustAttach(t, e, Attachment{Key: Key{"alice", "c"}, Expiry: time.Hour})
+	later := time.Now().Add(1000 * time.Hour)
+	if s.expire(later) || e.Count() != 1 {
+		t.Error("a session was ended that has a connection")
+	}
+	s.Detach(s.Attached(), time.Hour)
+	if !s.expire(later) || e.Count() != 0 {
+		t.Error("a session was not ended that has expired")
+	}
+}
+
+// A position that is not stored yet is not stored any more once the session has ended: its
+// key may be another session's.
+func TestEndedSessionIsNotStored(t *testing.T) {
+	t.Parallel()
+	e := mustEngine(t, Config{})
+	s := mustAttach(t, e, Attachment{Key: Key{"alice", "c"}, Expiry: time.Hour})
+	if len(e.store.movedOps(s)) == 0 {
+		t.Error("the position of a session is not stored")
+	}
+	s.Detach(s.Attached(), 0)
+	if ops := e.store.movedOps(s); len(ops) != 0 {
+		t.Errorf("%v of an ended session", ops)
+	}
+	s = mustAttach(t, e, Attachment{Key: Key{"bob", "c"}})
+	if ops := e.store.movedOps(s); len(ops) != 0 {
+		t.Errorf("%v of a session that ends with its connection", ops)
+	}
+}
+
+// The length of a variable byte integer is right on both sides of where it needs another
+// byte (MQTT 5, table 1-1).
+func TestVarintLen(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]int{0: 1, 127: 1, 128: 2, 16_383: 2, 16_384: 3, 2_097_151: 3, 2_097_152: 4, 268_435_455: 4} {
+		if got := varintLen(n); got != want || got != len(binary.AppendUvarint(nil, uint64(n))) {
+			t.Errorf("varintLen(%d) is %d, want %d", n, got, want)
+		}
+	}
+}
