@@ -14,7 +14,7 @@ func TestSignals(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	const topic = "group/a/signal"
-	payload := strings.Repeat("x", 100) // longer than what settled sends
+	payload := strings.Repeat("x", 100)                   // longer than what settled sends
 	size := uint32(2 + 2 + len(topic) + 1 + len(payload)) // as an MQTT 5 packet
 	in := func(subject string, v5 bool, most uint32, id int, filter string) *peer {
 		return r.online(delivery.Attachment{
