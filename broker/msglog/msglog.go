@@ -32,6 +32,10 @@ type Record struct {
 	Digest uint64
 	// Dup is set on a publish with the DUP flag. It is not stored.
 	Dup bool
+	// DupAfter and DupUpTo narrow down what a Dup may be the retransmission of:
+	// messages with a seq above the one and, unless that is 0, not above the
+	// other. They are not stored.
+	DupAfter, DupUpTo uint64
 	// Ask has Append only find out whether the message was stored before. It
 	// is not stored.
 	Ask bool

@@ -60,11 +60,16 @@ func (s *seenBefore) check(r *Record) (Outcome, uint64, error) {
 		if err != nil {
 			return 0, 0, fmt.Errorf("look up packet id: %w", err)
 		}
-		if ok && u.seq >= s.a.log.first.Load() && u.digest == r.Digest {
+		if ok && u.seq >= s.a.log.first.Load() && u.digest == r.Digest && r.mayRepeat(u.seq) {
 			return Duplicate, u.seq, nil
 		}
 	}
 	return Stored, 0, nil
+}
+
+// mayRepeat reports whether a Dup may be the retransmission of the message seq.
+func (r *Record) mayRepeat(seq uint64) bool {
+	return seq > r.DupAfter && (r.DupUpTo == 0 || seq <= r.DupUpTo)
 }
 
 // remember takes note of a new message for the rest of the batch.

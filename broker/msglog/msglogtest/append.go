@@ -271,6 +271,19 @@ func testDup(t *testing.T, open Open) {
 	store(t, l, withPacket(msg("alice", "user/bob", "newer"), 1, false))
 	store(t, l, withPacket(msg("alice", "user/bob", "hello"), 1, true))
 
+	// Nor is one of these, which the broker knows to be of another time.
+	original := withPacket(msg("carol", "user/bob", "hello"), 1, false)
+	store(t, l, original)
+	narrowed := func(after, upTo uint64) *msglog.Record {
+		r := withPacket(msg("carol", "user/bob", "hello"), 1, true)
+		r.DupAfter, r.DupUpTo = after, upTo
+		return r
+	}
+	wantOutcomes(t, appendAll(t, l, narrowed(original.Seq-1, original.Seq)), msglog.Duplicate)
+	wantOutcomes(t, appendAll(t, l, narrowed(original.Seq, 0)), msglog.Stored)
+	wantOutcomes(t, appendAll(t, l, narrowed(0, original.Seq)), msglog.Stored) // the newer one is what counts
+	wantOutcomes(t, appendAll(t, l, narrowed(original.Seq, 0)), msglog.Duplicate)
+
 	// The same over many packet ids, as a client does it that reconnects.
 	var first, second []*msglog.Record
 	for i := range 500 {

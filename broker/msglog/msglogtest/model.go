@@ -36,7 +36,7 @@ func (m *model) append(r *msglog.Record) msglog.Outcome {
 		}
 		samePacket := old.From == r.From && old.Client == r.Client && old.PacketID == r.PacketID
 		if r.Mid == "" && r.Dup && r.QoS > 0 && old.Mid == "" && old.QoS > 0 && samePacket {
-			if old.Digest == r.Digest {
+			if old.Digest == r.Digest && old.Seq > r.DupAfter && (r.DupUpTo == 0 || old.Seq <= r.DupUpTo) {
 				r.Seq = old.Seq
 				return msglog.Duplicate
 			}
@@ -105,6 +105,10 @@ func testModel(t *testing.T, open Open) {
 				var outcomes []msglog.Outcome
 				for range n {
 					r := record.Draw(rt, "record")
+					if r.Dup && rapid.Bool().Draw(rt, "narrowed") {
+						r.DupAfter = rapid.Uint64Range(first-1, m.next).Draw(rt, "after")
+						r.DupUpTo = rapid.Uint64Range(first-1, m.next).Draw(rt, "up to")
+					}
 					w := *r
 					got, want = append(got, r), append(want, &w)
 				}
