@@ -3,6 +3,7 @@ package delivery_test
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -76,8 +77,29 @@ func TestExpiryBeginsWithTheEnd(t *testing.T) {
 	}
 }
 
-// A session that ends, for whatever reason, is told of, and nothing of it is left: not
-// among its subject's, and not in the store, whatever was still to be stored.
+// told is what an engine says about subscriptions outside the chat.
+type told struct {
+	mu  sync.Mutex
+	has map[string]int // by filter
+}
+
+func (p *told) count(filter string, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.has == nil {
+		p.has = map[string]int{}
+	}
+	p.has[filter] += n
+}
+
+func (p *told) Subscribed(_ *delivery.Session, sub delivery.Subscription) { p.count(sub.Filter, 1) }
+func (p *told) Unsubscribed(_ *delivery.Session, filter string)           { p.count(filter, -1) }
+func (p *told) Retained(string) *delivery.PlainMessage                    { return nil }
+func (p *told) Orphaned([]delivery.Orphan)                                {}
+
+// A session that ends, for whatever reason, leaves nothing: not among its subject's, not in
+// the tree of topics outside the chat, and not in the store, whatever was still to be
+// stored.
 func TestEndLeavesNothing(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(r *rig, p *peer, a delivery.Attachment){
@@ -89,18 +111,21 @@ func TestEndLeavesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ended := make(chan delivery.Key, 2)
-			r := mustRig(t, delivery.Config{OnEnd: func(k delivery.Key) { ended <- k }})
+			plain := &told{}
+			r := mustRig(t, delivery.Config{PlainTopics: plain})
 			a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-			p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
+			p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, delivery.Subscription{Filter: "plant/#"}, signals("alice"))
 			r.publish(2, "bob", "user/alice")
 			r.settled(p)
 			if r.keys("subs/", a.Key) != 1 || r.keys("cursor/", a.Key) != 1 || r.keys("exactly/", a.Key) != 1 {
 				t.Fatal("the session is not stored")
 			}
+			if n := plain.has["plant/#"]; n != 1 {
+				t.Fatalf("the tree was told of %d subscriptions, want 1", n)
+			}
 			end(r, p, a)
-			if k := <-ended; k != a.Key {
-				t.Errorf("told of the end of %v, want %v", k, a.Key)
+			if n := plain.has["plant/#"]; n != 0 {
+				t.Errorf("%d subscriptions are left in the tree", n)
 			}
 			if n := len(r.engine.Sessions("alice")); n != 0 || r.engine.Count() != 0 {
 				t.Errorf("%d sessions of the subject and %d in all, want none", n, r.engine.Count())
