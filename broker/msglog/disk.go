@@ -5,13 +5,22 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 const ballastName = "BALLAST"
+
+// fullPause is how long a write waits that has found the disk full, without a ballast
+// to give up, before it is tried again.
+const fullPause = 50 * time.Millisecond
+
+// openRoom is what opening the log writes besides what is in its write-ahead log.
+const openRoom = 1 << 20
 
 // diskGuard keeps the log from running into a full disk, which a database cannot
 // do without risk: it refuses new messages while there is still room to finish
@@ -29,6 +38,7 @@ type diskGuard struct {
 	mu       sync.Mutex // guards what follows; nothing is locked under it
 	held     bool       // the ballast is there
 	unknown  bool       // the file system does not tell how much is free
+	told     time.Time  // when it was last logged that there is no ballast left
 	appended uint64     // bytes since the last look; the appender's alone
 }
 
@@ -46,7 +56,12 @@ func (g *diskGuard) release() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.held {
-		g.log.Error("disk is full and there is no ballast left", "dir", g.dir)
+		if now := time.Now(); now.Sub(g.told) > time.Minute {
+			g.told = now
+			g.log.Error("disk is full and there is no ballast left", "dir", g.dir)
+		}
+		// Pebble tries flushes again at once, for as long as the disk is full.
+		time.Sleep(fullPause)
 		return
 	}
 	g.held = false
@@ -135,6 +150,32 @@ func (g *diskGuard) makeBallast() (err error) {
 		}
 	}
 	return f.Sync()
+}
+
+// roomToOpen returns ErrFull if the disk may not have the room that opening the log takes:
+// what is in the write-ahead log becomes a table then. Without it Pebble would try for as
+// long as it takes.
+func (g *diskGuard) roomToOpen() error {
+	names, err := g.fs.List(g.dir)
+	if err != nil {
+		return err
+	}
+	need := uint64(openRoom)
+	for _, name := range names {
+		if strings.HasSuffix(name, ".log") {
+			if info, err := g.fs.Stat(g.fs.PathJoin(g.dir, name)); err == nil {
+				need += uint64(info.Size()) //nolint:gosec // a size
+			}
+		}
+	}
+	usage, err := g.fs.GetDiskUsage(g.dir)
+	if err != nil {
+		return nil //nolint:nilerr // where it is not known, trying tells
+	}
+	if usage.AvailBytes < need {
+		return fmt.Errorf("%w: %d bytes are free in %s, %d are needed to open it", ErrFull, usage.AvailBytes, g.dir, need)
+	}
+	return nil
 }
 
 // removeBallast removes what is left of an earlier ballast.

@@ -3,10 +3,12 @@ package msglog
 import (
 	"errors"
 	"fmt"
+	"strings"
+	"syscall"
 )
 
 var (
-	// ErrFull is returned by Append when the disk has no room left.
+	// ErrFull is returned by Append and Open when the disk has no room left.
 	ErrFull = errors.New("the message log's disk is full")
 	// ErrCorrupt is returned when what is stored does not match its checksum.
 	// The error that wraps it is a *CorruptError if it is known which messages
@@ -23,6 +25,17 @@ var (
 	// until the log has been opened again.
 	ErrFailed = errors.New("message log has failed and must be opened again")
 )
+
+// OutOfRoom reports whether an error that is ErrFailed came from a full disk: one of
+// which the log recovers by being opened again when there is room.
+func OutOfRoom(err error) bool {
+	if err == nil {
+		return false
+	}
+	// What Pebble only logs, or panics with, has lost its chain.
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
+		strings.Contains(err.Error(), syscall.ENOSPC.Error()) || strings.Contains(err.Error(), syscall.EDQUOT.Error())
+}
 
 // CorruptError is returned by Read, ReadTopic and Open when messages that the
 // log should hold cannot be read. All messages before First have been handed

@@ -47,9 +47,9 @@ type Pebble struct {
 var _ Log = (*Pebble)(nil)
 
 // Open opens the log in the directory, or makes a new one. It returns ErrInUse
-// if another process has it open, ErrNewer if a newer version wrote it, and a
-// *CorruptError or ErrCorrupt, changing nothing, if acknowledged messages are
-// missing at its end. What had been written without having been acknowledged may
+// if another process has it open, ErrNewer if a newer version wrote it, ErrFull
+// if the disk has no room to open it, and a *CorruptError or ErrCorrupt, changing
+// nothing, if acknowledged messages are missing at its end. What had been written without having been acknowledged may
 // be there or not; what is there after Open is durable.
 func Open(dir string, opts Options) (*Pebble, error) {
 	opts, err := opts.withDefaults()
@@ -107,6 +107,9 @@ func (l *Pebble) open() (err error) {
 func (l *Pebble) openDB() (err error) {
 	l.disk = newDiskGuard(l.opts, l.dir)
 	if err := l.disk.removeBallast(); err != nil {
+		return err
+	}
+	if err := l.disk.roomToOpen(); err != nil {
 		return err
 	}
 	cache := l.opts.newCache()

@@ -25,9 +25,14 @@ type serveCmd struct {
 	Metrics
 }
 
-// Run is the whole of Mynah in one process. The order of the start is that of who
+// Run serves until it is asked to stop.
+func (c *serveCmd) Run(ctx context.Context, p *process) error {
+	return anew(ctx, c.logger(p.stderr), func() error { return c.serve(ctx, p) })
+}
+
+// serve is the whole of Mynah in one process. The order of the start is that of who
 // needs whom; the stop goes backwards, see stops.
-func (c *serveCmd) Run(ctx context.Context, p *process) (err error) {
+func (c *serveCmd) serve(ctx context.Context, p *process) (err error) {
 	cfg := Config{Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity, Database: c.Database, People: c.People, Rights: c.Rights, Metrics: c.Metrics}
 	if err := cfg.validate(); err != nil {
 		return err
@@ -135,8 +140,13 @@ type brokerCmd struct {
 	Metrics
 }
 
-// Run is the broker alone. With a database it knows accounts, groups and blocks.
-func (c *brokerCmd) Run(ctx context.Context, p *process) (err error) {
+// Run serves until it is asked to stop.
+func (c *brokerCmd) Run(ctx context.Context, p *process) error {
+	return anew(ctx, c.logger(p.stderr), func() error { return c.serve(ctx, p) })
+}
+
+// serve is the broker alone. With a database it knows accounts, groups and blocks.
+func (c *brokerCmd) serve(ctx context.Context, p *process) (err error) {
 	cfg := Config{
 		Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity,
 		Database: c.Database, Rights: c.Rights, Metrics: c.Metrics,

@@ -34,6 +34,9 @@ const connectPatience = 10 * time.Second
 // keysPause is between two attempts of a broker to read the API's keys.
 const keysPause = 2 * time.Second
 
+// roomPause is between two looks at a disk that is full.
+const roomPause = time.Second
+
 // ownTokenTTL is how long a token lives that a part of ours signs for itself. At
 // its end the broker closes the connection and the part comes back with a new one.
 const ownTokenTTL = 24 * time.Hour
@@ -61,6 +64,7 @@ type server struct {
 	broker    *broker.Broker
 	directory *directory.Directory // nil without a database
 	api       *api.API
+	failed    bool // the broker has, and wait has told
 }
 
 func newServer(cfg Config, p *process) *server {
@@ -294,7 +298,7 @@ func (s *server) startBroker(ctx context.Context) error {
 	if s.directory != nil {
 		rights = s.directory
 	}
-	b, err := broker.New(broker.Config{
+	cfg := broker.Config{
 		Directory:      rights,
 		DataDir:        filepath.Join(s.cfg.DataDir, brokerFolder),
 		MQTTAddr:       tcp,
@@ -313,17 +317,49 @@ func (s *server) startBroker(ctx context.Context) error {
 		SessionExpiry:  s.cfg.SessionExpiry,
 		Logger:         s.log.With("part", "broker"),
 		Registry:       s.registry,
-	})
+	}
+	b, err := s.openBroker(ctx, cfg)
 	if err != nil {
 		return s.brokerError(err)
 	}
-	s.stops.push("broker", b.Stop)
+	s.stops.push("broker", func(ctx context.Context) error {
+		err := b.Stop(ctx)
+		if s.failed && errors.Is(err, msglog.ErrFailed) {
+			return nil // wait has told
+		}
+		return err
+	})
 	if err := b.Start(ctx); err != nil {
 		return s.brokerError(err)
 	}
 	s.broker = b
 	s.health.add(check{name: "broker", fails: func(context.Context) error { return b.Ready() }})
 	return nil
+}
+
+// errStopped ends a start that was still waiting when a stop was asked for.
+var errStopped = errors.New("stopped before the broker had been started")
+
+// openBroker opens the message log. On a disk that is full it waits for room, however
+// long that takes: to end would only mean to be started again, and to be given up by a
+// supervisor that has seen it end a few times.
+func (s *server) openBroker(ctx context.Context, cfg broker.Config) (*broker.Broker, error) {
+	told := false
+	for {
+		b, err := broker.New(cfg)
+		if !errors.Is(err, msglog.ErrFull) {
+			return b, err
+		}
+		if !told {
+			s.log.Error("--data-dir: the disk is full; the broker starts when there is room", "err", err)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errStopped
+		case <-time.After(roomPause):
+		}
+	}
 }
 
 // brokerError names the flag that is to blame.
@@ -440,7 +476,7 @@ func (s *server) ready(ctx context.Context) {
 }
 
 // wait returns nil when a stop is asked for, and an error when a part cannot go on:
-// whoever runs us starts us again.
+// anew, or whoever runs us, starts us again.
 func (s *server) wait(ctx context.Context) error {
 	var broken <-chan error
 	if s.broker != nil {
@@ -451,10 +487,36 @@ func (s *server) wait(ctx context.Context) error {
 	case <-ctx.Done():
 		s.log.Info("stopping")
 	case err = <-broken:
+		s.failed = true
 		s.log.Error("stopping", "err", err)
+		if !msglog.OutOfRoom(err) {
+			err = refuse("data-dir", "%s cannot be written to any more; nothing that was acknowledged is lost. See that its disk works, then start again (%w)", s.cfg.DataDir, err)
+		}
 	}
 	s.health.setServing(false)
 	return err
+}
+
+// anew runs a server, and runs it once more when its message log has failed because the
+// disk was full, so that nobody need be there when there is room again. Everything is
+// stopped in between: what the log has on disk decides where each session goes on.
+// Another failure of the disk is not survived like that.
+func anew(ctx context.Context, log *slog.Logger, serve func() error) error {
+	for {
+		err := serve()
+		if errors.Is(err, errStopped) {
+			return nil // as asked; nothing had been started that could fail to stop
+		}
+		if ctx.Err() != nil || !errors.Is(err, msglog.ErrFailed) || !msglog.OutOfRoom(err) {
+			return err
+		}
+		log.Error("the disk of --data-dir is full, to the last byte; nothing that was acknowledged is lost, and the server starts anew")
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(roomPause):
+		}
+	}
 }
 
 // loopback returns an address that a listener answers on from this machine.
