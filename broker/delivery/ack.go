@@ -202,6 +202,7 @@ func (s *Session) resendRound(w *pumpWork) bool {
 	if s.conn != conn || !conn.force(notices, nil, 0) {
 		return true
 	}
+	s.yieldLocked()
 	for _, u := range some {
 		e := s.win.get(u.id)
 		if e == nil || e.seq != u.seq {

@@ -76,7 +76,7 @@ type plainQueue struct {
 	again   []uint16             // of them, those that the present connection has not had, in order
 	latest  map[string]struct{}  // topics of Latest messages that wait
 	bytes   int                  // cost of all
-	turn    bool                 // whose it is: the queue's or the log's
+	turn    bool                 // the log has had its turn
 	told    bool                 // it has been logged that it is full
 }
 

@@ -7,25 +7,37 @@ import (
 	"mynah/chat"
 )
 
-// takeTurnLocked is the queue's part in a round of the pump. While the client takes less
-// than there is, every other round begins with half of what it takes for the queue.
+// takeTurnLocked is the queue's part in a round of the pump: some messages whenever the
+// log has had some sent, or can have none sent. So when it is the log's turn, the log does,
+// or finds that it has none, and then the session is live.
 func (s *Session) takeTurnLocked() {
 	q := s.plain
 	if q == nil || q.idle() || !s.conn.hasRoom() {
 		return
 	}
-	if q.turn = !q.turn; q.turn {
-		s.sendPlainLocked(max(s.quotaLocked()/2, 1), s.engine.limits.PerConn/4)
+	if !q.turn && s.roomLocked() > 0 {
+		return
+	}
+	if s.sendPlainLocked(max(s.quotaLocked()/2, 1), s.engine.limits.PerConn/4) {
+		q.turn = false
+	}
+}
+
+// yieldLocked says that the log has had messages sent.
+func (s *Session) yieldLocked() {
+	if s.plain != nil {
+		s.plain.turn = true
 	}
 }
 
 // sendPlainLocked sends what waits, as far as the client and the outbox take it, and until
-// it has sent that many messages or bytes: first what the client has not acknowledged on
-// its last connection, in the order in which it was sent (MQTT 5, 4.6).
-func (s *Session) sendPlainLocked(messages, bytes int) {
+// it has sent so many messages of QoS 1 and 2, or so many bytes: first what the client has
+// not acknowledged on its last connection, in the order in which it was sent (MQTT 5, 4.6).
+// It reports whether it has sent any.
+func (s *Session) sendPlainLocked(messages, bytes int) (sent bool) {
 	q := s.plain
 	if q == nil || q.idle() || s.mode == offline {
-		return
+		return false
 	}
 	w := plainWriter{s: s, now: s.engine.now().UnixMilli(), messages: messages, bytes: bytes, out: s.engine.limits.get(0)}
 	defer func() { s.engine.limits.put(w.out) }()
@@ -36,18 +48,16 @@ func (s *Session) sendPlainLocked(messages, bytes int) {
 	if len(q.waiting)+len(q.passing) == 0 {
 		q.told = false
 	}
+	return w.bytes < bytes
 }
 
 // plainWriter sends from a session's queue. Session.mu is held while there is one.
 type plainWriter struct {
 	s               *Session
 	now             int64 // milliseconds since 1970
-	messages, bytes int   // may still be sent
+	messages, bytes int   // may still be sent; messages of QoS 1 and 2
 	out             *buffer
 }
-
-// more reports whether another message may be sent.
-func (w *plainWriter) more() bool { return w.messages > 0 && w.bytes > 0 }
 
 // resend sends what the present connection has not had of the window. It reports whether
 // nothing is left of that.
@@ -57,7 +67,7 @@ func (w *plainWriter) resend() bool {
 		id := q.again[0]
 		e := s.win.get(id)
 		if e != nil && e.seq == 0 && !e.wire {
-			if !w.more() || s.quotaLocked() <= 0 {
+			if w.messages <= 0 || w.bytes <= 0 || s.quotaLocked() <= 0 {
 				return false
 			}
 			frame := pubrel(id)
@@ -71,6 +81,7 @@ func (w *plainWriter) resend() bool {
 				if !w.offer(frame) {
 					return false
 				}
+				w.messages--
 				e.wire = true
 				s.onWire++
 			}
@@ -135,7 +146,7 @@ func (w *plainWriter) pop(list *[]plainItem) {
 // false if there is no room.
 func (w *plainWriter) send(it plainItem) bool {
 	s := w.s
-	if !w.more() || it.qos > 0 && s.roomLocked() <= 0 {
+	if w.bytes <= 0 || it.qos > 0 && (w.messages <= 0 || s.roomLocked() <= 0) {
 		return false
 	}
 	id := s.win.nextID()
@@ -151,6 +162,7 @@ func (w *plainWriter) send(it plainItem) bool {
 	}
 	s.engine.stats.Deliveries.Add(1)
 	if id != 0 {
+		w.messages--
 		s.win.push(inflight{qos: it.qos, wire: true})
 		s.onWire++
 		if s.plain.sent == nil {
@@ -168,7 +180,6 @@ func (w *plainWriter) offer(frame []byte) bool {
 	if !w.s.conn.offer(frame) {
 		return false
 	}
-	w.messages--
 	w.bytes -= len(frame)
 	return true
 }

@@ -443,6 +443,7 @@ func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64)
 		s.advanceLocked(w, n, horizon)
 	}
 	if n > 0 {
+		s.yieldLocked()
 		ids := w.ids[:w.idsAt[n-1]]
 		if conn.force(w.out.b[:w.ends[n-1]], ids, first) {
 			for i := range ids {
