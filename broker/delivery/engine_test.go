@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -17,7 +15,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"pgregory.net/rapid"
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
@@ -378,201 +375,6 @@ func TestSeamBetweenLogAndLive(t *testing.T) {
 		_ = p.conn.Close()
 	}
 	readers.Wait()
-}
-
-// The registry against a naive model: whoever subscribes to a topic, by name or by
-// group/+, gets what is published there after that, and nobody else, whatever joins,
-// leaves, subscribes, unsubscribes, disconnects and comes back.
-func TestRegistryAgainstModel(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		l, err := msglog.Open(modelDir(t), msglog.Options{NoSync: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		e, err := delivery.New(delivery.Config{Log: l, Logger: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		e.Start()
-		defer func() { e.Stop(); _ = l.Close() }()
-		m := newModel(t, l, e)
-		defer m.close()
-		m.run(t)
-	})
-}
-
-type model struct {
-	log     *msglog.Pebble
-	engine  *delivery.Engine
-	readers sync.WaitGroup
-	users   []*modelUser
-}
-
-// modelUser is a subject with one persistent session and what it should have got.
-type modelUser struct {
-	name    string
-	peer    *peer // nil while offline
-	groups  map[string]bool
-	filters map[string]bool
-	want    []uint64
-	old     []arrival // what earlier connections got
-}
-
-func newModel(t *rapid.T, l *msglog.Pebble, e *delivery.Engine) *model {
-	m := &model{log: l, engine: e}
-	for i := range rapid.IntRange(1, 4).Draw(t, "users") {
-		m.users = append(m.users, &modelUser{name: fmt.Sprintf("u%d", i), groups: map[string]bool{}, filters: map[string]bool{}})
-	}
-	return m
-}
-
-func (m *model) close() {
-	for _, u := range m.users {
-		if u.peer != nil {
-			u.peer.session.Detach(u.peer.out, time.Hour)
-			_ = u.peer.out.Close()
-			_ = u.peer.conn.Close()
-		}
-	}
-	m.readers.Wait()
-}
-
-func (u *modelUser) groupList() []string { return slices.Sorted(maps.Keys(u.groups)) }
-
-// hears reports whether the user's subscriptions cover a topic.
-func (u *modelUser) hears(topic string) bool {
-	if id, ok := cutGroup(topic); ok {
-		return u.groups[id] && (u.filters["group/+"] || u.filters[topic])
-	}
-	return u.filters[topic]
-}
-
-func cutGroup(topic string) (string, bool) {
-	const p = "group/"
-	if len(topic) > len(p) && topic[:len(p)] == p {
-		return topic[len(p):], true
-	}
-	return "", false
-}
-
-func (m *model) run(t *rapid.T) {
-	rig := &rig{engine: m.engine, log: m.log}
-	for range rapid.IntRange(1, 60).Draw(t, "steps") {
-		u := rapid.SampledFrom(m.users).Draw(t, "user")
-		group := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "group")
-		filter := rapid.SampledFrom([]string{"group/+", "group/a", "group/b", "user/" + u.name}).Draw(t, "filter")
-		switch rapid.IntRange(0, 6).Draw(t, "step") {
-		case 0:
-			m.connect(t, rig, u)
-		case 1:
-			m.settle(t, u)
-			m.disconnect(u)
-		case 2:
-			if u.peer != nil {
-				u.filters[filter] = true
-				check(t, u.peer.session.Subscribe([]delivery.Subscription{{Filter: filter, QoS: 1}}, u.groupList()))
-			}
-		case 3:
-			if u.peer != nil {
-				m.settle(t, u)
-				delete(u.filters, filter)
-				check(t, u.peer.session.Unsubscribe([]string{filter}))
-			}
-		case 4, 5:
-			if u.groups[group] && u.peer == nil {
-				continue // what it has not had by then it does not get: not this model's
-			}
-			m.settle(t, u)
-			if u.groups[group] = !u.groups[group]; !u.groups[group] {
-				delete(u.groups, group)
-			}
-			for _, s := range m.engine.Sessions(u.name) {
-				check(t, s.ChangeGroup(group, u.groups[group]))
-			}
-		default:
-			topic := rapid.SampledFrom([]string{"group/a", "group/b", "user/" + u.name}).Draw(t, "topic")
-			recs := []*msglog.Record{{QoS: 1, Message: chat.Message{From: "x", To: topic, TS: 1, Type: "text", Tail: []byte(`"type":"text"}`)}}}
-			p, err := m.log.Append(recs)
-			check(t, err)
-			check(t, p.Wait())
-			m.engine.Deliver(recs)
-			for _, v := range m.users {
-				if v.hears(topic) {
-					v.want = append(v.want, recs[0].Seq)
-				}
-			}
-		}
-	}
-	for _, u := range m.users {
-		m.connect(t, rig, u)
-		m.settle(t, u)
-	}
-}
-
-func (m *model) connect(t *rapid.T, rig *rig, u *modelUser) {
-	if u.peer != nil {
-		return
-	}
-	client, server := net.Pipe()
-	p := &peer{conn: client, out: delivery.NewConn(server, rig.engine.Limits())}
-	p.resume.L = &p.mu
-	s, _, err := m.engine.Attach(delivery.Attachment{
-		Key: delivery.Key{Subject: u.name, ClientID: "c"}, Conn: p.out, Expiry: time.Hour, Groups: u.groupList(),
-	})
-	check(t, err)
-	p.session, u.peer = s, p
-	m.readers.Go(p.read)
-	s.Start(p.out)
-}
-
-func (m *model) disconnect(u *modelUser) {
-	if u.peer == nil {
-		return
-	}
-	u.old = append(u.old, u.peer.arrivals()...)
-	u.peer.session.Detach(u.peer.out, time.Hour)
-	_ = u.peer.out.Close()
-	_ = u.peer.conn.Close()
-	u.peer = nil
-}
-
-// settle waits until a connected user has got what it should, and checks that.
-func (m *model) settle(t *rapid.T, u *modelUser) {
-	if u.peer == nil {
-		return
-	}
-	_, last := m.log.Bounds()
-	deadline := time.Now().Add(10 * time.Second)
-	got := func() []arrival { return append(slices.Clone(u.old), u.peer.arrivals()...) }
-	for u.peer.session.Cursor() != last || len(got()) < len(u.want) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s has %d messages and is at %d, want %d and %d", u.name, len(got()), u.peer.session.Cursor(), len(u.want), last)
-		}
-		time.Sleep(50 * time.Microsecond)
-	}
-	var seqs []uint64
-	for _, a := range got() {
-		seqs = append(seqs, a.seq)
-	}
-	if !slices.Equal(seqs, u.want) {
-		t.Fatalf("%s got %v, want %v", u.name, seqs, u.want)
-	}
-}
-
-func check(t *rapid.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// modelDir returns a folder that is removed when the check is done.
-func modelDir(t *rapid.T) string {
-	dir, err := os.MkdirTemp("", "mynah-delivery-")
-	check(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
 }
 
 // clock is a time that a test sets, in milliseconds since 1970.
