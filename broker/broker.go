@@ -95,6 +95,7 @@ type Broker struct {
 	ws       *listener.WebSocket
 	lookups  bool // the policy may have to wait for a directory
 
+	devices *devices
 	queue   *queue
 	batches chan batch
 	spares  chan []publication
@@ -139,6 +140,7 @@ func New(cfg Config) (*Broker, error) {
 		cfg: cfg, logger: cfg.Logger, doors: listener.NewMetrics(),
 		policy:  authhook.NewPolicy(cfg.Directory),
 		lookups: cfg.Directory != nil,
+		devices: newDevices(),
 		queue:   newQueue(),
 		batches: make(chan batch, pipelined),
 		spares:  make(chan []publication, pipelined+2),

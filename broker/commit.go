@@ -51,8 +51,11 @@ func (b *Broker) commit() {
 				touched = append(touched, p.c)
 			}
 			p.c.acks = b.appendAck(p.c.acks, p)
+			p.c.done++
 		}
 		for i, c := range touched {
+			c.answered.Add(c.done) // before the client can have them
+			c.done = 0
 			if len(c.acks) > 0 {
 				_, _ = c.Write(c.acks)
 				c.acks = c.acks[:0]
@@ -139,6 +142,9 @@ func (b *Broker) appendAck(dst []byte, p *publication) []byte {
 	head := packets.Puback << 4
 	if p.qos == 2 {
 		head = packets.Pubrec << 4
+		if p.refusal != nil && v5 { // that ends the exchange (MQTT 5, 4.3.3)
+			b.devices.closed(p.c.session.Key, p.id)
+		}
 	}
 	dst = append(dst, head)
 	if !v5 {

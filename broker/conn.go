@@ -33,13 +33,15 @@ type conn struct {
 	graceful bool // DISCONNECT came, and without the wish to have the will sent
 	ended    atomic.Bool
 
-	// releasing holds the packet ids of QoS 2 publishes to chat topics that the
-	// client has not released with PUBREL.
-	releasing map[uint16]struct{}
+	pace pace
 
 	queued  int    // publishes on their way to the log; guarded by queue.mu
 	retired bool   // another connection has the session; guarded by queue.mu
 	acks    []byte // acknowledgements of the batch at hand; used by the committer only
+	done    uint64 // publishes of the batch at hand; used by the committer only
+
+	asked    uint64        // publishes that went to the log
+	answered atomic.Uint64 // those of them whose acknowledgement, if any, has been or is being written
 }
 
 // Token returns the token of a WebSocket's handshake, "" if there is none.
@@ -56,12 +58,6 @@ func (c *conn) Write(p []byte) (int, error) {
 
 // subject returns whose connection it is.
 func (c *conn) subject() string { return c.session.Subject }
-
-// releases reports whether a packet id is that of a QoS 2 publish to the chat.
-func (c *conn) releases(id uint16) bool {
-	_, ours := c.releasing[id]
-	return ours
-}
 
 // sessionExpiry returns how long the session outlives the connection: what an MQTT 5
 // client asked for, up to the configured maximum; the configured time for a 3.1.1

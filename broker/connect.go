@@ -187,6 +187,9 @@ func (b *Broker) finish(c *conn) {
 	b.holders.CompareAndDelete(c.session.Key, c)
 	expiry := b.sessionExpiry(cl)
 	c.session.Detach(c.Conn, expiry)
+	if c.pace.tracked {
+		b.devices.settle(c.session.Key, c.pace.settled)
+	}
 	b.presence.gone(c.subject())
 	b.fireWill(c)
 	b.auth.OnDisconnect(cl, nil, expiry == 0)

@@ -34,16 +34,12 @@ type published struct {
 // go out in one order (MQTT 5, 4.6).
 func (b *Broker) publish(c *conn, m *published) {
 	p := publication{c: c, topic: m.topic, id: m.id, qos: m.qos}
-	if m.qos == 2 {
-		// Until its PUBREL, whatever comes under this id is the same message.
-		m.dup = m.dup || c.releases(m.id)
-	}
 	id := b.identity(c)
 	if id == nil {
 		return // the token has ended and with it, in a moment, the connection
 	}
 	kind, err := b.admit(id, m.topic)
-	if err != nil && m.dup && (kind == chat.KindUser || kind == chat.KindGroup) {
+	if err != nil && (m.dup || m.qos == 2) && (kind == chat.KindUser || kind == chat.KindGroup) {
 		// It comes too fast, but it may be stored already. A client that is told
 		// no would publish it again as new, and it would be there twice.
 		p.unlessStored, err = asRefusal(err), nil
@@ -71,14 +67,24 @@ func (b *Broker) publish(c *conn, m *published) {
 		p.rec.QoS, p.rec.PacketID, p.rec.Dup, p.rec.Client = m.qos, m.id, m.dup, c.clientID
 		p.rec.Ask = p.unlessStored != nil
 		p.rec.Expires = earlier(p.rec.Expires, m.props.MessageExpiryInterval)
-	}
-	if m.qos == 2 && (p.refusal == nil && p.unlessStored == nil || !c.v5.Load()) { // a PUBREC that refuses ends the exchange
-		if c.releasing == nil {
-			c.releasing = map[uint16]struct{}{}
-		}
-		c.releasing[m.id] = struct{}{}
+		b.recognise(c, p.rec)
 	}
 	b.queue.put(p)
+}
+
+// recognise says of a message what is known here of whether it comes again.
+func (b *Broker) recognise(c *conn, r *msglog.Record) {
+	if r.Mid != "" || r.QoS == 0 {
+		return // its mid tells, or nothing
+	}
+	c.pace.tracked = true
+	switch {
+	case r.QoS == 2:
+		_, last := b.log.Bounds()
+		b.devices.opened(c.session.Key, r, last)
+	case r.Dup:
+		b.devices.again(c.session.Key, r)
+	}
 }
 
 // admit reports what a topic is, and why the holder of the token may not publish to it at

@@ -15,7 +15,7 @@ import (
 func (b *Broker) read(c *conn) error {
 	for {
 		if !c.in.buffered() {
-			c.extend()
+			b.extend(c)
 		}
 		head, body, err := c.in.next()
 		if err == nil {
@@ -36,9 +36,14 @@ func (b *Broker) read(c *conn) error {
 
 // extend moves the read deadline to one and a half times the keep-alive from now
 // [MQTT-3.1.2-22].
-func (c *conn) extend() {
+func (b *Broker) extend(c *conn) {
+	now := time.Now()
 	if k := c.client.State.Keepalive; k > 0 {
-		_ = c.SetDeadline(time.Now().Add(time.Duration(k) * 3 * time.Second / 2))
+		_ = c.SetDeadline(now.Add(time.Duration(k) * 3 * time.Second / 2))
+	}
+	if c.pace.due(now) && c.Idle() {
+		_, last := b.log.Bounds()
+		c.pace.heard(now, last)
 	}
 }
 
@@ -161,7 +166,7 @@ func (b *Broker) handlePubrel(c *conn, head byte, body []byte) error {
 	if err != nil {
 		return err
 	}
-	delete(c.releasing, id)
+	b.devices.closed(c.session.Key, id)
 	c.session.Release(c.Conn, id)
 	_, err = c.Write([]byte{packets.Pubcomp << 4, 2, byte(id >> 8), byte(id)})
 	return err
@@ -209,8 +214,14 @@ func (b *Broker) decode(c *conn, head byte, body []byte) error {
 			return b.unsubscribe(c, pk)
 		}
 	case packets.Disconnect:
-		err = pk.DisconnectDecode(body)
+		if err = pk.DisconnectDecode(body); len(body) == 1 {
+			pk.ReasonCode = body[0] // Mochi overlooks it without properties (MQTT 5, 3.14.2.2.1)
+		}
 		c.graceful = err == nil && pk.ReasonCode == packets.CodeDisconnect.Code // [MQTT-3.14.4-3]
+		if err == nil && c.answered.Load() == c.asked {
+			// Who leaves with everything acknowledged comes back with nothing to repeat.
+			_, c.pace.settled = b.log.Bounds()
+		}
 	default:
 		err = pk.AuthDecode(body)
 	}

@@ -63,6 +63,7 @@ func (q *queue) put(p publication) bool {
 	}
 	if p.c != nil {
 		p.c.queued++
+		p.c.asked++
 	}
 	q.items = append(q.items, p)
 	if len(q.items) == 1 {

@@ -196,6 +196,13 @@ func (c *Conn) hasRoom() bool {
 	return false
 }
 
+// Idle reports whether nothing waits to be written.
+func (c *Conn) Idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.writing
+}
+
 func (c *Conn) stateLocked() error {
 	if c.err != nil {
 		return c.err

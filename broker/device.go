@@ -1,0 +1,128 @@
+package broker
+
+import (
+	"sync"
+	"time"
+
+	"mynah/broker/delivery"
+	"mynah/broker/msglog"
+)
+
+// A PUBLISH with DUP may be the retransmission of a message that is in the log, or a
+// message of which the first PUBLISH never arrived. Without a mid they are told apart by
+// packet id and content, which are alike too when a device says the same thing twice under
+// one packet id: "on", and a while later "on". What is known here keeps an earlier message
+// that its device has been done with for sure from being taken for the later one.
+
+// settling is how long a device must have gone on talking after an acknowledgement was
+// written to have received it for sure. TCP delivers in both directions or in none for
+// long.
+const settling = 10 * time.Second
+
+// maxDevices bounds of how many devices something is remembered. Forgetting one is
+// harmless but for what is said above.
+const maxDevices = 1 << 17
+
+// devices remembers what devices are done with, for as long as the broker runs.
+type devices struct {
+	mu    sync.Mutex
+	known map[delivery.Key]*device
+}
+
+// device is what is known of one. Its fields are guarded by devices.mu.
+type device struct {
+	// settled is the seq up to which the device has its acknowledgements.
+	settled uint64
+	// released is the seq after which nothing that it published at QoS 2 is open
+	// but what is in open; 0 if it has not published at QoS 2.
+	released uint64
+	// open holds the packet ids of QoS 2 publishes to chat topics that the client
+	// has not released with PUBREL (MQTT 5, 4.3.3). They outlive the connection.
+	open map[uint16]struct{}
+}
+
+func newDevices() *devices { return &devices{known: make(map[delivery.Key]*device)} }
+
+func (d *devices) ofLocked(k delivery.Key) *device {
+	dev := d.known[k]
+	if dev == nil {
+		if len(d.known) >= maxDevices {
+			for other := range d.known { // any
+				delete(d.known, other)
+				break
+			}
+		}
+		dev = &device{}
+		d.known[k] = dev
+	}
+	return dev
+}
+
+// again narrows down what a DUP at QoS 1 may be the retransmission of.
+func (d *devices) again(k delivery.Key, r *msglog.Record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if dev := d.known[k]; dev != nil {
+		r.DupAfter = dev.settled
+	}
+}
+
+// opened says that a QoS 2 publish has begun under a packet id, or goes on: until its
+// PUBREL, whatever comes under the id is the same message. Anything else with DUP can only
+// be the retransmission of what this broker does not know to have been released. last is
+// the newest seq of the log.
+func (d *devices) opened(k delivery.Key, r *msglog.Record, last uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dev := d.ofLocked(k)
+	if _, open := dev.open[r.PacketID]; open {
+		r.Dup = true
+		return
+	}
+	r.DupAfter, r.DupUpTo = dev.settled, dev.released
+	if dev.released == 0 {
+		dev.released = max(last, 1)
+	}
+	if dev.open == nil {
+		dev.open = make(map[uint16]struct{})
+	}
+	dev.open[r.PacketID] = struct{}{}
+}
+
+// closed says that a QoS 2 publish has ended: by PUBREL, or by a PUBREC that refuses it.
+func (d *devices) closed(k delivery.Key, id uint16) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if dev := d.known[k]; dev != nil {
+		delete(dev.open, id)
+	}
+}
+
+// settle says that the device has the acknowledgements of all that it published up to seq.
+func (d *devices) settle(k delivery.Key, seq uint64) {
+	if seq == 0 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dev := d.ofLocked(k)
+	dev.settled = max(dev.settled, seq)
+}
+
+// pace follows what a connection's device is done with, while it goes on talking. It
+// belongs to the reading goroutine.
+type pace struct {
+	tracked bool      // it has published what a DUP could be taken for
+	at      time.Time // when upTo was the newest seq of the log
+	upTo    uint64
+	settled uint64
+}
+
+// due reports whether it is time for heard.
+func (p *pace) due(now time.Time) bool { return p.tracked && now.Sub(p.at) >= settling }
+
+// heard says that the device has been heard of while nothing waited to be written to it.
+// last is the newest seq of the log.
+func (p *pace) heard(now time.Time, last uint64) {
+	p.settled, p.upTo, p.at = p.upTo, last, now
+}

@@ -1,0 +1,54 @@
+package broker
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"mynah/broker/delivery"
+	"mynah/broker/msglog"
+)
+
+// What a device has published is settled when it has been heard of twice, ten seconds
+// apart, after the acknowledgement: not by time alone, and not by the first packet.
+func TestPaceSettles(t *testing.T) {
+	t.Parallel()
+	p := pace{tracked: true}
+	now := time.Unix(1_800_000_000, 0)
+	for i, step := range []struct {
+		after   time.Duration
+		last    uint64
+		settled uint64
+	}{
+		{0, 100, 0}, {9 * time.Second, 150, 0}, {time.Second, 200, 100}, {time.Second, 300, 100}, {time.Hour, 400, 200}, {10 * time.Second, 500, 400},
+	} {
+		now = now.Add(step.after)
+		if p.due(now) {
+			p.heard(now, step.last)
+		}
+		if p.settled != step.settled {
+			t.Errorf("step %d: settled is %d, want %d", i, p.settled, step.settled)
+		}
+	}
+	if (&pace{}).due(now) {
+		t.Error("a connection that has published nothing is followed")
+	}
+}
+
+// What is remembered of devices is bounded, and forgetting one takes nothing for new that
+// may be a retransmission.
+func TestDevicesAreBounded(t *testing.T) {
+	t.Parallel()
+	d := newDevices()
+	for i := range maxDevices + 1000 {
+		d.settle(delivery.Key{Subject: fmt.Sprint(i), ClientID: "c"}, 7)
+	}
+	if n := len(d.known); n > maxDevices {
+		t.Errorf("%d devices are remembered, want at most %d", n, maxDevices)
+	}
+	r := &msglog.Record{QoS: 2, PacketID: 1, Dup: true}
+	d.opened(delivery.Key{Subject: "new", ClientID: "c"}, r, 100)
+	if r.DupAfter != 0 || r.DupUpTo != 0 {
+		t.Errorf("a DUP of an unknown device is narrowed to %d…%d", r.DupAfter, r.DupUpTo)
+	}
+}
