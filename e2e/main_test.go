@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,7 +24,16 @@ var mynah string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
+// parallel is how many tests run at once where the command line does not say. They mostly
+// wait for other processes and for time to pass: with one for each of two processors, the
+// default, they take four times as long.
+const parallel = "4"
+
 func testMain(m *testing.M) int {
+	if err := flag.Set("test.parallel", parallel); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "mynah-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
