@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -140,6 +141,9 @@ func (s *server) startPostgres(ctx context.Context) error {
 			return refuse("data-dir", "%s is in use by another mynah; stop it or give another directory (%w)", s.cfg.DataDir, err)
 		case errors.Is(err, postgres.ErrNotInstalled):
 			return refuse("database-url", "is not set, and no PostgreSQL is installed to start a private one; give the address of one, or install it (on Debian: apt-get install postgresql)")
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			return s.noPermission(err)
 		}
 		return fmt.Errorf("--database-url: is not set, and a private PostgreSQL does not start below --data-dir: %w", err)
 	}
@@ -376,8 +380,15 @@ func (s *server) brokerError(err error) error {
 			flag, addr = "mqtts-addr", s.cfg.MQTTSAddr
 		}
 		return listenError(flag, addr, err)
+	case errors.Is(err, fs.ErrPermission):
+		return s.noPermission(err)
 	}
 	return fmt.Errorf("start the broker: %w", err)
+}
+
+// noPermission says whose the data directory should be.
+func (s *server) noPermission(err error) error {
+	return refuse("data-dir", "%s may not be made or written to by this user; make it and give it to the user, or name another (%w)", s.cfg.DataDir, err)
 }
 
 func samePort(a, b string) bool {
