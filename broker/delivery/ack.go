@@ -43,20 +43,27 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 		}
 		return
 	}
+	if !e.wire {
+		return // it has not been sent on this connection, and that cannot be its acknowledgement
+	}
 	plain := e.seq == 0
 	switch {
 	case packetType == typePubrec && e.qos == 2 && !failed:
-		e.state = stateReceived
-		if plain {
+		switch {
+		case e.state == stateReceiving: // PUBREL will come
+		case e.state == stateReceived:
+			conn.send(pubrel(id))
+		case plain:
+			e.state = stateReceived
 			s.forgetSentLocked(id)
 			conn.send(pubrel(id))
-			return
+		default:
+			// After PUBREL the client forgets the packet id. It must not be sent
+			// before we are sure to remember that the message has arrived.
+			e.state = stateReceiving
+			seq := e.seq
+			s.engine.store.progress(s, exchange{seq, id, e.topic, stateReceived}, func(ok bool) { s.received(id, seq, ok) })
 		}
-		// After PUBREL the client forgets the packet id. It must not be sent
-		// before we are sure to remember that the message has arrived.
-		s.engine.store.progress(s, exchange{e.seq, id, e.topic, stateReceived}, func() {
-			conn.send(pubrel(id))
-		})
 		return
 	case packetType == typePubrec && e.qos == 1, packetType == typePuback && e.qos == 2,
 		packetType == typePubcomp && e.state != stateReceived && !failed:
@@ -71,6 +78,29 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 	}
 	s.movePlainLocked()
 	s.refillLocked()
+}
+
+// received goes on with an exchange when it has been stored that the client has the
+// message, or could not be.
+func (s *Session) received(id uint16, seq uint64, stored bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.win.get(id)
+	if e == nil || e.seq != seq || e.state != stateReceiving {
+		return
+	}
+	if e.state = stateSent; stored {
+		e.state = stateReceived
+	}
+	switch {
+	case s.conn == nil:
+	case !e.wire: // on a connection that has come since
+		s.resends = true
+		s.wakeLocked()
+	case stored:
+		s.conn.send(pubrel(id))
+	default: // the client asks again when it reconnects
+	}
 }
 
 // smallWindow is up to how many unacknowledged messages a client is sent the next one for
@@ -100,7 +130,7 @@ func (s *Session) finishLocked(id uint16, e *inflight) {
 		// What was restored may end before what came before it in the log. Then the
 		// store has it for longer than the window, and its packet id may be another
 		// message's by the time that the store is read again.
-		s.engine.store.progress(s, exchange{e.seq, id, e.topic, stateDone}, func() {})
+		s.engine.store.progress(s, exchange{e.seq, id, e.topic, stateDone}, func(bool) {})
 	}
 	s.win.done(e)
 }
@@ -146,6 +176,11 @@ const resendItems = 64
 // connection, in order and with DUP (MQTT 5, 4.4). It is part of the pump.
 func (s *Session) resendRound(w *pumpWork) bool {
 	s.mu.Lock()
+	if s.conn == nil || s.mode != behind {
+		s.pumping = false
+		s.mu.Unlock()
+		return false
+	}
 	conn, v5, maxPacket := s.conn, s.v5, s.maxPacket
 	most := min(max(s.quotaLocked(), 0), resendItems)
 	mixed := s.restored != nil || s.rewound
@@ -160,7 +195,11 @@ func (s *Session) resendRound(w *pumpWork) bool {
 		if e.wire || e.state == stateDone || e.seq == 0 || e.seq > upto {
 			continue
 		}
-		if left = true; !mixed && len(some) >= most {
+		left = true
+		if e.state == stateReceiving {
+			continue // received will wake us
+		}
+		if !mixed && len(some) >= most {
 			break
 		}
 		some = append(some, unsent{id: s.win.idAt(i), seq: e.seq, topic: e.topic, qos: e.qos, state: e.state})
@@ -205,7 +244,7 @@ func (s *Session) resendRound(w *pumpWork) bool {
 	s.yieldLocked()
 	for _, u := range some {
 		e := s.win.get(u.id)
-		if e == nil || e.seq != u.seq {
+		if e == nil || e.seq != u.seq || e.state != u.state {
 			continue
 		}
 		if u.frame == nil {

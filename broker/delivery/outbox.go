@@ -289,6 +289,11 @@ func (c *Conn) writeOut(out *buffer, n int) {
 		out = nil
 		c.wroteAndLock(err)
 	}
+	if c.plain != nil && !c.closing {
+		// writeNow sets none, and would fail by this one when its time has come.
+		c.writeDeadline = time.Time{}
+		_ = c.SetWriteDeadline(c.writeDeadline)
+	}
 	c.idleLocked()
 	c.mu.Unlock()
 }

@@ -344,7 +344,7 @@ func (s *Session) encodeRestored(w *pumpWork, i int, o options, v5 bool, maxPack
 	id := s.restored[it.rec.Seq]
 	s.mu.Lock()
 	e := s.win.get(id)
-	due := e != nil && e.seq == it.rec.Seq && !e.wire
+	due := e != nil && e.seq == it.rec.Seq && !e.wire && e.state != stateReceiving
 	received := due && e.state == stateReceived
 	s.mu.Unlock()
 	if !due {
@@ -447,7 +447,7 @@ func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64)
 		ids := w.ids[:w.idsAt[n-1]]
 		if conn.force(w.out.b[:w.ends[n-1]], ids, first) {
 			for i := range ids {
-				s.win.get(stepID(first, i)).wire = true
+				s.win.get(stepID(first, i)).wire = true // before that, nothing acknowledges it
 			}
 			s.onWire += len(ids)
 			for _, r := range w.again {

@@ -51,7 +51,7 @@ type store struct {
 
 	mu      sync.Mutex
 	ops     []msglog.Op // waiting for the committer
-	then    []func()
+	then    []func(bool)
 	waiting chan struct{} // has a value if ops has
 }
 
@@ -192,8 +192,8 @@ func (st *store) saveExactly(s *Session, xs []exchange) error {
 }
 
 // progress stores durably, together with others, how far a QoS 2 message has got, and
-// then calls done. s.mu is held.
-func (st *store) progress(s *Session, x exchange, done func()) {
+// then tells done whether it could. s.mu is held.
+func (st *store) progress(s *Session, x exchange, done func(stored bool)) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if s.expiry > 0 {
@@ -218,15 +218,16 @@ func (st *store) commit(stop <-chan struct{}) {
 		ops, then := st.ops, st.then
 		st.ops, st.then = nil, nil
 		st.mu.Unlock()
+		stored := true
 		if len(ops) > 0 {
 			if err := st.kv.Apply(ops, true); err != nil {
 				// The clients stay without PUBREL and ask again when they reconnect.
 				st.logger.Error("cannot store that QoS 2 messages have arrived", "messages", len(ops), "error", err)
-				continue
+				stored = false
 			}
 		}
 		for _, f := range then {
-			f()
+			f(stored)
 		}
 	}
 }

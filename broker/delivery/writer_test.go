@@ -220,3 +220,22 @@ func TestFlushGivesUp(t *testing.T) {
 		t.Errorf("%d bytes are held for a connection that is over", limits.Held())
 	}
 }
+
+// A client whose socket was full for a moment is not cut off when the deadline that was set
+// for that moment has passed.
+func TestDeadlineEndsWithTheCongestion(t *testing.T) {
+	t.Parallel()
+	const timeout = 500 * time.Millisecond
+	limits := delivery.OutboxLimits{PerConn: 64 << 20, Total: 1 << 30, Timeout: timeout}
+	client, server := tcpPair(t)
+	c := delivery.NewConn(server, &limits)
+	for n := range 3 {
+		if n == 2 {
+			time.Sleep(2 * timeout) // the time that the deadline would have had
+		}
+		if _, err := c.Write(numbered(0, 0, 300_000)); err != nil {
+			t.Fatalf("packet %d: %v", n, err)
+		}
+		checkNumbered(t, client, 1, 1)
+	}
+}

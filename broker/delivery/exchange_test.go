@@ -1,0 +1,120 @@
+package delivery_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"mynah/broker/delivery"
+	"mynah/broker/msglog"
+)
+
+// An acknowledgement of what has not been sent yet is none. Once it ended the broker: a
+// client guesses the next packet id and refuses it while it is being stored.
+func TestAcknowledgedBeforeSent(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	p := r.mute(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}, delivery.Subscription{Filter: "user/alice", QoS: 2})
+	const messages = 200
+	stop := make(chan struct{})
+	var hostile sync.WaitGroup
+	hostile.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			for id := uint16(len(p.arrivals()) + 1); id < uint16(len(p.arrivals())+4); id++ { //nolint:gosec // few
+				p.session.Acknowledged(p.out, 5, id, true)
+				p.session.Acknowledged(p.out, 7, id, true)
+			}
+		}
+	})
+	for range messages {
+		r.publish(2, "bob", "user/alice")
+	}
+	waitFor(t, "all messages", func() bool { return len(p.arrivals()) == messages })
+	close(stop)
+	hostile.Wait()
+}
+
+// A client that comes and goes while its session sends again what was unacknowledged does
+// no harm, whenever it goes. The race detector and the absence of a crash are the judges.
+func TestGoneWhileResending(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
+	r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1})
+	sent := r.publish(1, "bob", "user/alice", "user/alice", "user/alice", "user/alice")
+	for i := range 3000 {
+		a.Conn = r.discard()
+		s, _, err := r.engine.Attach(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Start(a.Conn)
+		if i%3 > 0 {
+			time.Sleep(time.Duration(i%7) * 10 * time.Microsecond) // not for anything to happen, but to go at any time
+		}
+		s.Detach(a.Conn, time.Hour)
+		_ = a.Conn.Close()
+	}
+	p := r.online(a)
+	waitFor(t, "what was unacknowledged", func() bool {
+		got := p.arrivals()
+		return len(got) >= len(sent) && got[len(got)-1].seq == sent[len(sent)-1].Seq
+	})
+}
+
+// gated is a log whose session store waits, while it is shut, before it writes durably.
+type gated struct {
+	msglog.Log
+	mu sync.Mutex // held while it is shut
+}
+
+type gatedStore struct {
+	msglog.Store
+	gate *gated
+}
+
+func (g *gated) Sessions() msglog.Store { return gatedStore{g.Log.Sessions(), g} }
+
+func (s gatedStore) Apply(ops []msglog.Op, sync bool) error {
+	if sync {
+		s.gate.mu.Lock()
+		defer s.gate.mu.Unlock()
+	}
+	return s.Store.Apply(ops, sync)
+}
+
+// PUBREL waits until it is on disk that PUBREC came on a connection that has taken over
+// meanwhile, too: after PUBREL the client forgets the packet id, and a broker that did not
+// know of PUBREC after a restart would send the message again.
+func TestPubrelWaitsAcrossTakeover(t *testing.T) {
+	t.Parallel()
+	for _, takeover := range []bool{false, true} {
+		r := mustRig(t, delivery.Config{})
+		g := &gated{Log: r.log}
+		r.cfg.Log = g
+		r.restart()
+		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
+		p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2})
+		r.publish(2, "bob", "user/alice")
+		waitFor(t, "the message", func() bool { return len(p.arrivals()) == 1 })
+		g.mu.Lock()
+		p.session.Acknowledged(p.out, 5, p.arrivals()[0].id, false)
+		if takeover {
+			p = r.mute(a)
+		}
+		time.Sleep(50 * time.Millisecond) // for what should not happen
+		if n := len(p.released()) + len(p.arrivals()); takeover && n > 0 || len(p.released()) > 0 {
+			t.Errorf("takeover %t: %d packets before it was stored that PUBREC came", takeover, n)
+		}
+		g.mu.Unlock()
+		waitFor(t, "PUBREL", func() bool { return len(p.released()) == 1 })
+		p.session.Acknowledged(p.out, 7, p.released()[0], false)
+		r.publish(2, "bob", "user/alice")
+		waitFor(t, "the next message", func() bool { got := p.arrivals(); return len(got) > 0 && !got[len(got)-1].dup })
+	}
+}
