@@ -98,3 +98,24 @@ func TestGapOfYoungerSubscriptions(t *testing.T) {
 		t.Errorf("got %v, want %v", rest, seqsOf(kept...))
 	}
 }
+
+// The notice of a gap comes once, though the first message behind it has to wait for room.
+func TestGapBeforeALargeMessage(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{
+		Limits: &delivery.OutboxLimits{PerConn: 300}, Now: func() time.Time { return time.UnixMilli(1) },
+	})
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
+	p := r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
+	waitFor(t, "the session is live", p.session.Live)
+	p.offline(time.Hour)
+	lost, kept := r.publish(1, "bob", "user/alice"), message(1, "bob", "user/alice")
+	kept.Tail = []byte(`"type":"text","body":"` + strings.Repeat("x", 1000) + `"}`)
+	r.commit(kept)
+	r.trim(lost[0].Seq)
+	gaps, rest := gapsOf(r.settled(r.online(a)))
+	want := []string{gapNotice("user/alice", lost[0].Seq, lost[0].Seq)}
+	if !slices.Equal(gaps, want) || !slices.Equal(rest, seqsOf(kept)) {
+		t.Errorf("got %q and %v, want %q and %v", gaps, rest, want, seqsOf(kept))
+	}
+}
