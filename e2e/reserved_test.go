@@ -18,8 +18,13 @@ func TestSubjectsOfTheServer(t *testing.T) {
 	lost := func() int { return strings.Count(n.log.String(), "the archiver is not connected") }
 	before := lost()
 	for _, test := range []struct{ subject, role string }{
-		{"archiver", "user"}, {"archiver", "device"}, {"archiver", "service"}, {"archiver", "admin"},
-		{"system", "user"}, {"system", "device"}, {"system", "archiver"},
+		{"archiver", "user"},
+		{"archiver", "device"},
+		{"archiver", "service"},
+		{"archiver", "admin"},
+		{"system", "user"},
+		{"system", "device"},
+		{"system", "archiver"},
 	} {
 		tok := token(t, test.subject, jwt.MapClaims{"role": test.role})
 		if code := tryConnect(t, pahoOptions(n, "archiver", tok)); code != codeBadCredentials && code != codeNotAuthorised {
