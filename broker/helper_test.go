@@ -6,8 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"mynah/authhook"
 	"mynah/broker"
+	"mynah/internal/mqttest"
 )
 
 var secret = []byte("a secret for tests, 32 bytes or more")
@@ -62,4 +65,29 @@ func mustToken(tb testing.TB, claims authhook.TokenClaims) string {
 		tb.Fatal(err)
 	}
 	return t
+}
+
+// metric returns what one of the broker's gauges or counters says.
+func metric(tb testing.TB, r prometheus.Gatherer, name string) float64 {
+	tb.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue() + f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	tb.Fatalf("no metric %s", name)
+	return 0
+}
+
+func waitFor(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	for deadline := time.Now().Add(mqttest.Patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			tb.Fatalf("timed out: %s", what)
+		}
+	}
 }

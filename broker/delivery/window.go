@@ -9,10 +9,10 @@ import (
 type state uint8
 
 const (
-	stateSent     state = iota // PUBLISH was sent, no acknowledgement yet
-	stateReceived              // QoS 2: PUBREC came, PUBREL is due or sent
-	stateDone                  // acknowledged; kept only until those before it are
-	stateReceiving             // QoS 2: PUBREC came and is being stored; PUBREL must wait
+	stateSent      state = iota // PUBLISH was sent, no acknowledgement yet
+	stateReceived               // QoS 2: PUBREC came, PUBREL is due or sent
+	stateDone                   // acknowledged; kept only until those before it are
+	stateReceiving              // QoS 2: PUBREC came and is being stored; PUBREL must wait
 )
 
 // inflight is one message that was sent at QoS 1 or 2.
