@@ -8,6 +8,10 @@
 // is handed frames as they are committed, or behind, and then it reads the log from
 // its own position; what a slow client has not been sent costs no memory.
 //
-// Lock order: Session.subsMu, Engine.mu, entry.mu, Session.mu, Conn.mu. A lock is never
-// held while writing to a socket or to the disk, Session.subsMu excepted.
+// Topics outside the chat are not in the log. Their messages wait in a bounded queue of the
+// session, whatever becomes of its connections, and are sent, acknowledged and sent again
+// under the same packet ids and the same Receive Maximum.
+//
+// Lock order: inbound.mu, Session.subsMu, Engine.mu, entry.mu, Session.mu, Conn.mu. A lock is
+// never held while writing to a socket or to the disk, Session.subsMu excepted.
 package delivery
