@@ -355,14 +355,19 @@ func (b *Broker) end(ctx context.Context) error {
 	}
 
 	shuttingDown := []byte{packets.Disconnect << 4, 2, packets.ErrServerShuttingDown.Code, 0}
+	var last []*conn
 	b.conns.Range(func(_, v any) bool {
 		c := v.(*conn) //nolint:forcetypeassert // conns holds nothing else
 		if c.v5.Load() {
 			_, _ = c.Write(shuttingDown)
 		}
 		c.client.Stop(packets.ErrServerShuttingDown)
+		last = append(last, c)
 		return true
 	})
+	for _, c := range last {
+		c.Flush() // or the doors cut it off; all have begun to wait at the same time
+	}
 	var errs []error
 	for _, t := range b.tcp {
 		errs = append(errs, t.Stop(ctx))

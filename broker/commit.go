@@ -51,11 +51,8 @@ func (b *Broker) commit() {
 				touched = append(touched, p.c)
 			}
 			p.c.acks = b.appendAck(p.c.acks, p)
-			p.c.done++
 		}
 		for i, c := range touched {
-			c.answered.Add(c.done) // before the client can have them
-			c.done = 0
 			if len(c.acks) > 0 {
 				_, _ = c.Write(c.acks)
 				c.acks = c.acks[:0]

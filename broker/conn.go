@@ -38,10 +38,6 @@ type conn struct {
 	queued  int    // publishes on their way to the log; guarded by queue.mu
 	retired bool   // another connection has the session; guarded by queue.mu
 	acks    []byte // acknowledgements of the batch at hand; used by the committer only
-	done    uint64 // publishes of the batch at hand; used by the committer only
-
-	asked    uint64        // publishes that went to the log
-	answered atomic.Uint64 // those of them whose acknowledgement, if any, has been or is being written
 }
 
 // Token returns the token of a WebSocket's handshake, "" if there is none.

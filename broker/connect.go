@@ -146,6 +146,9 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 	}
 	c.client, c.session, c.resumed = cl, session, resumed
 	b.hold(c)
+	if !resumed {
+		b.devices.began(session.Key)
+	}
 	b.conns.Store(c.Conn, c)
 	b.presence.came(id.Subject)
 	b.regroupSince(c, before)

@@ -37,8 +37,10 @@ type device struct {
 	// but what is in open; 0 if it has not published at QoS 2.
 	released uint64
 	// open holds the packet ids of QoS 2 publishes to chat topics that the client
-	// has not released with PUBREL (MQTT 5, 4.3.3). They outlive the connection.
-	open map[uint16]struct{}
+	// has not released with PUBREL (MQTT 5, 4.3.3), with true if they belong to its
+	// present session. Those of earlier sessions matter to a client that sends again
+	// after a clean start, against the rules, but not to one that begins anew.
+	open map[uint16]bool
 }
 
 func newDevices() *devices { return &devices{known: make(map[delivery.Key]*device)} }
@@ -75,8 +77,8 @@ func (d *devices) opened(k delivery.Key, r *msglog.Record, last uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	dev := d.ofLocked(k)
-	if _, open := dev.open[r.PacketID]; open {
-		r.Dup = true
+	if ours, open := dev.open[r.PacketID]; open && (ours || r.Dup) {
+		r.Dup, dev.open[r.PacketID] = true, true
 		return
 	}
 	r.DupAfter, r.DupUpTo = dev.settled, dev.released
@@ -84,9 +86,20 @@ func (d *devices) opened(k delivery.Key, r *msglog.Record, last uint64) {
 		dev.released = max(last, 1)
 	}
 	if dev.open == nil {
-		dev.open = make(map[uint16]struct{})
+		dev.open = make(map[uint16]bool)
 	}
-	dev.open[r.PacketID] = struct{}{}
+	dev.open[r.PacketID] = true
+}
+
+// began says that a device has a new session.
+func (d *devices) began(k delivery.Key) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if dev := d.known[k]; dev != nil {
+		for id := range dev.open {
+			dev.open[id] = false
+		}
+	}
 }
 
 // closed says that a QoS 2 publish has ended: by PUBREL, or by a PUBREC that refuses it.

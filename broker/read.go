@@ -218,10 +218,6 @@ func (b *Broker) decode(c *conn, head byte, body []byte) error {
 			pk.ReasonCode = body[0] // Mochi overlooks it without properties (MQTT 5, 3.14.2.2.1)
 		}
 		c.graceful = err == nil && pk.ReasonCode == packets.CodeDisconnect.Code // [MQTT-3.14.4-3]
-		if err == nil && c.answered.Load() == c.asked {
-			// Who leaves with everything acknowledged comes back with nothing to repeat.
-			_, c.pace.settled = b.log.Bounds()
-		}
 	default:
 		err = pk.AuthDecode(body)
 	}

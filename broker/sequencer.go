@@ -63,7 +63,6 @@ func (q *queue) put(p publication) bool {
 	}
 	if p.c != nil {
 		p.c.queued++
-		p.c.asked++
 	}
 	q.items = append(q.items, p)
 	if len(q.items) == 1 {
