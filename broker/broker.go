@@ -265,7 +265,6 @@ func (b *Broker) embed() (err error) {
 func (b *Broker) openDoors() error {
 	guard := listener.Guard{
 		Handler:            b.serve,
-		OnPanic:            func(c *listener.Conn, _ any) { b.panicked(c) },
 		FirstPacketTimeout: b.cfg.FirstPacketTimeout,
 		Limiter:            listener.NewLimiter(b.cfg.MaxConns, b.cfg.MaxConnsPerAddr),
 		Metrics:            b.doors,

@@ -70,14 +70,3 @@ func (b *Broker) sessionExpiry(cl *mqtt.Client) time.Duration {
 
 // identity returns who is at the other end, nil once the connection is about to end.
 func (b *Broker) identity(c *conn) *authhook.Identity { return b.auth.Identity(c.client) }
-
-// panicked cleans up after a connection whose handler has panicked.
-func (b *Broker) panicked(raw *listener.Conn) {
-	b.conns.Range(func(_, v any) bool {
-		c, _ := v.(*conn)
-		if c.raw == raw {
-			b.finish(c)
-		}
-		return c.raw != raw
-	})
-}

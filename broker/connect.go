@@ -34,10 +34,16 @@ func (b *Broker) serve(door string, raw *listener.Conn) error {
 	c.in.src, c.in.most = raw, b.maxPacket
 	b.connected.Add(1)
 	atomic.AddInt64(&b.mochi.Info.ClientsConnected, 1)
+	connected := false
+	defer func() {
+		if !connected { // it was refused, or there was a panic, which the door recovers
+			b.over(c)
+		}
+	}()
 	if err := b.connect(c, door); err != nil {
-		b.over(c)
 		return err
 	}
+	connected = true
 	raw.Continue(func() error {
 		defer b.over(c)
 		return b.read(c)
@@ -61,6 +67,7 @@ func (b *Broker) connect(c *conn, door string) error {
 	defer func() {
 		if c.client == nil {
 			cl.Stop(errRefused)
+			b.auth.OnDisconnect(cl, errRefused, true)
 		}
 	}()
 	_, body, err := c.in.next() // the door has seen to it that it is a CONNECT
@@ -82,7 +89,6 @@ func (b *Broker) connect(c *conn, door string) error {
 		cl.State.Keepalive, cl.State.ServerKeepalive = maxKeepalive, true
 	}
 	if err := b.establish(c, cl, pk); err != nil {
-		b.auth.OnDisconnect(cl, err, true)
 		b.logger.Error("cannot restore a session; the connection is refused so that the client tries again",
 			"client", cl.ID, "error", err)
 		return errors.Join(err, b.mochi.SendConnack(cl, packets.ErrServerUnavailable, false, nil))

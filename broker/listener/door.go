@@ -180,16 +180,6 @@ func (d *door) panicked(c *Conn, v any) {
 		text = e.Error()
 	}
 	d.Logger.Error("a connection ended by a panic in its handler", d.describe(c, text)...)
-
-	if d.OnPanic == nil {
-		return
-	}
-	defer func() { // the clean-up after a panic may meet what the panic left
-		if v := recover(); v != nil {
-			d.Logger.Error("the clean-up after a panic panicked", d.describe(c, fmt.Sprintf("%T", v))...)
-		}
-	}()
-	d.OnPanic(c, v)
 }
 
 func (d *door) describe(c *Conn, text string) []any {

@@ -211,21 +211,21 @@ func TestPanicEndsOneConnection(t *testing.T) {
 		logs  logBuffer
 		mochi = newMochi(t)
 		m     = listener.NewMetrics()
-		gone  = make(chan string, 2)
+		gone  = make(chan string, 3)
 	)
 	l := startTCP(t, listener.TCPConfig{Guard: listener.Guard{
-		Handler: mochiHandler(mochi), Metrics: m, Logger: slog.New(slog.NewJSONHandler(&logs, nil)),
-		OnPanic: func(c *listener.Conn, v any) {
-			for id, cl := range mochi.Clients.GetAll() {
-				if cl.Net.Conn == c {
-					mochi.UnsubscribeClient(cl)
-					mochi.Clients.Delete(id)
-					gone <- id
+		Metrics: m, Logger: slog.New(slog.NewJSONHandler(&logs, nil)),
+		Handler: func(id string, c *listener.Conn) error {
+			defer func() {
+				for id, cl := range mochi.Clients.GetAll() {
+					if cl.Net.Conn == c {
+						mochi.UnsubscribeClient(cl)
+						mochi.Clients.Delete(id)
+						gone <- id
+					}
 				}
-			}
-			if v == nil {
-				t.Error("OnPanic without a value")
-			}
+			}()
+			return mochiHandler(mochi)(id, c)
 		},
 	}})
 	connack5 := []byte{0x20}
@@ -244,7 +244,7 @@ func TestPanicEndsOneConnection(t *testing.T) {
 				t.Errorf("cleaned up %q, want %q", got, id)
 			}
 		case <-time.After(wait):
-			t.Fatal("OnPanic was not called")
+			t.Fatal("nothing was cleaned up")
 		}
 	}
 	eventually(t, "both connections are closed", func() bool { return count(t, m, "open") == 1 })
@@ -269,15 +269,17 @@ func TestPanicValueStaysOutOfTheLog(t *testing.T) {
 	var logs logBuffer
 	m := listener.NewMetrics()
 	l := startTCP(t, listener.TCPConfig{Guard: listener.Guard{
-		Handler: func(string, *listener.Conn) error { panic("SECRET") },
-		OnPanic: func(*listener.Conn, any) { panic("SECRET") },
+		Handler: func(string, *listener.Conn) error {
+			defer func() { panic("SECRET") }()
+			panic("SECRET")
+		},
 		Metrics: m, Logger: slog.New(slog.NewTextHandler(&logs, nil)),
 	}})
 	conn := dial(t, l.Addr())
 	mustWrite(t, conn, connect(4, "abc", 60))
 	mustEnd(t, conn)
 	eventually(t, "the connection is gone", func() bool { return count(t, m, "open") == 0 })
-	if out := logs.String(); strings.Contains(out, "SECRET") || strings.Count(out, "clean-up after") != 1 {
+	if out := logs.String(); strings.Contains(out, "SECRET") || strings.Count(out, "ended by a panic") != 1 {
 		t.Errorf("log: %s", out)
 	}
 }

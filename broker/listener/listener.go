@@ -44,13 +44,9 @@ type Handler func(id string, c *Conn) error
 // Guard value may be copied into several doors, which then share its Limiter
 // and its Metrics.
 type Guard struct {
-	// Handler serves the connection. Required.
+	// Handler serves the connection. Required. After a panic in it the
+	// connection is closed; whatever else there is to clean up it defers.
 	Handler Handler
-	// OnPanic is called on the connection's goroutine after a panic in the
-	// Handler, with the recovered value, before the connection is closed. Mochi
-	// has then stopped its client, but has neither called OnDisconnect nor
-	// removed the client: that is to be done here. Optional.
-	OnPanic func(c *Conn, v any)
 	// FirstPacketTimeout is how long a connection may take, from being accepted,
 	// to have sent the whole of its CONNECT. 0 means DefaultFirstPacketTimeout.
 	FirstPacketTimeout time.Duration
