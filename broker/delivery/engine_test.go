@@ -108,7 +108,8 @@ type peer struct {
 	session *delivery.Session
 	out     *delivery.Conn
 	v5      bool
-	silent  bool // acknowledges nothing
+	silent  bool          // acknowledges nothing
+	ended   chan struct{} // closed when everything has been read; only of those online
 
 	mu     sync.Mutex
 	got    []arrival

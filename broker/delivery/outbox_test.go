@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -130,6 +131,33 @@ func TestOutboxIsBounded(t *testing.T) {
 				}
 			}
 			waitFor(t, "the memory is given back", func() bool { return limits.Held() == 0 })
+		}
+	}
+}
+
+// What comes again keeps to the limit too.
+func TestResendKeepsToTheOutbox(t *testing.T) {
+	t.Parallel()
+	const most = 4000
+	r := mustRig(t, delivery.Config{Limits: &delivery.OutboxLimits{PerConn: most}})
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
+	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
+	var recs []*msglog.Record
+	for range 60 {
+		rec := message(1, "bob", "user/alice")
+		rec.Tail = []byte(`"type":"text","body":"` + strings.Repeat("x", 500) + `"}`)
+		recs = append(recs, r.commit(rec)...)
+	}
+	r.settled(p)
+	p.offline(time.Hour)
+	p, g := r.gated(a)
+	p.session.Start(p.out)
+	waitFor(t, "the session has done what it can", p.session.Idle)
+	g.open()
+	p.wantSeqs(t, recs...)
+	for _, n := range g.writes()[1:] {
+		if n > most {
+			t.Errorf("a write of %d bytes, the limit is %d", n, most)
 		}
 	}
 }

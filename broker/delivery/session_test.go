@@ -40,14 +40,14 @@ func (r *rig) begin(p *peer, a delivery.Attachment, subs ...delivery.Subscriptio
 		}
 	}
 	p.session.Start(p.out)
-	done := make(chan struct{})
-	go func() { defer close(done); p.read() }()
+	p.ended = make(chan struct{})
+	go func() { defer close(p.ended); p.read() }()
 	r.tb.Cleanup(func() {
 		p.pause(false)
 		p.session.Detach(p.out, a.Expiry)
 		_ = p.out.Close()
 		_ = p.conn.Close()
-		<-done
+		<-p.ended
 	})
 	return p
 }
