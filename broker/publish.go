@@ -63,6 +63,10 @@ func (b *Broker) publish(c *conn, m *published) {
 	switch {
 	case err != nil:
 		p.refusal = asRefusal(err)
+		if p.mid == "" { // it may have been refused before anybody looked into it
+			draft, _ := b.cfg.Limits.Parse(m.payload, false)
+			p.mid = draft.Mid
+		}
 	case p.rec != nil:
 		p.rec.QoS, p.rec.PacketID, p.rec.Dup, p.rec.Client = m.qos, m.id, m.dup, c.clientID
 		p.rec.Ask = p.unlessStored != nil

@@ -49,6 +49,8 @@ func TestRefusedPublish(t *testing.T) {
 
 	for _, tc := range []struct{ topic, payload, code string }{
 		{"group/other", "hi", "not_member"},
+		{"group/other", `{"mid":"m1","body":"hi"}`, "not_member"},
+		{"user/+", `{"mid":"m1","body":"hi"}`, "bad_topic"},
 		{"presence/x", "hi", "not_allowed"},
 		{"$SYS/broker/x", "hi", "not_allowed"},
 		{"user/alice/error", "hi", "not_allowed"},
@@ -70,8 +72,12 @@ func TestRefusedPublish(t *testing.T) {
 					t.Errorf("%s qos %d: reason %#x %q, want %s", tc.topic, qos, ack.ReasonCode, ack.Properties.ReasonString, tc.code)
 				}
 			}
-			if r := mustRefusal(t, three); r.Code != tc.code || r.Topic != tc.topic || r.Reason == "" {
-				t.Errorf("%s qos %d: explained as %+v, want %s", tc.topic, qos, r, tc.code)
+			mid := "" // which message it is about, if the message has one
+			if strings.HasPrefix(tc.payload, `{"mid":"m1"`) {
+				mid = "m1"
+			}
+			if r := mustRefusal(t, three); r.Code != tc.code || r.Topic != tc.topic || r.Reason == "" || r.Mid != mid {
+				t.Errorf("%s qos %d: explained as %+v, want %s and mid %q", tc.topic, qos, r, tc.code, mid)
 			}
 		}
 	}
