@@ -2,6 +2,7 @@ package delivery_test
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,7 +71,8 @@ func TestGoneWhileResending(t *testing.T) {
 // gated is a log whose session store waits, while it is shut, before it writes durably.
 type gated struct {
 	msglog.Log
-	mu sync.Mutex // held while it is shut
+	mu    sync.Mutex   // held while it is shut
+	asked atomic.Int64 // how often something was to be written durably
 }
 
 type gatedStore struct {
@@ -82,6 +84,7 @@ func (g *gated) Sessions() msglog.Store { return gatedStore{g.Log.Sessions(), g}
 
 func (s gatedStore) Apply(ops []msglog.Op, sync bool) error {
 	if sync {
+		s.gate.asked.Add(1)
 		s.gate.mu.Lock()
 		defer s.gate.mu.Unlock()
 	}
@@ -99,15 +102,17 @@ func TestPubrelWaitsAcrossTakeover(t *testing.T) {
 		r.cfg.Log = g
 		r.restart()
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
-		p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2})
+		p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
 		r.publish(2, "bob", "user/alice")
 		waitFor(t, "the message", func() bool { return len(p.arrivals()) == 1 })
 		g.mu.Lock()
+		before := g.asked.Load()
 		p.session.Acknowledged(p.out, 5, p.arrivals()[0].id, false)
 		if takeover {
 			p = r.mute(a)
 		}
-		time.Sleep(50 * time.Millisecond) // for what should not happen
+		waitFor(t, "PUBREC is about to be stored", func() bool { return g.asked.Load() > before })
+		r.settled(p)
 		if n := len(p.released()) + len(p.arrivals()); takeover && n > 0 || len(p.released()) > 0 {
 			t.Errorf("takeover %t: %d packets before it was stored that PUBREC came", takeover, n)
 		}
