@@ -96,7 +96,8 @@ func (b *Broker) connect(c *conn, door string) error {
 	if c.resumed {
 		b.forgetForbidden(c.session)
 	}
-	if err := b.mochi.SendConnack(cl, packets.CodeSuccess, c.resumed, nil); err != nil {
+	limits := packets.Properties{MaximumPacketSize: uint32(b.maxPacket)} //nolint:gosec // some hundred KiB
+	if err := b.mochi.SendConnack(cl, packets.CodeSuccess, c.resumed, &limits); err != nil {
 		return fmt.Errorf("send CONNACK: %w", err)
 	}
 	c.session.Start(c.Conn)
@@ -113,6 +114,9 @@ func (b *Broker) validate(cl *mqtt.Client, pk packets.Packet) packets.Code {
 	}
 	if cl.Properties.ProtocolVersion < 5 && !pk.Connect.Clean && pk.Connect.ClientIdentifier == "" {
 		return packets.ErrClientIdentifierNotValid // [MQTT-3.1.3-8]
+	}
+	if pk.Properties.AuthenticationMethod != "" {
+		return packets.ErrBadAuthenticationMethod // [MQTT-4.12.0-1]: there is none but the token
 	}
 	return packets.CodeSuccess
 }

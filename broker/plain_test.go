@@ -501,10 +501,6 @@ func TestPlainSubscriptionOptions(t *testing.T) {
 	ids(m, 7)
 	dev.Quiet()
 
-	if code := dev.SubscribeWith(packets.Properties{}, packets.Subscription{Filter: "$share/g/plant/x", Qos: 1, NoLocal: true})[0]; code < 0x80 {
-		t.Errorf("No Local with a shared subscription: SUBACK %#x", code)
-	}
-	dev.Quiet()
 	if code := dev.Subscribe(1, "$share/g/plant/x")[0]; code != 1 {
 		t.Errorf("SUBACK %#x", code)
 	}

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"mynah/broker/listener"
 )
 
 // read takes packets from a client until the connection ends.
@@ -25,6 +28,12 @@ func (b *Broker) read(c *conn) error {
 			return nil // a DISCONNECT, or we have ended it ourselves
 		}
 		if err != nil {
+			switch {
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				err = errors.Join(packets.ErrKeepAliveTimeout, err) // [MQTT-3.1.2-22]
+			case errors.Is(err, listener.ErrMalformed):
+				err = errors.Join(packets.ErrMalformedVariableByteInteger, err)
+			}
 			var code packets.Code
 			if errors.As(err, &code) && c.v5.Load() && code.Code >= packets.ErrUnspecifiedError.Code {
 				_ = b.mochi.DisconnectClient(c.client, code) // [MQTT-4.13.1-1]
@@ -206,7 +215,10 @@ func (b *Broker) decode(c *conn, head byte, body []byte) error {
 	var err error
 	switch pk.FixedHeader.Type {
 	case packets.Subscribe:
-		if err = pk.SubscribeDecode(body); err == nil {
+		if err = checkSubscribe(body, c.v5.Load()); err == nil {
+			err = pk.SubscribeDecode(body)
+		}
+		if err == nil {
 			return b.subscribe(c, pk)
 		}
 	case packets.Unsubscribe:
@@ -219,7 +231,9 @@ func (b *Broker) decode(c *conn, head byte, body []byte) error {
 		}
 		c.graceful = err == nil && pk.ReasonCode == packets.CodeDisconnect.Code // [MQTT-3.14.4-3]
 	default:
-		err = pk.AuthDecode(body)
+		// AUTH is for those who have named an authentication method, which is
+		// refused in CONNECT; 3.1.1 does not have it [MQTT-4.12.0-6].
+		err = packets.ErrProtocolViolation
 	}
 	if err != nil {
 		return fmt.Errorf("decode packet of type %d: %w", pk.FixedHeader.Type, err)

@@ -16,6 +16,10 @@ import (
 // subscribeTimeout bounds what a SUBSCRIBE waits for the directory.
 const subscribeTimeout = 5 * time.Second
 
+// maxSubscriptions is how many subscriptions a session may have. Each is visited when the
+// session comes, changes or goes.
+const maxSubscriptions = 1000
+
 // subscribe deals with a SUBSCRIBE (MQTT 5, 3.8): what it may have is on disk before the
 // SUBACK, and what is retained comes after it.
 func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
@@ -23,9 +27,22 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 		return code
 	}
 	reasons := make([]byte, len(pk.Filters))
+	had := c.filters()
+	count := len(had)
+	isNew := make(map[string]bool, len(pk.Filters))
 	var granted []delivery.Subscription
 	for i, f := range pk.Filters {
-		if code := b.mayHave(c, f); code != packets.CodeSuccess {
+		code := b.mayHave(c, f)
+		if _, known := isNew[f.Filter]; code == packets.CodeSuccess && !known {
+			if _, replaces := had[f.Filter]; !replaces {
+				if count++; count > maxSubscriptions {
+					code = packets.ErrQuotaExceeded
+				} else {
+					isNew[f.Filter] = true
+				}
+			}
+		}
+		if code != packets.CodeSuccess {
 			reasons[i] = c.refusedFilter(code)
 			continue
 		}
@@ -35,7 +52,6 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 			RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling,
 		})
 	}
-	had := c.session.Filters()
 	if err := b.grant(c, granted); err != nil {
 		b.logger.Error("cannot store subscriptions; they are refused",
 			"subject", c.subject(), "client_id", c.clientID, "error", err)
@@ -52,10 +68,19 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 		return err
 	}
 	for _, f := range granted {
-		isNew := !slices.ContainsFunc(had, func(s delivery.Subscription) bool { return s.Filter == f.Filter })
-		b.queueRetained(c, f, isNew)
+		b.queueRetained(c, f, isNew[f.Filter])
 	}
 	return nil
+}
+
+// filters returns the filters of the session's subscriptions.
+func (c *conn) filters() map[string]struct{} {
+	subs := c.session.Filters()
+	filters := make(map[string]struct{}, len(subs))
+	for _, s := range subs {
+		filters[s.Filter] = struct{}{}
+	}
+	return filters
 }
 
 // mayHave returns why a client may not have a subscription, packets.CodeSuccess if it may.
@@ -64,8 +89,6 @@ func (b *Broker) mayHave(c *conn, f packets.Subscription) packets.Code {
 	switch {
 	case !mqtt.IsValidFilter(f.Filter, false):
 		return packets.ErrTopicFilterInvalid
-	case f.NoLocal && mqtt.IsSharedFilter(f.Filter):
-		return packets.ErrProtocolViolationInvalidSharedNoLocal // [MQTT-3.8.3-4]
 	case id == nil || !b.mayRead(id, f.Filter):
 		return packets.ErrNotAuthorized
 	}
@@ -117,11 +140,11 @@ func (b *Broker) unsubscribe(c *conn, pk packets.Packet) error {
 	if code := pk.UnsubscribeValidate(); code != packets.CodeSuccess {
 		return code
 	}
-	had := c.session.Filters()
+	had := c.filters()
 	filters, reasons := make([]string, len(pk.Filters)), make([]byte, len(pk.Filters))
 	for i, f := range pk.Filters {
 		filters[i] = f.Filter
-		if !slices.ContainsFunc(had, func(s delivery.Subscription) bool { return s.Filter == f.Filter }) {
+		if _, ok := had[f.Filter]; !ok {
 			reasons[i] = packets.CodeNoSubscriptionExisted.Code
 		}
 	}

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -24,6 +25,9 @@ type Attachment struct {
 // the client wants a clean start, and reports whether there was one. A connection
 // that had the session before loses it. Nothing is delivered before Start.
 func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
+	if !a.AnyTopic {
+		defer e.makeRoom(a.Subject)
+	}
 	for {
 		s, resumed = e.session(a.Key, a.Clean)
 		s.subsMu.Lock()
@@ -71,6 +75,29 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 		return nil, false, err
 	}
 	return s, resumed, nil
+}
+
+// makeRoom ends the sessions of a subject that have been offline for longest if it has
+// more than one may have. Everybody may make sessions that outlive their connections by a
+// month, and each is kept on disk and in memory.
+func (e *Engine) makeRoom(subject string) {
+	sessions := e.Sessions(subject)
+	over := len(sessions) - e.cfg.MaxSessions
+	if over <= 0 {
+		return
+	}
+	since := make(map[*Session]time.Time, len(sessions))
+	for _, s := range sessions {
+		s.mu.Lock()
+		if !s.expiresAt.IsZero() && !s.archiver {
+			since[s] = s.expiresAt.Add(-s.expiry)
+		}
+		s.mu.Unlock()
+	}
+	offline := slices.SortedFunc(maps.Keys(since), func(a, b *Session) int { return since[a].Compare(since[b]) })
+	for _, s := range offline[:min(over, len(offline))] {
+		s.endIfOffline()
+	}
 }
 
 // After reports whether the connection was attached to its session after other was to

@@ -18,6 +18,7 @@ type Config struct {
 	Logger *slog.Logger
 	Limits *OutboxLimits
 
+	MaxSessions    int   // sessions of one subject; default 200
 	Window         int   // unacknowledged messages of a session; default 1,024
 	ArchiverWindow int   // the same for the archiver; default 8,192
 	Recent         int64 // bytes of the newest messages that are remembered for sessions slightly behind; default 32 MiB
@@ -92,6 +93,9 @@ func (e *Engine) Stats() *Stats { return &e.stats }
 
 // New returns an Engine with the sessions that the log's store holds.
 func New(cfg Config) (*Engine, error) {
+	if cfg.MaxSessions == 0 {
+		cfg.MaxSessions = 200
+	}
 	if cfg.Window == 0 {
 		cfg.Window = 1024
 	}

@@ -112,6 +112,18 @@ func (s *Session) end() {
 	s.endLocked()
 }
 
+// endIfOffline forgets the session for good unless it has a connection.
+func (s *Session) endIfOffline() {
+	s.subsMu.Lock()
+	defer s.subsMu.Unlock()
+	s.mu.Lock()
+	offline := !s.expiresAt.IsZero()
+	s.mu.Unlock()
+	if offline {
+		s.endLocked()
+	}
+}
+
 func (s *Session) endLocked() {
 	if s.ended {
 		return

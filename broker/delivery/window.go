@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"cmp"
+	"math/bits"
 	"slices"
 )
 
@@ -53,7 +54,7 @@ func (w *window) at(i int) *inflight { return &w.ring[(w.head+i)&(len(w.ring)-1)
 // push adds a message and returns its packet id. The caller has checked spare.
 func (w *window) push(e inflight) uint16 {
 	if w.n == len(w.ring) {
-		w.grow()
+		w.resize(max(8, 2*len(w.ring)))
 	}
 	if !w.started {
 		w.started, w.next = true, 1
@@ -71,12 +72,27 @@ func (w *window) push(e inflight) uint16 {
 	return id
 }
 
-func (w *window) grow() {
-	bigger := make([]inflight, max(8, 2*len(w.ring)))
-	for i := range w.n {
-		bigger[i] = *w.at(i)
+// resize moves the entries to a ring of another size, a power of two or 0.
+func (w *window) resize(size int) {
+	var ring []inflight
+	if size > 0 {
+		ring = make([]inflight, size)
 	}
-	w.ring, w.head = bigger, 0
+	for i := range w.n {
+		ring[i] = *w.at(i)
+	}
+	w.ring, w.head = ring, 0
+}
+
+// shrink gives back the room that a session had while it was connected.
+func (w *window) shrink() {
+	size := 0
+	if w.n > 0 {
+		size = max(8, 1<<bits.Len(uint(w.n-1))) //nolint:gosec // not negative
+	}
+	if size < len(w.ring) {
+		w.resize(size)
+	}
 }
 
 // nextID returns the packet id that the next push gives.

@@ -41,6 +41,11 @@ func TestWindowAgainstModel(t *testing.T) {
 				}
 				model = append(model[:i:i], model[i+1:]...)
 			}
+			if rapid.IntRange(0, 9).Draw(t, "go offline") == 0 {
+				if w.shrink(); len(w.ring) > max(8, 2*w.n) || w.n == 0 && w.ring != nil {
+					t.Fatalf("a ring of %d for %d entries", len(w.ring), w.n)
+				}
+			}
 			if w.open != len(model) {
 				t.Fatalf("%d open, want %d", w.open, len(model))
 			}
