@@ -15,12 +15,12 @@ package broker_test
 //	 shutdown can deadlock                      TestStopWithManyConnections
 //	Loss and order
 //	 one map of packet ids                      TestPacketIDsAreTwoSpaces, TestPlainPacketIDsAreTwoSpaces
-//	 dropped beyond 8,192                       TestNothingIsDroppedBeyondMochisQueue
-//	 acknowledgement fails, never fanned out    TestPublisherThatIsGone
-//	 Receive Maximum is not given back          TestReceiveMaximum
-//	 resend order by seconds                    TestResendOrder
+//	 dropped beyond 8,192                       TestNothingIsDroppedBeyondMochisQueue, TestPlainBurst
+//	 acknowledgement fails, never fanned out    TestPublisherThatIsGone, TestPlainTakeoverStorm
+//	 Receive Maximum is not given back          TestReceiveMaximum, TestReceiveMaximumOfPlainTopics
+//	 resend order by seconds                    TestResendOrder, TestPlainResendUnderReceiveMaximum
 //	 oversize message bars the reconnect        TestNotForThisClient, TestOversizePlainMessage
-//	 simultaneous reconnects lose messages      TestRacingReconnects, delivery.TestTakeoversUnderLoad
+//	 simultaneous reconnects lose messages      TestRacingReconnects, TestPlainTakeoverStorm, delivery.TestTakeoversUnderLoad
 //	 storage hooks                              not used: TestMissedMessagesAcrossRestart
 //	 expired sessions stay subscribed           TestExpiredSessionIsUnsubscribed; retained: TestRetainedOutlivesADay
 //	Speed and memory
@@ -330,7 +330,7 @@ func TestPacketIDsAreTwoSpaces(t *testing.T) {
 	}
 }
 
-// The same for topics outside the chat, which Mochi keeps.
+// The same for topics outside the chat.
 func TestPlainPacketIDsAreTwoSpaces(t *testing.T) {
 	t.Parallel()
 	b := mustStart(t, t.TempDir(), nil)
@@ -344,7 +344,7 @@ func TestPlainPacketIDsAreTwoSpaces(t *testing.T) {
 	if in.FixedHeader.Type != packets.Publish || in.PacketID == 0 {
 		t.Fatalf("got type %d", in.FixedHeader.Type)
 	}
-	for id := uint16(1); id < 4; id++ { // among them Mochi's own id of the message
+	for id := uint16(1); id < 4; id++ { // among them the id of the message
 		for _, qos := range []byte{1, 2} {
 			dev.Send(packets.Packet{
 				FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: qos}, PacketID: id, TopicName: "plant/out", Payload: []byte("x"),
@@ -525,9 +525,9 @@ func TestRacingReconnects(t *testing.T) {
 }
 
 // Receive Maximum holds for plain topics and the chat together, what does not fit is sent
-// when there is room, and a client that has one does not stop those who publish to it:
+// when there is room, and a client that has one does not stop those who publish to it.
 // Mochi takes its inflight lock for reading twice, which deadlocks with a writer between,
-// and does not give the quota back.
+// and does not give the quota back; a message waited for ever.
 func TestReceiveMaximumOfPlainTopics(t *testing.T) {
 	t.Parallel()
 	b := mustStart(t, t.TempDir(), nil)

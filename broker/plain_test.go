@@ -76,11 +76,11 @@ type exactly struct {
 func (x *exactly) take(c *mqttest.Client, pk packets.Packet) {
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
-		switch {
-		case pk.FixedHeader.Qos == 1:
+		switch pk.FixedHeader.Qos {
+		case 1:
 			x.got = append(x.got, string(pk.Payload))
 			c.Ack(packets.Puback, pk.PacketID)
-		case pk.FixedHeader.Qos == 2:
+		case 2:
 			if !x.taken[pk.PacketID] {
 				x.got = append(x.got, string(pk.Payload))
 			}

@@ -25,8 +25,8 @@ type Config struct {
 
 	// PlainTopics serves topics outside the chat; default: there are none. A session may
 	// have PlainMessages messages of them waiting or unacknowledged, default 10,000, that
-	// weigh PlainBytes, default 8 MiB; all together PlainTotal bytes, default 256 MiB.
-	// What is beyond that is dropped.
+	// weigh PlainBytes, default 8 MiB, and the less the more is held by all together, of
+	// which PlainTotal, default 256 MiB, is the bound. What is beyond that is dropped.
 	PlainTopics               PlainTopics
 	PlainMessages, PlainBytes int
 	PlainTotal                int64

@@ -172,8 +172,11 @@ func (s *Session) plainLocked() *plainQueue {
 func (s *Session) admitLocked(it plainItem) bool {
 	q, e, cost := s.plainLocked(), s.engine, it.cost()
 	full := func() bool {
-		return q.messages() > 0 && (q.messages() >= e.cfg.PlainMessages || q.bytes+cost > e.cfg.PlainBytes ||
-			e.plainHeld.Load()+int64(cost) > e.cfg.PlainTotal)
+		// The less there is left for all, the less each may hold: one who fills many
+		// sessions leaves room for those who hold little.
+		free := e.cfg.PlainTotal - e.plainHeld.Load()
+		return q.messages() > 0 && (q.messages() >= e.cfg.PlainMessages ||
+			int64(q.bytes+cost) > int64(e.cfg.PlainBytes)*free/e.cfg.PlainTotal)
 	}
 	if full() {
 		s.dropExpiredLocked()

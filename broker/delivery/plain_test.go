@@ -282,6 +282,29 @@ func TestPlainBounds(t *testing.T) {
 	r.online(delivery.Attachment{Key: key("bob")}).session.Detach(nil, 0)
 }
 
+// Whoever fills all its sessions leaves room for the little that others have waiting.
+func TestPlainRoomForOthers(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{PlainBytes: 100_000, PlainTotal: 200_000})
+	away := func(name string) *delivery.Session {
+		p := r.online(delivery.Attachment{Key: key(name), Expiry: time.Hour})
+		p.offline(time.Hour)
+		return p.session
+	}
+	big := &delivery.PlainMessage{Topic: "plant/x", QoS: 1, Payload: make([]byte, 1000)}
+	for i := range 20 {
+		greedy := away(fmt.Sprint("greedy", i))
+		for greedy.Queue(big, atMost2) {
+		}
+	}
+	other := away("other")
+	for i := range 20 {
+		if !other.Queue(plainMessage(1, i), atMost2) {
+			t.Fatalf("message %d is dropped while %d of 200,000 bytes are held", i, r.engine.PlainHeld())
+		}
+	}
+}
+
 // A message that has expired is not sent, and how long it is good for counts down while it
 // waits (MQTT 5, 3.3.2.3.3).
 func TestPlainExpiry(t *testing.T) {
