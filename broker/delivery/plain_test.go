@@ -285,14 +285,14 @@ func TestPlainBounds(t *testing.T) {
 // Whoever fills all its sessions leaves room for the little that others have waiting.
 func TestPlainRoomForOthers(t *testing.T) {
 	t.Parallel()
-	r := mustRig(t, delivery.Config{PlainBytes: 100_000, PlainTotal: 200_000})
+	r := mustRig(t, delivery.Config{PlainBytes: 20_000, PlainTotal: 640_000})
 	away := func(name string) *delivery.Session {
 		p := r.online(delivery.Attachment{Key: key(name), Expiry: time.Hour})
 		p.offline(time.Hour)
 		return p.session
 	}
-	big := &delivery.PlainMessage{Topic: "plant/x", QoS: 1, Payload: make([]byte, 1000)}
-	for i := range 20 {
+	big := &delivery.PlainMessage{Topic: "plant/x", QoS: 1, Payload: make([]byte, 100)}
+	for i := range 50 {
 		greedy := away(fmt.Sprint("greedy", i))
 		for greedy.Queue(big, atMost2) {
 		}
@@ -300,7 +300,7 @@ func TestPlainRoomForOthers(t *testing.T) {
 	other := away("other")
 	for i := range 20 {
 		if !other.Queue(plainMessage(1, i), atMost2) {
-			t.Fatalf("message %d is dropped while %d of 200,000 bytes are held", i, r.engine.PlainHeld())
+			t.Fatalf("message %d is dropped while %d of 640,000 bytes are held", i, r.engine.PlainHeld())
 		}
 	}
 }
