@@ -2,11 +2,14 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"mynah/internal/postgres"
 )
@@ -49,20 +52,31 @@ func TestSigningKeysAreKept(t *testing.T) {
 	b := broker()
 	// An API of its own each time: one that runs notices after 30 seconds that another
 	// process has rotated the keys.
-	register := func(name string) (id, token string) {
+	anna := unique("anna")
+	tokenFrom := func(path string) string {
 		t.Helper()
-		id = unique(name)
 		v := visitor{tb: t, node: start(t, "api", "--database-url", database, "--broker-url", "mqtt://"+b.mqtt, "--jwt-secret", secret,
 			"--http-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0")}
 		defer v.node.interrupt()
-		token, _ = v.call(http.MethodPost, "/v1/accounts", object{"id": id, "password": "a long password", "name": name})["access_token"].(string)
-		return id, token
+		token, _ := v.call(http.MethodPost, path, object{"id": anna, "password": "a long password"})["access_token"].(string)
+		return token
 	}
 	connects := func(n *node, token string) bool { return tryConnect(t, pahoOptions(n, unique("c"), token)) == 0 }
 
-	id, tok := register("anna")
-	c := dial(t, b, "c", tok) // the directory knows anna from here on
-	c.sub(t, "user/"+id, 1)
+	tok := tokenFrom("/v1/accounts")
+	c := dial(t, b, "c", tok)
+	// The broker's directory knows anna, and what has changed about her until then, once it
+	// knows that she is in a group. A broker that is stopped while it is at that does not
+	// remember her, so that nothing is allowed by what may be out of date.
+	conn, err := pgx.Connect(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = conn.Exec(t.Context(), `WITH g AS (INSERT INTO groups (id) VALUES ('g') RETURNING id) INSERT INTO members (grp, account) SELECT id, $1 FROM g`, anna)
+	if err := errors.Join(err, conn.Close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "anna to be in her group", func() bool { return subackCode(t, c, "group/g") == 1 })
 	c.Disconnect(0)
 	if status := b.interrupt(); status != 0 {
 		t.Fatalf("the broker ended with status %d", status)
@@ -90,7 +104,7 @@ func TestSigningKeysAreKept(t *testing.T) {
 	if status, _, stderr := execute(t, "api", "--rotate-keys", "--distrust-keys", "--database-url", database, "--jwt-secret", secret); status != 0 {
 		t.Fatalf("rotate: %s", stderr)
 	}
-	_, fresh := register("ben")
+	fresh := tokenFrom("/v1/sessions/password")
 	// It asks the database about an unknown key, not more than once in two seconds.
 	eventually(t, "the broker to believe the new key", func() bool { return connects(b, fresh) })
 	if connects(b, tok) {
