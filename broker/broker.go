@@ -96,6 +96,7 @@ type Broker struct {
 	lookups  bool // the policy may have to wait for a directory
 
 	devices *devices
+	wills   wills
 	queue   *queue
 	batches chan batch
 	spares  chan []publication
@@ -347,6 +348,7 @@ func (b *Broker) end(ctx context.Context) error {
 		b.watch()
 	}
 
+	b.lastWills()
 	b.queue.close()
 	b.cancel()
 	if begun {

@@ -30,7 +30,8 @@ type conn struct {
 	quiet    bool // Request Problem Information is 0 (MQTT 5, 3.1.2.11.7)
 
 	will     *will
-	graceful bool // DISCONNECT came, and without the wish to have the will sent
+	graceful atomic.Bool // DISCONNECT came, and without the wish to have the will sent
+	willDone atomic.Bool // it has been sent, or waits, or is not to be sent
 	ended    atomic.Bool
 
 	pace pace

@@ -159,6 +159,7 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 	if !resumed {
 		b.devices.began(session.Key)
 	}
+	b.wills.back(session.Key, resumed)
 	b.conns.Store(c.Conn, c)
 	b.presence.came(id.Subject)
 	b.regroupSince(c, before)
@@ -203,7 +204,7 @@ func (b *Broker) finish(c *conn) {
 	if c.pace.tracked {
 		b.devices.settle(c.session.Key, c.pace.settled)
 	}
-	b.presence.gone(c.subject())
 	b.fireWill(c)
+	b.presence.gone(c.subject())
 	b.auth.OnDisconnect(cl, nil, expiry == 0)
 }

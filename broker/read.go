@@ -229,7 +229,7 @@ func (b *Broker) decode(c *conn, head byte, body []byte) error {
 		if err = pk.DisconnectDecode(body); len(body) == 1 {
 			pk.ReasonCode = body[0] // Mochi overlooks it without properties (MQTT 5, 3.14.2.2.1)
 		}
-		c.graceful = err == nil && pk.ReasonCode == packets.CodeDisconnect.Code // [MQTT-3.14.4-3]
+		c.graceful.Store(err == nil && pk.ReasonCode == packets.CodeDisconnect.Code) // [MQTT-3.14.4-3]
 	default:
 		// AUTH is for those who have named an authentication method, which is
 		// refused in CONNECT; 3.1.1 does not have it [MQTT-4.12.0-6].

@@ -1,12 +1,14 @@
 package broker
 
 import (
+	"sync"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/authhook"
+	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/chat"
 )
@@ -35,27 +37,111 @@ func (c *conn) takeWill(cl *mqtt.Client, pk *packets.Packet) {
 	}
 }
 
+// wills holds the wills that wait for their delay, by session.
+type wills struct {
+	mu      sync.Mutex
+	waiting map[delivery.Key]*waitingWill
+}
+
+type waitingWill struct {
+	timer *time.Timer
+	fire  func()
+}
+
+// wait has fire called after a delay, unless the session's client is back by then.
+func (w *wills) wait(k delivery.Key, delay time.Duration, fire func()) *waitingWill {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.waiting == nil {
+		w.waiting = make(map[delivery.Key]*waitingWill)
+	}
+	next := &waitingWill{fire: fire}
+	next.timer = time.AfterFunc(delay, func() {
+		if w.take(k, next) {
+			fire()
+		}
+	})
+	w.waiting[k] = next
+	return next
+}
+
+// take takes a will out. It reports false if it is not there any more.
+func (w *wills) take(k delivery.Key, is *waitingWill) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.waiting[k] != is {
+		return false
+	}
+	delete(w.waiting, k)
+	is.timer.Stop()
+	return true
+}
+
+// back says that a session's client is back: a will that waits is not sent, or is sent at
+// once if the client is back with another session.
+func (w *wills) back(k delivery.Key, resumed bool) {
+	w.mu.Lock()
+	next := w.waiting[k]
+	delete(w.waiting, k)
+	w.mu.Unlock()
+	if next == nil {
+		return
+	}
+	next.timer.Stop()
+	if !resumed {
+		next.fire()
+	}
+}
+
+// all sends all that wait.
+func (w *wills) all() {
+	w.mu.Lock()
+	waiting := w.waiting
+	w.waiting = nil
+	w.mu.Unlock()
+	for _, next := range waiting {
+		next.timer.Stop()
+		next.fire()
+	}
+}
+
 // fireWill publishes the will of a connection that has ended without a DISCONNECT: at
-// once, or after its delay unless the session has a connection again by then (MQTT 5,
-// 3.1.2.5).
+// once, or after its delay unless the session has a connection again by then; the end of
+// the session ends the delay, too (MQTT 5, 3.1.2.5).
 func (b *Broker) fireWill(c *conn) {
-	if c.will == nil || c.graceful || b.stopping.Load() {
+	if c.will == nil || c.graceful.Load() || c.willDone.Swap(true) {
 		return
 	}
 	id := c.holder
 	if now := b.identity(c); now != nil {
 		id = now
 	}
+	fire := func() { b.publishWill(id, c) }
 	delay := min(c.will.delay, b.sessionExpiry(c.client))
 	if delay == 0 {
-		b.publishWill(id, c)
+		fire()
 		return
 	}
-	time.AfterFunc(delay, func() {
-		if !c.session.Superseded(c.Conn) && !b.stopping.Load() {
-			b.publishWill(id, c)
+	// Its client may be back before the will begins to wait.
+	next := b.wills.wait(c.session.Key, delay, fire)
+	back, over := c.session.Superseded(c.Conn), c.session.Over()
+	if (back || over) && b.wills.take(c.session.Key, next) && !back {
+		fire()
+	}
+}
+
+// lastWills publishes, when the broker stops, the wills of those who are connected, but
+// for those with a delay, since their clients can be back in time, and the wills that wait.
+func (b *Broker) lastWills() {
+	b.conns.Range(func(_, v any) bool {
+		c := v.(*conn) //nolint:forcetypeassert // conns holds nothing else
+		if c.will != nil && c.will.delay > 0 {
+			c.willDone.Store(true)
 		}
+		b.fireWill(c)
+		return true
 	})
+	b.wills.all()
 }
 
 // publishWill publishes a will as if it came from its client now, checks and all.

@@ -65,7 +65,7 @@ func appendPublish(dst []byte, topic string, qos byte, dup, v5 bool, props, payl
 // appendProps appends the MQTT 5 properties of a delivery.
 func appendProps(dst []byte, expires, now int64, subIDs []int) []byte {
 	if expires > 0 {
-		left := min(max((expires-now+999)/1000, 1), math.MaxUint32)
+		left := min(max((expires-now+500)/1000, 1), math.MaxUint32)
 		dst = append(dst, propMessageExpiry)
 		dst = binary.BigEndian.AppendUint32(dst, uint32(left)) //nolint:gosec // bounded by the line above
 	}

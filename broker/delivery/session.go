@@ -112,6 +112,13 @@ func (s *Session) end() {
 	s.endLocked()
 }
 
+// Over reports whether the session has ended for good.
+func (s *Session) Over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.over
+}
+
 // endIfOffline forgets the session for good unless it has a connection.
 func (s *Session) endIfOffline() {
 	s.subsMu.Lock()
