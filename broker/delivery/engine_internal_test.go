@@ -132,3 +132,53 @@ func TestVarintLen(t *testing.T) {
 		}
 	}
 }
+
+// A session becomes live behind what Deliver has begun with, not only behind what it has
+// done with: it may have been passed by already, and would lose that for good.
+func TestLiveBehindWhatHasBegun(t *testing.T) {
+	t.Parallel()
+	e := mustEngine(t, Config{})
+	subscribed := func(name string) *Session {
+		t.Helper()
+		s := mustAttach(t, e, Attachment{Key: Key{name, "c"}, Groups: []string{"room"}})
+		if err := s.Subscribe([]Subscription{{Filter: "group/room", QoS: 1}}, []string{"room"}); err != nil {
+			t.Fatal(err)
+		}
+		s.Start(s.Attached())
+		for !s.Live() {
+			time.Sleep(time.Millisecond)
+		}
+		return s
+	}
+	open := func(s *Session) int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.win.n
+	}
+	passed, served, next := subscribed("passed"), subscribed("served"), subscribed("next") // in this order
+	passed.mu.Lock()
+	passed.mode = behind
+	passed.mu.Unlock()
+	next.mu.Lock() // where Deliver has to wait
+	delivered := make(chan struct{})
+	go func() {
+		defer close(delivered)
+		_, last := e.log.Bounds()
+		e.Deliver(batchOf(1, 1, last))
+	}()
+	for open(served) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	passed.wake()
+	for !passed.Live() {
+		time.Sleep(time.Millisecond)
+	}
+	if open(passed) != 1 {
+		t.Error("a session became live without the message that was just being delivered")
+	}
+	next.mu.Unlock()
+	<-delivered
+	if open(passed) != 1 || open(served) != 1 || open(next) != 1 {
+		t.Errorf("the sessions have %d, %d and %d messages, want one each", open(passed), open(served), open(next))
+	}
+}

@@ -38,6 +38,20 @@ func TestDetachStoresThePosition(t *testing.T) {
 	}
 }
 
+// When the engine stops, the position of a session that is still connected is stored, behind
+// everything that was delivered.
+func TestStopStoresThePosition(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 1})
+	waitFor(t, "the session is live", p.session.Live)
+	recs := r.publish(1, "bob", "user/carol", "user/carol")
+	r.engine.Stop()
+	if c := r.storedCursor("alice"); c != recs[1].Seq {
+		t.Errorf("the stored cursor is %d, want %d", c, recs[1].Seq)
+	}
+}
+
 // A session's time begins when its connection ends, or when the broker starts again after
 // it died with the connection, not when an earlier connection ended.
 func TestExpiryBeginsWithTheEnd(t *testing.T) {

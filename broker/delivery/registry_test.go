@@ -37,6 +37,18 @@ func TestOverlapWithEverybodys(t *testing.T) {
 	})
 }
 
+// user/# stands for what is logged: signals have nothing of its options.
+func TestSignalsBesideEverybodys(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	p := r.online(delivery.Attachment{Key: key("watch"), V5: true, AnyTopic: true}, delivery.Subscription{Filter: "user/#", QoS: 1, Identifier: 1},
+		delivery.Subscription{Filter: "user/bob/signal", Identifier: 2}, signals("watch"))
+	r.engine.Signal("user/bob/signal", []byte("typing"))
+	if got := r.settled(p); len(got) != 1 || string(got[0].props) != "\x0b\x02" {
+		t.Errorf("got %+v, want one signal with the identifier 2", got)
+	}
+}
+
 // A subscription has what was published after it, also where the session has yet to get
 // what came before, by name and with everybody's.
 func TestYoungerSubscription(t *testing.T) {
@@ -57,6 +69,7 @@ func TestYoungerSubscription(t *testing.T) {
 		p.offline(time.Hour)
 	}
 	want = append(want, seqsOf(r.publish(1, "x", topics...)...)...)
+	r.restart() // which does not forget since when
 	if got := seqs(r.settled(r.online(a))); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
