@@ -165,8 +165,13 @@ func (m *model) run(t *rapid.T) {
 			if u.groups[group] = !u.groups[group]; !u.groups[group] {
 				delete(u.groups, group)
 			}
+			all := rapid.Bool().Draw(t, "all groups are told")
 			for _, s := range m.engine.Sessions(u.name) {
-				check(t, s.ChangeGroup(group, u.groups[group]))
+				if all {
+					check(t, s.SetGroups(u.groupList()))
+				} else {
+					check(t, s.ChangeGroup(group, u.groups[group]))
+				}
 			}
 		case "publish":
 			m.publish(t, rapid.SampledFrom([]string{"group/a", "group/b", "user/" + u.name}).Draw(t, "topic"))

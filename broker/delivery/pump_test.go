@@ -311,8 +311,8 @@ func TestNotAgain(t *testing.T) {
 	waitFor(t, "all is done", func() bool { return p.session.Cursor() >= short.Seq })
 }
 
-// A message is delivered until it expires, with what is left of its time in whole seconds,
-// at least one (MQTT 5, 3.3.2.3.3), and not from that moment on, neither at first nor again.
+// A message is delivered until it expires, with what is left of its time in seconds,
+// rounded and at least one (MQTT 5, 3.3.2.3.3), and not from that moment on, neither at first nor again.
 func TestMessageExpiry(t *testing.T) {
 	t.Parallel()
 	const now = 1_000_000
@@ -321,7 +321,7 @@ func TestMessageExpiry(t *testing.T) {
 		clock := &clock{}
 		clock.set(now)
 		r := mustRig(t, delivery.Config{Now: clock.now})
-		left := []int64{-1, 0, 1, 999, 1000, 1001, 3_000_000}
+		left := []int64{-1, 0, 1, 999, 1000, 1499, 1500, 3_000_000}
 		var recs []*msglog.Record
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
 		p := get(r, a, true, func() {
@@ -335,7 +335,7 @@ func TestMessageExpiry(t *testing.T) {
 		if !slices.Equal(seqs(got), seqsOf(recs[2:]...)) {
 			t.Fatalf("got %v, want %v", seqs(got), seqsOf(recs[2:]...))
 		}
-		for i, want := range []uint32{1, 1, 1, 1, 3000} {
+		for i, want := range []uint32{1, 1, 1, 1, 2, 3000} {
 			if props := binary.BigEndian.AppendUint32([]byte{2}, want); string(got[i].props) != string(props) {
 				t.Errorf("with %d ms left: properties % x, want % x", left[i+2], got[i].props, props)
 			}
@@ -347,7 +347,7 @@ func TestMessageExpiry(t *testing.T) {
 		if !slices.Equal(seqs(got), seqsOf(recs[5:]...)) {
 			t.Fatalf("again: got %v, want %v", seqs(got), seqsOf(recs[5:]...))
 		}
-		for i, want := range []uint32{1, 2999} {
+		for i, want := range []uint32{1, 1, 2999} {
 			if props := binary.BigEndian.AppendUint32([]byte{2}, want); string(got[i].props) != string(props) {
 				t.Errorf("again: properties % x, want % x", got[i].props, props)
 			}
@@ -384,6 +384,63 @@ func TestSubscriptionIdentifiers(t *testing.T) {
 				}
 				p.offline(time.Hour)
 				p = r.mute(a)
+			}
+		}
+	})
+}
+
+// Clients of both versions of MQTT get the same messages side by side, each as it
+// understands them.
+func TestVersionsSideBySide(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, get getter) {
+		t.Helper()
+		for qos := range byte(3) {
+			r := mustRig(t, delivery.Config{})
+			var recs []*msglog.Record
+			var peers []*peer
+			for i, v5 := range []bool{true, false, true, false} {
+				a := delivery.Attachment{Key: key(fmt.Sprint("s", i)), Expiry: time.Hour, V5: v5, Groups: []string{"a"}}
+				peers = append(peers, get(r, a, false, func() {
+					if i == 3 {
+						recs = r.publish(qos, "bob", "group/a", "group/a")
+					}
+				}, delivery.Subscription{Filter: "group/a", QoS: 2}))
+			}
+			for i, p := range peers {
+				waitFor(t, "two messages", func() bool { return len(p.arrivals()) == 2 })
+				for k, a := range p.arrivals() {
+					if a.seq != recs[k].Seq || a.qos != qos || a.topic != "group/a" {
+						t.Errorf("client %d got %+v, want seq %d at QoS %d", i, a, recs[k].Seq, qos)
+					}
+				}
+			}
+		}
+	})
+}
+
+// A QoS 2 message has its packet id stored also where messages of other QoS are committed
+// with it.
+func TestMixedBatch(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, get getter) {
+		t.Helper()
+		for _, order := range [][]byte{{2, 1, 0}, {0, 2, 1}, {1, 0, 2}} {
+			r := mustRig(t, delivery.Config{})
+			a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
+			p := get(r, a, true, func() {
+				var recs []*msglog.Record
+				for _, qos := range order {
+					recs = append(recs, message(qos, "bob", "user/alice"))
+				}
+				r.commit(recs...)
+			}, delivery.Subscription{Filter: "user/alice", QoS: 2})
+			got := r.settled(p)
+			if len(got) != 3 || got[0].qos != order[0] || got[1].qos != order[1] || got[2].qos != order[2] {
+				t.Fatalf("got %+v, want QoS %v", got, order)
+			}
+			if states := r.storedStates(a.Key); states != "\x00" {
+				t.Errorf("published at QoS %v: stored states %q, want one", order, states)
 			}
 		}
 	})

@@ -37,6 +37,37 @@ func TestOverlapWithEverybodys(t *testing.T) {
 	})
 }
 
+// A SUBSCRIBE with a filter that is there already replaces the options (MQTT 5, 3.8.4), and
+// costs no message.
+func TestSubscribeAgain(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}, signals("alice"))
+	n := 0
+	for _, sub := range []delivery.Subscription{
+		{Filter: "user/alice", QoS: 1, Identifier: 3}, {Filter: "user/alice", Identifier: 4}, {Filter: "user/alice", QoS: 2},
+		{Filter: "user/alice", QoS: 1, NoLocal: true}, {Filter: "user/alice", QoS: 1},
+	} {
+		if err := p.session.Subscribe([]delivery.Subscription{sub}, nil); err != nil {
+			t.Fatal(err)
+		}
+		mine, props := message(2, "alice", "user/alice"), ""
+		mine.Client = "c"
+		r.commit(mine)
+		r.publish(2, "bob", "user/alice")
+		if n++; !sub.NoLocal {
+			n++
+		}
+		if sub.Identifier > 0 {
+			props = string([]byte{0x0b, byte(sub.Identifier)})
+		}
+		got := r.settled(p)
+		if len(got) != n || got[n-1].qos != sub.QoS || string(got[n-1].props) != props {
+			t.Fatalf("%+v: got %d messages, the last at QoS %d with properties % x; want %d", sub, len(got), got[len(got)-1].qos, got[len(got)-1].props, n)
+		}
+	}
+}
+
 // user/# stands for what is logged: signals have nothing of its options.
 func TestSignalsBesideEverybodys(t *testing.T) {
 	t.Parallel()
