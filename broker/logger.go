@@ -23,7 +23,7 @@ func (h mochiHandler) Enabled(ctx context.Context, level slog.Level) bool {
 func (h mochiHandler) Handle(ctx context.Context, r slog.Record) error {
 	clean := slog.NewRecord(r.Time, adjusted(r.Level), "mochi: "+r.Message, r.PC)
 	r.Attrs(func(a slog.Attr) bool {
-		if slices.Contains(mochiAttrs, a.Key) {
+		if harmless(a) {
 			clean.AddAttrs(a)
 		}
 		return true
@@ -31,15 +31,18 @@ func (h mochiHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, clean)
 }
 
-// WithAttrs returns a handler with further attributes.
+// WithAttrs returns a handler with those of the attributes that may be logged.
 func (h mochiHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return mochiHandler{h.Handler.WithAttrs(attrs)}
+	may := slices.DeleteFunc(slices.Clone(attrs), func(a slog.Attr) bool { return !harmless(a) })
+	return mochiHandler{h.Handler.WithAttrs(may)}
 }
 
 // WithGroup returns a handler with a group.
 func (h mochiHandler) WithGroup(name string) slog.Handler {
 	return mochiHandler{h.Handler.WithGroup(name)}
 }
+
+func harmless(a slog.Attr) bool { return slices.Contains(mochiAttrs, a.Key) }
 
 func adjusted(level slog.Level) slog.Level {
 	if level < slog.LevelError {

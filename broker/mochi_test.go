@@ -209,8 +209,9 @@ func (l *logged) String() string {
 	return l.b.String()
 }
 
-// No payload and no token reaches the log, whatever the level and whatever is wrong. Mochi
-// logs what it cannot pass on with all that is in it, payloads as lists of numbers.
+// No payload and no token reaches the log, whatever the level and whatever is wrong, in no
+// form: fmt prints payloads as lists of numbers. What Mochi might log of packets is kept
+// out by mochiHandler, which has a test of its own.
 func TestNothingSecretIsLogged(t *testing.T) {
 	t.Parallel()
 	var out logged
@@ -220,8 +221,8 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	addr := b.MQTTAddr().String()
 	const payload = "xyzzy-plugh"
 	token := mustToken(t, authhook.TokenClaims{Subject: "bob", Pub: []string{"plant/#"}, Sub: []string{"plant/#"}})
-	// Two that Mochi cannot pass everything on to: one is away, the other takes nothing
-	// of that length.
+	// Two that not everything can be passed on to: one is away, the other takes nothing of
+	// that length.
 	away, narrow := keep(plain(t, "away")), v5(plain(t, "narrow"))
 	narrow.Properties.MaximumPacketSize = 30
 	for _, o := range []mqttest.Options{away, narrow} {
