@@ -97,6 +97,7 @@ type Broker struct {
 
 	devices *devices
 	wills   wills
+	system  system
 	queue   *queue
 	batches chan batch
 	spares  chan []publication
@@ -172,8 +173,8 @@ func (b *Broker) open() (err error) {
 		return err
 	}
 	b.plain = &plainTopics{
-		tree: b.mochi.Topics, may: b.mayReceive, subscriptions: &b.mochi.Info.Subscriptions,
-		retained: retained{store: b.log.Sessions(), logger: b.logger, count: &b.mochi.Info.Retained},
+		tree: b.mochi.Topics, may: b.mayReceive, subscriptions: &b.system.subscriptions,
+		retained: retained{store: b.log.Sessions(), logger: b.logger, count: &b.system.retained},
 	}
 	b.engine, err = delivery.New(delivery.Config{
 		Log: b.log, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.plain,
@@ -239,8 +240,6 @@ func (b *Broker) embed() (err error) {
 	b.mochi = mqtt.New(&mqtt.Options{
 		Capabilities:             caps,
 		Logger:                   slog.New(mochiHandler{b.logger.Handler()}),
-		InlineClient:             true,
-		SysTopicResendInterval:   30,
 		ClientNetReadBufferSize:  16, // we read ourselves
 		ClientNetWriteBufferSize: 1,  // the outbox batches; what Mochi holds back it may forget to flush
 	})
@@ -252,12 +251,6 @@ func (b *Broker) embed() (err error) {
 	}
 	if err := b.mochi.AddHook(b.auth, nil); err != nil {
 		return fmt.Errorf("add auth hook: %w", err)
-	}
-	if err := b.mochi.AddHook(&hook{b: b}, nil); err != nil {
-		return fmt.Errorf("add hook: %w", err)
-	}
-	if err := b.mochi.Subscribe(mqtt.SysPrefix+"/#", 1, b.tellSystem); err != nil {
-		return fmt.Errorf("subscribe to Mochi's figures: %w", err)
 	}
 	return nil
 }
@@ -315,9 +308,6 @@ func (b *Broker) begin(ctx context.Context) error {
 	b.tasks.Go(b.commit)
 	b.tasks.Go(b.sequence)
 	b.tasks.Go(b.keepHouse)
-	if err := b.mochi.Serve(); err != nil {
-		return fmt.Errorf("start Mochi: %w", err)
-	}
 	b.watch = b.policy.Directory().Watch(b.changed)
 	for _, t := range b.tcp {
 		if err := t.Start(ctx); err != nil {
@@ -377,9 +367,6 @@ func (b *Broker) end(ctx context.Context) error {
 
 	b.presence.stop()
 	b.engine.Stop()
-	if begun {
-		errs = append(errs, b.mochi.Close())
-	}
 	errs = append(errs, b.auth.Stop(), b.closeLog())
 	return errors.Join(errs...)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -32,8 +31,7 @@ func (b *Broker) serve(door string, raw *listener.Conn) error {
 	c := &conn{Conn: delivery.NewConn(raw, b.engine.Limits()), raw: raw}
 	c.v5.Store(raw.ProtocolLevel() == 5)
 	c.in.src, c.in.most = raw, b.maxPacket
-	b.connected.Add(1)
-	atomic.AddInt64(&b.mochi.Info.ClientsConnected, 1)
+	b.system.arrived(b.connected.Add(1))
 	connected := false
 	defer func() {
 		if !connected { // it was refused, or there was a panic, which the door recovers
@@ -57,7 +55,6 @@ func (b *Broker) over(c *conn) {
 	c.Flush()
 	c.in.giveBack()
 	b.connected.Add(-1)
-	atomic.AddInt64(&b.mochi.Info.ClientsConnected, -1)
 }
 
 // connect deals with CONNECT: it lets the client in and gives it its session, or sends

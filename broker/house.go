@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"mynah/authhook"
@@ -19,9 +18,11 @@ const LastTopic = "$SYS/mynah/log/last"
 
 // keepHouse does what is due every so often, until the broker stops.
 func (b *Broker) keepHouse() {
-	second, minute := time.NewTicker(time.Second), time.NewTicker(time.Minute)
+	second, minute, system := time.NewTicker(time.Second), time.NewTicker(time.Minute), time.NewTicker(systemInterval)
 	defer second.Stop()
 	defer minute.Stop()
+	defer system.Stop()
+	b.tellSystem()
 	var told uint64
 	for {
 		select {
@@ -32,12 +33,11 @@ func (b *Broker) keepHouse() {
 				told = last
 				b.plain.publishLatest(LastTopic, strconv.AppendUint(nil, last, 10), 0)
 			}
-			// For $SYS: Mochi does not see what is sent.
-			stats := b.engine.Stats()
-			atomic.StoreInt64(&b.mochi.Info.MessagesSent, int64(stats.Deliveries.Load()))                           //nolint:gosec // far from 63 bits
-			atomic.StoreInt64(&b.mochi.Info.MessagesDropped, int64(stats.Dropped.Load()+stats.PlainDropped.Load())) //nolint:gosec // the same
+		case <-system.C:
+			b.tellSystem()
 		case <-minute.C:
 			b.trim()
+			b.plain.forgetExpired(time.Now().Unix())
 		}
 	}
 }

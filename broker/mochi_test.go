@@ -715,7 +715,7 @@ func TestStopWithManyConnections(t *testing.T) {
 	if err := b.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for i := 0; i < n; i += 100 {
+	for i := range n {
 		if clients[i] == nil {
 			t.Fatal("a connection was not let in")
 		}

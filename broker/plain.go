@@ -359,17 +359,3 @@ func (b *Broker) forgetForbidden(s *delivery.Session) {
 		s.ForgetPlain(forbidden)
 	}
 }
-
-// tellSystem passes on what Mochi tells on $SYS. It does not know of our sessions.
-func (b *Broker) tellSystem(_ *mqtt.Client, _ packets.Subscription, pk packets.Packet) {
-	sessions := int64(b.engine.Count())
-	switch strings.TrimPrefix(pk.TopicName, mqtt.SysPrefix) {
-	case "/broker/clients/total":
-		pk.Payload = strconv.AppendInt(nil, sessions, 10)
-		b.plain.retain(pk, false)
-	case "/broker/clients/disconnected":
-		pk.Payload = strconv.AppendInt(nil, max(sessions-b.connected.Load(), 0), 10)
-		b.plain.retain(pk, false)
-	}
-	b.plain.fanOutLatest(&pk)
-}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -127,7 +126,7 @@ func (b *Broker) handlePublish(c *conn, head byte, body []byte) error {
 		return packets.ErrProtocolViolationNoTopic // we announce no topic aliases
 	}
 	p.payload = body
-	atomic.AddInt64(&b.mochi.Info.MessagesReceived, 1)
+	b.system.received.Add(1)
 	b.publish(c, &p)
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/broker/delivery"
@@ -72,7 +71,8 @@ func (p *plainTopics) retain(pk packets.Packet, keep bool) {
 		}
 		op.Value = v
 	}
-	if err := p.retained.store.Apply([]msglog.Op{op}, false); err != nil {
+	durably := pk.FixedHeader.Qos > 0 // its acknowledgement says so
+	if err := p.retained.store.Apply([]msglog.Op{op}, durably); err != nil {
 		p.retained.logger.Warn("cannot store a retained message; after a restart it will be as it was before",
 			"topic", pk.TopicName, "error", err)
 	}
@@ -102,11 +102,20 @@ func (p *plainTopics) retainedFor(s *delivery.Session, filter string) []string {
 	return topics
 }
 
-// OnRetainedExpired forgets a retained message whose time is over.
-func (h *hook) OnRetainedExpired(topic string) {
-	op := msglog.Op{Key: retainedPrefix + topic, Delete: true}
-	if err := h.b.log.Sessions().Apply([]msglog.Op{op}, false); err != nil {
-		h.b.logger.Warn("cannot forget a retained message", "topic", topic, "error", err)
+// forgetExpired forgets the retained messages whose time was over at now, in seconds since
+// 1970. Nobody has been sent them since.
+func (p *plainTopics) forgetExpired(now int64) {
+	for topic, pk := range p.tree.Retained.GetAll() {
+		if pk.Expiry == 0 || pk.Expiry > now {
+			continue
+		}
+		func() {
+			defer p.retained.inOrder(topic)()
+			if pk, ok := p.tree.Retained.Get(topic); ok && pk.Expiry > 0 && pk.Expiry <= now {
+				pk.Payload = nil
+				p.retain(pk, true)
+			}
+		}()
 	}
 }
 
@@ -132,15 +141,3 @@ func (p *plainTopics) restore() error {
 		return true
 	})
 }
-
-// hook is the broker's side of Mochi. It runs after authhook.Hook.
-type hook struct {
-	mqtt.HookBase
-	b *Broker
-}
-
-// ID names the hook in Mochi's logs.
-func (h *hook) ID() string { return "mynah" }
-
-// Provides says which of Mochi's events the hook takes part in.
-func (h *hook) Provides(event byte) bool { return event == mqtt.OnRetainedExpired }

@@ -229,7 +229,7 @@ func TestResendHonoursReceiveMaximum(t *testing.T) {
 		if len(got) > i+3 {
 			t.Fatalf("%d messages are open, want 3 at most", len(got)-i)
 		}
-		waitFor(t, "the next", func() bool { return len(p.arrivals()) > i })
+		waitFor(t, "the next", func() bool { return p.count() > i })
 		if got = p.arrivals(); got[i].seq != rec.Seq || !got[i].dup {
 			t.Fatalf("message %d is %+v, want seq %d", i, got[i], rec.Seq)
 		}

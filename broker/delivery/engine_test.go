@@ -269,6 +269,13 @@ func (p *peer) keepBack(topic string) {
 	p.kept = topic
 }
 
+// count returns how many messages have arrived.
+func (p *peer) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.got)
+}
+
 func (p *peer) arrivals() []arrival {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -363,7 +370,7 @@ func TestSeamBetweenLogAndLive(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, "the peer has read", func() bool { return len(p.arrivals()) >= len(want) })
+		waitFor(t, "the peer has read", func() bool { return p.count() >= len(want) })
 		prev := map[string]uint64{}
 		for k, a := range p.arrivals() {
 			if k >= len(want) || a.seq != want[k] || a.prev != prev[a.topic] {

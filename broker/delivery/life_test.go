@@ -269,7 +269,7 @@ func TestNothingBeforeStart(t *testing.T) {
 	old.offline(0) // has nothing to say either
 	fresh.offline(time.Hour)
 	p := r.online(a)
-	waitFor(t, "the messages", func() bool { return len(p.arrivals()) == 2 })
+	waitFor(t, "the messages", func() bool { return p.count() == 2 })
 	if got := p.arrivals(); got[0].seq != recs[0].Seq || got[0].dup {
 		t.Errorf("got %+v", got)
 	}

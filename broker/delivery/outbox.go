@@ -398,10 +398,13 @@ func (c *Conn) Close() error {
 	if !c.writing {
 		return c.Conn.Close()
 	}
-	// The writer may be stuck in a write that has a minute to go.
 	now := time.Now()
-	c.writeDeadline = now.Add(closeLinger)
-	_ = c.SetWriteDeadline(c.writeDeadline)
+	if c.flight > 0 {
+		// The writer may be stuck in a write that has a minute to go. One that has
+		// not come to us yet, since there are many, has its time then.
+		c.writeDeadline = now.Add(closeLinger)
+		_ = c.SetWriteDeadline(c.writeDeadline)
+	}
 	return c.SetReadDeadline(now)
 }
 

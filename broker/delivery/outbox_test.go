@@ -204,7 +204,7 @@ func TestSignalsLeaveHalfTheOutbox(t *testing.T) {
 		t.Errorf("%d signals were dropped, want 1", n)
 	}
 	g.open()
-	waitFor(t, "the signal", func() bool { return len(p.arrivals()) == 1 })
+	waitFor(t, "the signal", func() bool { return p.count() == 1 })
 }
 
 // Packets that the protocol demands have room of their own beyond the limit. When that is
@@ -262,7 +262,7 @@ func TestPlainMessagesWaitForTheOutbox(t *testing.T) {
 			}
 		}
 		g.open()
-		waitFor(t, "all messages", func() bool { return len(p.arrivals()) == len(sizes) })
+		waitFor(t, "all messages", func() bool { return p.count() == len(sizes) })
 		for i, a := range p.arrivals() {
 			if len(a.payload) != sizes[i] {
 				t.Errorf("message %d has %d bytes, want %d", i, len(a.payload), sizes[i])

@@ -145,7 +145,7 @@ func TestPlainAndLogTakeTurns(t *testing.T) {
 		// position returns where the last of the few came.
 		position := func(p *peer, is func(arrival) bool) int {
 			p.pause(false)
-			waitFor(t, "all messages", func() bool { return len(p.arrivals()) == many+few })
+			waitFor(t, "all messages", func() bool { return p.count() == many+few })
 			last := 0
 			for i, a := range p.arrivals() {
 				if is(a) {
@@ -219,7 +219,7 @@ func TestPlainOverManyConnections(t *testing.T) {
 	for queued.Load() < n || r.engine.PlainHeld() > 0 {
 		some := rnd.IntN(200)
 		waitFor(t, "some messages", func() bool {
-			return len(p.arrivals()) > some || queued.Load() == n && r.engine.PlainHeld() == 0
+			return p.count() > some || queued.Load() == n && r.engine.PlainHeld() == 0
 		})
 		p.pause(rnd.IntN(2) == 0)
 		old := p

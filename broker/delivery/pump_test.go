@@ -100,7 +100,7 @@ func TestWindowBounds(t *testing.T) {
 					t.Fatalf("got %d messages again, want %d", len(again), tc.want)
 				}
 				for i, rec := range recs { // one by one
-					waitFor(t, fmt.Sprint("message ", i), func() bool { return len(p.arrivals()) > i })
+					waitFor(t, fmt.Sprint("message ", i), func() bool { return p.count() > i })
 					got := p.arrivals()[i]
 					if got.seq != rec.Seq {
 						t.Fatalf("message %d is %+v, want seq %d", i, got, rec.Seq)
@@ -408,7 +408,7 @@ func TestVersionsSideBySide(t *testing.T) {
 				}, delivery.Subscription{Filter: "group/a", QoS: 2}))
 			}
 			for i, p := range peers {
-				waitFor(t, "two messages", func() bool { return len(p.arrivals()) == 2 })
+				waitFor(t, "two messages", func() bool { return p.count() == 2 })
 				for k, a := range p.arrivals() {
 					if a.seq != recs[k].Seq || a.qos != qos || a.topic != "group/a" {
 						t.Errorf("client %d got %+v, want seq %d at QoS %d", i, a, recs[k].Seq, qos)

@@ -64,7 +64,7 @@ func TestRemembered(t *testing.T) {
 				recs = append(recs, r.publish(1, "bob", "user/alice")...)
 			}
 			for i, rec := range recs {
-				waitFor(t, fmt.Sprint("message ", i), func() bool { return len(p.arrivals()) > i })
+				waitFor(t, fmt.Sprint("message ", i), func() bool { return p.count() > i })
 				a := p.arrivals()[i]
 				if a.seq != rec.Seq {
 					t.Fatalf("message %d is %+v, want seq %d", i, a, rec.Seq)

@@ -21,7 +21,7 @@ func TestFreedSlotIsUsed(t *testing.T) {
 			r.publish(1, "bob", slices.Repeat([]string{"group/g"}, 100)...)
 		}
 		p := r.mute(a)
-		has := func(n int) func() bool { return func() bool { return len(p.arrivals()) == n } }
+		has := func(n int) func() bool { return func() bool { return p.count() == n } }
 		waitFor(t, "a full window", has(int(most)))
 		for i := range 3 {
 			p.session.Acknowledged(p.out, 4, p.arrivals()[i].id, false)

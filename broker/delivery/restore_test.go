@@ -85,7 +85,7 @@ func TestRestoredFarAhead(t *testing.T) {
 	all = append(all, late)
 	r.restart(stored(a.Key, late, 1, sent))
 	p = r.online(a)
-	waitFor(t, "everything", func() bool { return p.session.Cursor() == late.Seq && len(p.arrivals()) >= len(all) })
+	waitFor(t, "everything", func() bool { return p.session.Cursor() == late.Seq && p.count() >= len(all) })
 	got := p.arrivals()
 	if len(got) != len(all) {
 		t.Fatalf("got %d messages, want %d", len(got), len(all))
@@ -116,7 +116,7 @@ func TestRestoredHonoursReceiveMaximum(t *testing.T) {
 	r.restart(ops...)
 	p := r.mute(a)
 	for i, rec := range recs {
-		waitFor(t, "two are open, or the last", func() bool { return len(p.arrivals()) == min(i+2, len(recs)) })
+		waitFor(t, "two are open, or the last", func() bool { return p.count() == min(i+2, len(recs)) })
 		if got := p.arrivals()[i]; got.seq != rec.Seq || got.id != uint16(i+1) {
 			t.Fatalf("message %d is %+v, want seq %d", i, got, rec.Seq)
 		}
@@ -136,7 +136,7 @@ func TestRestoredEndsOnce(t *testing.T) {
 	recs := r.publish(2, "bob", "user/alice", "user/alice", "user/alice")
 	r.restart(stored(a.Key, recs[0], 1, sent), stored(a.Key, recs[1], 2, received), stored(a.Key, recs[2], 3, sent))
 	p := r.mute(a)
-	waitFor(t, "all are sent", func() bool { return len(p.arrivals()) == 2 && len(p.released()) == 1 })
+	waitFor(t, "all are sent", func() bool { return p.count() == 2 && len(p.released()) == 1 })
 	p.session.Acknowledged(p.out, 7, 2, false)
 	p.session.Acknowledged(p.out, 5, 3, true) // refused, which ends it too
 	waitFor(t, "it is stored", func() bool { return r.storedStates(a.Key) == "\x00\x02\x02" })
@@ -182,7 +182,7 @@ func TestRestoredNotForThisClient(t *testing.T) {
 	p := r.online(a)
 	waitFor(t, "the last", func() bool { return p.session.Cursor() == recs[2].Seq })
 	var seqs []uint64
-	waitFor(t, "message and refusal", func() bool { return len(p.arrivals()) == 2 })
+	waitFor(t, "message and refusal", func() bool { return p.count() == 2 })
 	for _, got := range p.arrivals() {
 		if got.topic == "user/alice" {
 			seqs = append(seqs, got.seq)

@@ -61,7 +61,7 @@ func (p *peer) offline(expiry time.Duration) {
 
 func (p *peer) wantSeqs(tb testing.TB, recs ...*msglog.Record) {
 	tb.Helper()
-	waitFor(tb, fmt.Sprintf("%d messages", len(recs)), func() bool { return len(p.arrivals()) >= len(recs) })
+	waitFor(tb, fmt.Sprintf("%d messages", len(recs)), func() bool { return p.count() >= len(recs) })
 	got := p.arrivals()
 	for i, rec := range recs {
 		if got[i].seq != rec.Seq {
@@ -199,7 +199,7 @@ func TestStoredCursorWaitsForAcknowledgement(t *testing.T) {
 	go func() { defer close(done); p.read() }()
 	t.Cleanup(func() { p.offline(0); <-done })
 	recs := r.publish(1, "bob", "user/alice", "user/alice", "user/alice", "user/else")
-	waitFor(t, "they are sent", func() bool { return len(p.arrivals()) == 3 })
+	waitFor(t, "they are sent", func() bool { return p.count() == 3 })
 	p.session.Acknowledged(p.out, 4, 2, false) // out of order: the first is still open
 	p.session.Acknowledged(p.out, 4, 3, false)
 	if c := p.session.Cursor(); c != recs[0].Seq-1 {
@@ -342,7 +342,7 @@ func TestPlainAcknowledgementOpensTheWindow(t *testing.T) {
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 1})
 	p.keepBack("plant/x")
 	p.session.Queue(&delivery.PlainMessage{Topic: "plant/x", QoS: 1}, delivery.PlainOptions{QoS: 1})
-	waitFor(t, "the plain message", func() bool { return len(p.arrivals()) == 1 })
+	waitFor(t, "the plain message", func() bool { return p.count() == 1 })
 	plain := p.arrivals()[0].id
 	batch := make([]string, 64)
 	for i := range batch {
@@ -353,9 +353,9 @@ func TestPlainAcknowledgementOpensTheWindow(t *testing.T) {
 	for ; sent < half+200; sent += len(batch) {
 		r.publish(1, "bob", batch...)
 	}
-	waitFor(t, "the window is full", func() bool { return len(p.arrivals()) == half })
+	waitFor(t, "the window is full", func() bool { return p.count() == half })
 	p.session.Acknowledged(p.out, 4, plain, false)
-	waitFor(t, "the rest", func() bool { return len(p.arrivals()) == 1+sent })
+	waitFor(t, "the rest", func() bool { return p.count() == 1+sent })
 }
 
 // A session whose position is older than the log gets a notice with the range that is
@@ -376,7 +376,7 @@ func TestGap(t *testing.T) {
 	}
 	first, _ := r.log.Bounds()
 	p = r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Groups: []string{"quiet"}})
-	waitFor(t, "notice and message", func() bool { return len(p.arrivals()) >= 2 })
+	waitFor(t, "notice and message", func() bool { return p.count() >= 2 })
 	got := p.arrivals()
 	if len(got) != 2 || got[0].seq != 0 || got[0].topic != "user/alice" || got[1].seq != kept[0].Seq {
 		t.Fatalf("got %+v", got)

@@ -1,0 +1,66 @@
+package broker
+
+import (
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// systemInterval is how often the figures on $SYS/broker are told.
+const systemInterval = 30 * time.Second
+
+// system holds the figures that are told on $SYS/broker and kept nowhere else.
+type system struct {
+	started       time.Time
+	received      atomic.Int64 // PUBLISHes of clients
+	maximum       atomic.Int64 // most connections at the same time
+	retained      int64        // messages; atomic
+	subscriptions int64        // outside the chat; atomic
+}
+
+// arrived counts a connection.
+func (s *system) arrived(connections int64) {
+	for {
+		most := s.maximum.Load()
+		if connections <= most || s.maximum.CompareAndSwap(most, connections) {
+			return
+		}
+	}
+}
+
+// tellSystem tells the broker's figures, retained, on the topics that brokers have for
+// them. Prometheus gets more of them: see metrics.
+//
+// Mochi's own loop for this is not run: every second it copies the tables of all clients
+// and of all retained messages, of which everybody's presence is one.
+func (b *Broker) tellSystem() {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	stats, now := b.engine.Stats(), time.Now()
+	connected, sessions := b.connected.Load(), int64(b.engine.Count())
+	b.plain.publishLatest("$SYS/broker/version", []byte(version()), 0)
+	for topic, value := range map[string]int64{
+		"time": now.Unix(), "started": b.system.started.Unix(), "uptime": int64(now.Sub(b.system.started).Seconds()),
+		"clients/connected": connected, "clients/maximum": b.system.maximum.Load(),
+		"clients/total": sessions, "clients/disconnected": max(sessions-connected, 0),
+		"messages/received": b.system.received.Load(),
+		"messages/sent":     int64(stats.Deliveries.Load()),                          //nolint:gosec // far from 63 bits
+		"messages/dropped":  int64(stats.Dropped.Load() + stats.PlainDropped.Load()), //nolint:gosec // the same
+		"retained":          atomic.LoadInt64(&b.system.retained),
+		"subscriptions":     atomic.LoadInt64(&b.system.subscriptions),
+		"system/memory":     int64(m.HeapInuse), //nolint:gosec // the same
+		"system/threads":    int64(runtime.NumGoroutine()),
+	} {
+		b.plain.publishLatest("$SYS/broker/"+topic, strconv.AppendInt(nil, value, 10), 0)
+	}
+}
+
+// version returns the version of the program, "unknown" if it has none.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
