@@ -43,3 +43,27 @@ func TestArchiverBeginsAtTheBeginning(t *testing.T) {
 	}
 	archiver.Quiet()
 }
+
+// Nobody but an archiver gets an archiver's session, whatever its subject is called, and
+// nobody can end it by a clean start: its position says what may be trimmed.
+func TestArchiverSessionIsTheArchivers(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	o := mqttest.Options{
+		ClientID: "archiver", Keep: true,
+		Token: mustToken(t, authhook.TokenClaims{Subject: "store", Role: authhook.RoleArchiver}),
+	}
+	archiver := mqttest.Dial(t, b.MQTTAddr().String(), o)
+	archiver.Subscribe(1, "user/#", "group/#")
+	for _, keep := range []bool{true, false} {
+		other := v5(user(t, "store", "archiver"))
+		other.Keep = keep
+		if c := mqttest.Dial(t, b.MQTTAddr().String(), other); c.Connack.ReasonCode != 0x87 {
+			t.Errorf("keep %t: CONNACK %#x, want 0x87", keep, c.Connack.ReasonCode)
+		}
+	}
+	mqttest.Dial(t, b.MQTTAddr().String(), user(t, "bob", "phone")).PublishAcked("user/alice", 1, "hello")
+	if m := archiver.ReceiveAcked(); m.Body != "hello" {
+		t.Errorf("the archiver got %v", m.Body)
+	}
+}

@@ -85,7 +85,11 @@ func (b *Broker) connect(c *conn, door string) error {
 	if cl.State.Keepalive > maxKeepalive {
 		cl.State.Keepalive, cl.State.ServerKeepalive = maxKeepalive, true
 	}
-	if err := b.establish(c, cl, pk); err != nil {
+	switch err := b.establish(c, cl, pk); {
+	case errors.Is(err, delivery.ErrArchiverSession):
+		b.logger.Warn("a client that is not the archiver wanted the archiver's session; it was refused", "client", cl.ID)
+		return errors.Join(errRefused, err, b.mochi.SendConnack(cl, packets.ErrNotAuthorized, false, nil))
+	case err != nil:
 		b.logger.Error("cannot restore a session; the connection is refused so that the client tries again",
 			"client", cl.ID, "error", err)
 		return errors.Join(err, b.mochi.SendConnack(cl, packets.ErrServerUnavailable, false, nil))

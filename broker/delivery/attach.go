@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -21,6 +22,10 @@ type Attachment struct {
 	Archiver       bool // its position is the archive's
 }
 
+// ErrArchiverSession is returned for a connection that is not the archiver's and wants the
+// archiver's session, whose position says what may be trimmed from the log.
+var ErrArchiverSession = errors.New("this is the archiver's session")
+
 // Attach binds a connection to its session, which it makes if there is none or if
 // the client wants a clean start, and reports whether there was one. A connection
 // that had the session before loses it. Nothing is delivered before Start.
@@ -29,6 +34,9 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 		defer e.makeRoom(a.Subject)
 	}
 	for {
+		if !a.Archiver && e.isArchiver(a.Key) {
+			return nil, false, ErrArchiverSession
+		}
 		s, resumed = e.session(a.Key, a.Clean)
 		s.subsMu.Lock()
 		if !s.ended {
@@ -75,6 +83,19 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 		return nil, false, err
 	}
 	return s, resumed, nil
+}
+
+// isArchiver reports whether a session is the archiver's.
+func (e *Engine) isArchiver(k Key) bool {
+	e.mu.RLock()
+	s := e.sessions[k]
+	e.mu.RUnlock()
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.archiver
 }
 
 // makeRoom ends the sessions of a subject that have been offline for longest if it has
