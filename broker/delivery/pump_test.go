@@ -147,25 +147,33 @@ func TestPrevOnTheSendersTopic(t *testing.T) {
 }
 
 // A direct message between two users whose topics a session reads is one message, on the
-// recipient's topic; a note to oneself too.
+// recipient's topic; a note to oneself too; also where it reads everybody's besides.
 func TestDirectMessageArrivesOnce(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, get getter) {
 		t.Helper()
-		r := mustRig(t, delivery.Config{})
-		var recs []*msglog.Record
-		p := get(r, delivery.Attachment{Key: key("admin"), Expiry: time.Hour, AnyTopic: true}, false, func() {
-			recs = append(recs, r.publish(1, "bob", "user/alice")...)
-			recs = append(recs, r.publish(1, "alice", "user/bob")...)
-			recs = append(recs, r.publish(1, "alice", "user/alice")...)
-		}, delivery.Subscription{Filter: "user/alice", QoS: 1}, delivery.Subscription{Filter: "user/bob", QoS: 1})
-		got := r.settled(p)
-		if !slices.Equal(seqs(got), seqsOf(recs...)) {
-			t.Fatalf("got %v, want %v", seqs(got), seqsOf(recs...))
-		}
-		for i, m := range got {
-			if m.topic != recs[i].To {
-				t.Errorf("message %d came on %s, want %s", i, m.topic, recs[i].To)
+		for qos := range byte(2) {
+			for _, filters := range [][]string{{"user/alice", "user/bob"}, {"user/alice", "user/bob", "user/#"}, {"user/#"}} {
+				r := mustRig(t, delivery.Config{})
+				var recs []*msglog.Record
+				var subs []delivery.Subscription
+				for _, f := range filters {
+					subs = append(subs, delivery.Subscription{Filter: f, QoS: qos})
+				}
+				p := get(r, delivery.Attachment{Key: key("admin"), Expiry: time.Hour, AnyTopic: true}, false, func() {
+					recs = append(recs, r.publish(1, "bob", "user/alice")...)
+					recs = append(recs, r.publish(1, "alice", "user/bob")...)
+					recs = append(recs, r.publish(1, "alice", "user/alice")...)
+				}, subs...)
+				got := r.settled(p)
+				if !slices.Equal(seqs(got), seqsOf(recs...)) {
+					t.Fatalf("%v at QoS %d: got %v, want %v", filters, qos, seqs(got), seqsOf(recs...))
+				}
+				for i, m := range got {
+					if m.topic != recs[i].To {
+						t.Errorf("message %d came on %s, want %s", i, m.topic, recs[i].To)
+					}
+				}
 			}
 		}
 	})

@@ -194,3 +194,19 @@ func TestRestoredNotForThisClient(t *testing.T) {
 		t.Errorf("got %v, want %d", seqs, recs[2].Seq)
 	}
 }
+
+// An exchange goes on though the session no longer has the subscription that it came by:
+// the client waits for its end.
+func TestRestoredWithoutSubscription(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Groups: []string{"a"}}
+	r.online(a, delivery.Subscription{Filter: "group/+", QoS: 2}).offline(time.Hour)
+	recs := r.publish(2, "bob", "group/a", "group/a")
+	r.restart(stored(a.Key, recs[0], 1, received), stored(a.Key, recs[1], 2, sent))
+	a.Groups = nil
+	p := r.online(a)
+	waitFor(t, "both exchanges end", func() bool { return slices.Equal(p.released(), []uint16{1, 2}) })
+	p.wantSeqs(t, recs[1])
+	waitFor(t, "all is done", func() bool { return p.session.Cursor() == recs[1].Seq })
+}

@@ -167,7 +167,10 @@ func TestQoS0MovesTheStoredCursor(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice"})
-	p.wantSeqs(t, r.publish(0, "bob", "user/alice")...)
+	first := r.publish(0, "bob", "user/alice")
+	p.wantSeqs(t, first...)
+	waitFor(t, "the first position is stored", func() bool { return r.storedCursor("alice") >= first[0].Seq })
+	waitFor(t, "the session is live", p.session.Live)
 	recs := r.publish(0, "bob", "user/alice")
 	waitFor(t, "the position is stored", func() bool { return r.storedCursor("alice") >= recs[0].Seq })
 }
