@@ -77,7 +77,7 @@ func (b *Broker) connect(c *conn, door string) error {
 	}
 	cl.ParseConnect(door, pk)
 	if code := b.validate(cl, pk); code != packets.CodeSuccess {
-		return errors.Join(errRefused, code, b.mochi.SendConnack(cl, code, false, nil))
+		return errors.Join(errRefused, code, b.refuse(cl, code))
 	}
 	if err := b.auth.OnConnect(cl, pk); err != nil {
 		return err
@@ -88,11 +88,11 @@ func (b *Broker) connect(c *conn, door string) error {
 	switch err := b.establish(c, cl, pk); {
 	case errors.Is(err, delivery.ErrArchiverSession):
 		b.logger.Warn("a client that is not the archiver wanted the archiver's session; it was refused", "client", cl.ID)
-		return errors.Join(errRefused, err, b.mochi.SendConnack(cl, packets.ErrNotAuthorized, false, nil))
+		return errors.Join(errRefused, err, b.refuse(cl, packets.ErrNotAuthorized))
 	case err != nil:
 		b.logger.Error("cannot restore a session; the connection is refused so that the client tries again",
 			"client", cl.ID, "error", err)
-		return errors.Join(err, b.mochi.SendConnack(cl, packets.ErrServerUnavailable, false, nil))
+		return errors.Join(err, b.refuse(cl, packets.ErrServerUnavailable))
 	}
 	if c.resumed {
 		b.forgetForbidden(c.session)
@@ -103,6 +103,15 @@ func (b *Broker) connect(c *conn, door string) error {
 	}
 	c.session.Start(c.Conn)
 	return nil
+}
+
+// refuse sends a CONNACK that says why a client is not let in. MQTT 3.1.1 knows five
+// reasons (3.2.2.3), of which "not authorized" has to do for what it has no word for.
+func (b *Broker) refuse(cl *mqtt.Client, code packets.Code) error {
+	if _, ok := packets.V5CodesToV3[code]; !ok && cl.Properties.ProtocolVersion < 5 {
+		code = packets.ErrBadUsernameOrPassword // which Mochi translates to it
+	}
+	return b.mochi.SendConnack(cl, code, false, nil)
 }
 
 // validate returns what is wrong with a CONNECT, packets.CodeSuccess if nothing.

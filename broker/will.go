@@ -44,18 +44,23 @@ type wills struct {
 }
 
 type waitingWill struct {
+	conn  *delivery.Conn // whose it is
 	timer *time.Timer
 	fire  func()
 }
 
-// wait has fire called after a delay, unless the session's client is back by then.
-func (w *wills) wait(k delivery.Key, delay time.Duration, fire func()) *waitingWill {
+// wait has fire called after a delay, unless the session's client is back by then. It
+// returns nil if the client is so far back that the will of its next connection waits.
+func (w *wills) wait(k delivery.Key, conn *delivery.Conn, delay time.Duration, fire func()) *waitingWill {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.waiting == nil {
 		w.waiting = make(map[delivery.Key]*waitingWill)
 	}
-	next := &waitingWill{fire: fire}
+	if other := w.waiting[k]; other != nil && other.conn.After(conn) {
+		return nil
+	}
+	next := &waitingWill{conn: conn, fire: fire}
 	next.timer = time.AfterFunc(delay, func() {
 		if w.take(k, next) {
 			fire()
@@ -69,11 +74,10 @@ func (w *wills) wait(k delivery.Key, delay time.Duration, fire func()) *waitingW
 func (w *wills) take(k delivery.Key, is *waitingWill) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.waiting[k] != is {
+	if is.timer.Stop(); w.waiting[k] != is {
 		return false
 	}
 	delete(w.waiting, k)
-	is.timer.Stop()
 	return true
 }
 
@@ -123,10 +127,12 @@ func (b *Broker) fireWill(c *conn) {
 		return
 	}
 	// Its client may be back before the will begins to wait.
-	next := b.wills.wait(c.session.Key, delay, fire)
+	next := b.wills.wait(c.session.Key, c.Conn, delay, fire)
 	back, over := c.session.Superseded(c.Conn), c.session.Over()
-	if (back || over) && b.wills.take(c.session.Key, next) && !back {
-		fire()
+	if next == nil || (back || over) && b.wills.take(c.session.Key, next) {
+		if !back {
+			fire()
+		}
 	}
 }
 

@@ -178,6 +178,7 @@ func (s *Session) detachLocked(own *Conn) {
 		s.pos = max(s.pos, delivered)
 	}
 	s.mode = offline
+	s.win.shrink()
 	s.detachPlainLocked()
 	s.movedLocked()
 	if old != nil {
