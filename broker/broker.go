@@ -73,6 +73,7 @@ type Config struct {
 	// default 5 s, negative for not at all.
 	PresenceSettle time.Duration
 
+	Version  string                // of the program, told on $SYS/broker/version; default "unknown"
 	Logger   *slog.Logger          // default: nobody
 	Registry prometheus.Registerer // default: none
 }
@@ -128,6 +129,9 @@ type Broker struct {
 func New(cfg Config) (*Broker, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Version == "" {
+		cfg.Version = "unknown"
 	}
 	if cfg.SessionExpiry == 0 {
 		cfg.SessionExpiry = 7 * 24 * time.Hour

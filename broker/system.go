@@ -2,7 +2,6 @@ package broker
 
 import (
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -40,7 +39,7 @@ func (b *Broker) tellSystem() {
 	runtime.ReadMemStats(&m)
 	stats, now := b.engine.Stats(), time.Now()
 	connected, sessions := b.connected.Load(), int64(b.engine.Count())
-	b.plain.publishLatest("$SYS/broker/version", []byte(version()), 0)
+	b.plain.publishLatest("$SYS/broker/version", []byte(b.cfg.Version), 0)
 	for topic, value := range map[string]int64{
 		"time": now.Unix(), "started": b.system.started.Unix(), "uptime": int64(now.Sub(b.system.started).Seconds()),
 		"clients/connected": connected, "clients/maximum": b.system.maximum.Load(),
@@ -55,12 +54,4 @@ func (b *Broker) tellSystem() {
 	} {
 		b.plain.publishLatest("$SYS/broker/"+topic, strconv.AppendInt(nil, value, 10), 0)
 	}
-}
-
-// version returns the version of the program, "unknown" if it has none.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }

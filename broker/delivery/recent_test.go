@@ -18,8 +18,16 @@ func TestBatchOfManySenders(t *testing.T) {
 		t.Helper()
 		var recs []*msglog.Record
 		for _, m := range [][2]string{
-			{"alice", "user/bob"}, {"carol", "user/bob"}, {"alice", "user/bob"}, {"alice", "user/carol"}, {"alice", "user/alice"},
-			{"bob", "user/alice"}, {"alice", "group/a"}, {"alice", "group/a"}, {"alice", "group/b"}, {"bob", "group/b"},
+			{"alice", "user/bob"},
+			{"carol", "user/bob"},
+			{"alice", "user/bob"},
+			{"alice", "user/carol"},
+			{"alice", "user/alice"},
+			{"bob", "user/alice"},
+			{"alice", "group/a"},
+			{"alice", "group/a"},
+			{"alice", "group/b"},
+			{"bob", "group/b"},
 		} {
 			recs = append(recs, message(1, m[0], m[1]))
 		}

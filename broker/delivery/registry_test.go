@@ -45,8 +45,11 @@ func TestSubscribeAgain(t *testing.T) {
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}, signals("alice"))
 	n := 0
 	for _, sub := range []delivery.Subscription{
-		{Filter: "user/alice", QoS: 1, Identifier: 3}, {Filter: "user/alice", Identifier: 4}, {Filter: "user/alice", QoS: 2},
-		{Filter: "user/alice", QoS: 1, NoLocal: true}, {Filter: "user/alice", QoS: 1},
+		{Filter: "user/alice", QoS: 1, Identifier: 3},
+		{Filter: "user/alice", Identifier: 4},
+		{Filter: "user/alice", QoS: 2},
+		{Filter: "user/alice", QoS: 1, NoLocal: true},
+		{Filter: "user/alice", QoS: 1},
 	} {
 		if err := p.session.Subscribe([]delivery.Subscription{sub}, nil); err != nil {
 			t.Fatal(err)

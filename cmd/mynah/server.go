@@ -303,6 +303,7 @@ func (s *server) startBroker(ctx context.Context) error {
 		rights = s.directory
 	}
 	cfg := broker.Config{
+		Version:        version,
 		Directory:      rights,
 		DataDir:        filepath.Join(s.cfg.DataDir, brokerFolder),
 		MQTTAddr:       tcp,
