@@ -251,9 +251,9 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, _ packets.Packet) bool {
 	return h.Identity(cl) != nil
 }
 
-// OnACLCheck asks the Policy, for Mochi's own delivery of plain topics and for
-// every SUBSCRIBE. Mochi disconnects a 3.1.1 client whose publish is refused
-// here, so the broker asks CanPublish before it lets a PUBLISH come this far.
+// OnACLCheck asks the Policy for a Mochi server that does all by itself: for every
+// PUBLISH, SUBSCRIBE and delivery. Mynah's broker asks the Policy directly, since
+// Mochi disconnects a 3.1.1 client whose publish is refused here.
 func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	id := h.Identity(cl)
 	if id == nil {
