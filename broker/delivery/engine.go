@@ -62,6 +62,7 @@ type Engine struct {
 
 	// Used by Deliver only.
 	run         run
+	helper      helper
 	recentFIFO  []*entry // one for each remembered message, oldest first
 	recentBytes int64
 
@@ -247,6 +248,7 @@ func (e *Engine) Deliver(recs []*msglog.Record) {
 		to := chat.ParseTopic(part[0].To)
 		if to.Kind == chat.KindGroup {
 			e.deliverRun(part[0].To, false, part, now, allGroups)
+			e.limits.writers.help(&e.helper)
 			continue
 		}
 		// The recipient first: a session that subscribes to both gets it there.

@@ -33,6 +33,11 @@ const turn = 32
 func (w *writers) add(c *Conn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.head > len(w.queue)/2 && len(w.queue) == cap(w.queue) {
+		n := copy(w.queue, w.queue[w.head:]) // under load it is never empty
+		clear(w.queue[n:])
+		w.queue, w.head = w.queue[:n], 0
+	}
 	w.queue = append(w.queue, c)
 	if w.busy < runtime.GOMAXPROCS(0) {
 		w.busy++
@@ -40,34 +45,57 @@ func (w *writers) add(c *Conn) {
 	}
 }
 
-// take returns the next connections, none if the writer is to end.
-func (w *writers) take(into []*Conn) []*Conn {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := copy(into[:turn], w.queue[w.head:])
+// takeLocked moves the next connections to into and returns how many they are.
+func (w *writers) takeLocked(into *[turn]*Conn) int {
+	n := copy(into[:], w.queue[w.head:])
 	clear(w.queue[w.head : w.head+n]) // a connection that is over must not be kept
-	switch w.head += n; {
-	case n == 0:
-		w.busy--
-		fallthrough
-	case w.head == len(w.queue):
+	if w.head += n; w.head == len(w.queue) {
 		w.queue, w.head = w.queue[:0], 0
 	}
-	return into[:n]
+	return n
 }
 
 func (w *writers) run() {
-	batch := make([]*Conn, turn)
-	a := newAttempt()
+	var h helper
 	for {
-		conns := w.take(batch)
-		if len(conns) == 0 {
+		w.mu.Lock()
+		n := w.takeLocked(&h.conns)
+		if n == 0 {
+			w.busy--
+			w.mu.Unlock()
 			return
 		}
-		for _, c := range conns {
-			c.writeNow(a)
-		}
+		w.mu.Unlock()
+		h.write(n)
 		runtime.Gosched()
+	}
+}
+
+// help writes some of what waits if that is much. Who fills outboxes calls it, since it
+// could do so faster than the writers empty them: the sessions would fall behind, and to
+// catch up costs more than to write.
+func (w *writers) help(h *helper) {
+	w.mu.Lock()
+	waiting := len(w.queue) - w.head
+	w.mu.Unlock()
+	for ; waiting > 2*turn; waiting -= turn {
+		w.mu.Lock()
+		n := w.takeLocked(&h.conns)
+		w.mu.Unlock()
+		h.write(n)
+	}
+}
+
+// helper is what is needed to write for some connections. It belongs to one goroutine.
+type helper struct {
+	conns   [turn]*Conn
+	attempt attempt
+}
+
+func (h *helper) write(n int) {
+	for i, c := range h.conns[:n] {
+		c.writeNow(&h.attempt)
+		h.conns[i] = nil
 	}
 }
 
@@ -76,25 +104,25 @@ type attempt struct {
 	p   []byte
 	n   int
 	err error
-	do  func(fd uintptr) bool // made once: a closure for each write would be garbage
+	do  func(fd uintptr) bool // try, bound once: a closure for each write would be garbage
 }
 
-func newAttempt() *attempt {
-	a := &attempt{}
-	a.do = func(fd uintptr) bool {
-		for {
-			a.n, a.err = syscall.Write(int(fd), a.p)
-			if !errors.Is(a.err, syscall.EINTR) {
-				return true // whatever came of it: false would be to wait
-			}
+// try does one system call.
+func (a *attempt) try(fd uintptr) bool {
+	for {
+		a.n, a.err = syscall.Write(int(fd), a.p)
+		if !errors.Is(a.err, syscall.EINTR) {
+			return true // whatever came of it: false would be to wait
 		}
 	}
-	return a
 }
 
 // write returns how much of p the socket took; all of it, or it is full, or there is an
 // error.
 func (a *attempt) write(socket syscall.RawConn, p []byte) (n int, err error) {
+	if a.do == nil {
+		a.do = a.try
+	}
 	a.p, a.n, a.err = p, 0, nil
 	err = socket.Write(a.do)
 	a.p = nil

@@ -225,13 +225,13 @@ func TestFlushGivesUp(t *testing.T) {
 // for that moment has passed.
 func TestDeadlineEndsWithTheCongestion(t *testing.T) {
 	t.Parallel()
-	const timeout = 500 * time.Millisecond
+	const timeout = 2 * time.Second
 	limits := delivery.OutboxLimits{PerConn: 64 << 20, Total: 1 << 30, Timeout: timeout}
 	client, server := tcpPair(t)
 	c := delivery.NewConn(server, &limits)
 	for n := range 3 {
 		if n == 2 {
-			time.Sleep(2 * timeout) // the time that the deadline would have had
+			time.Sleep(timeout + timeout/4) // the time that the deadline would have had
 		}
 		if _, err := c.Write(numbered(0, 0, 300_000)); err != nil {
 			t.Fatalf("packet %d: %v", n, err)

@@ -1,0 +1,33 @@
+package delivery
+
+import (
+	"runtime"
+	"testing"
+)
+
+// The writers' queue holds what waits and not what has been, also if it is never empty; and
+// every connection leaves it once, in the order in which it came.
+func TestWritersQueueDoesNotGrow(t *testing.T) {
+	t.Parallel()
+	w := writers{busy: runtime.GOMAXPROCS(0)} // as if they were there, so that none comes
+	conns := make([]*Conn, 100)
+	for i := range conns {
+		conns[i] = &Conn{}
+		w.add(conns[i])
+	}
+	var out [turn]*Conn
+	next := 0
+	for range 50_000 {
+		n := w.takeLocked(&out)
+		for _, c := range out[:n] {
+			if c != conns[next%len(conns)] {
+				t.Fatalf("connection %d is not the one whose turn it is", next)
+			}
+			next++
+			w.add(c)
+		}
+	}
+	if waiting := len(w.queue) - w.head; waiting != len(conns) || cap(w.queue) > 8*len(conns) {
+		t.Errorf("%d wait in room for %d, want %d in little more", waiting, cap(w.queue), len(conns))
+	}
+}
