@@ -97,6 +97,19 @@ func (w *wills) back(k delivery.Key, resumed bool) {
 	}
 }
 
+// ended sends the will of a session that has ended: there is nobody to wait for, and a
+// client that makes session after session is not to leave a will in memory for each.
+func (w *wills) ended(k delivery.Key) {
+	w.mu.Lock()
+	next := w.waiting[k]
+	delete(w.waiting, k)
+	w.mu.Unlock()
+	if next != nil {
+		next.timer.Stop()
+		go next.fire() // not with the locks of the session
+	}
+}
+
 // all sends all that wait.
 func (w *wills) all() {
 	w.mu.Lock()

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -37,6 +38,29 @@ func TestDelayedWillComesWithTheEndOfTheSession(t *testing.T) {
 		}
 	}
 	alice.Quiet()
+}
+
+// The will of a session that had to give way to another of its subject is sent, and does not
+// wait in memory for its delay: anybody could leave one for each session that it makes.
+func TestDelayedWillComesWhenItsSessionGivesWay(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	addr := b.MQTTAddr().String()
+	alice := mqttest.Dial(t, addr, user(t, "alice", "phone"))
+	alice.Subscribe(1, "user/alice")
+	bob := v5(keep(user(t, "bob", "")))
+	const most = 200 // sessions of a subject
+	for i := range most {
+		bob.ClientID = fmt.Sprint("device", i)
+		mqttest.Dial(t, addr, withWill(bob, "gone", 3600)).Cut()
+	}
+	bob.ClientID = "one more"
+	mqttest.Dial(t, addr, bob)
+	bob.ClientID = "and another"
+	mqttest.Dial(t, addr, bob)
+	if m := alice.ReceiveAcked(); m.Body != "gone" {
+		t.Errorf("got %v, want the will of a session that gave way", m.Body)
+	}
 }
 
 // The end of the broker is the end of its connections: wills are sent, so that whoever is

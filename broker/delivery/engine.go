@@ -31,6 +31,10 @@ type Config struct {
 	PlainMessages, PlainBytes int
 	PlainTotal                int64
 
+	// OnEnd is told, before the key is free for another session, that one has ended. It
+	// is called with locks of the session held and must not call the engine.
+	OnEnd func(Key)
+
 	Now func() time.Time // default time.Now
 }
 

@@ -148,6 +148,9 @@ func (s *Session) endLocked() {
 		// Before the key is free: a new session of this key stores its own.
 		e.store.forget(s)
 	}
+	if e.cfg.OnEnd != nil {
+		e.cfg.OnEnd(s.Key)
+	}
 	e.mu.Lock()
 	delete(e.sessions, s.Key)
 	delete(e.subjects[s.Subject], s)
