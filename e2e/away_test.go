@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"mynah/internal/postgres"
 )
 
 // outage is how long PostgreSQL is away: longer than the time-outs, keep-alives and pauses
@@ -25,25 +23,8 @@ const outage = time.Minute
 // beside the others.
 func TestMinuteWithoutPostgres(t *testing.T) {
 	t.Parallel()
-	pg := postgres.New(postgres.Config{Dir: t.TempDir()})
-	startPostgres := func() {
-		t.Helper()
-		if err := pg.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	stopPostgres := func() {
-		t.Helper()
-		if err := pg.Stop(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	startPostgres()
-	t.Cleanup(stopPostgres)
-	database := pg.URL()
-	if status, _, stderr := execute(t, "migrate", "--database-url", database); status != 0 {
-		t.Fatalf("migrate: %s", stderr)
-	}
+	pg := mustOwnPostgres(t)
+	database := pg.url
 	sql := func(statements ...string) {
 		t.Helper()
 		conn, err := pgx.Connect(t.Context(), database)
@@ -87,7 +68,7 @@ func TestMinuteWithoutPostgres(t *testing.T) {
 	talk("group/g")
 	eventually(t, "both in the archive", func() bool { return len(query(t, database, "true")) == 2 })
 
-	stopPostgres()
+	pg.stop()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for away := time.Now(); time.Since(away) < outage; <-tick.C {
@@ -106,7 +87,7 @@ func TestMinuteWithoutPostgres(t *testing.T) {
 		}
 	}
 
-	startPostgres()
+	pg.start()
 	sql(`DELETE FROM members WHERE account = 'alice' AND grp = 'g'`)
 	eventually(t, "everything in the archive", func() bool { return len(query(t, database, "sender = 'bob'")) >= said })
 	seen := map[string]int{}

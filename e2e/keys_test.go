@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"os"
@@ -10,8 +9,6 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-
-	"mynah/internal/postgres"
 )
 
 // A broker that is started while PostgreSQL is away lets in who has a token of the API,
@@ -19,25 +16,8 @@ import (
 // that was distrusted does not come back by a restart during the next outage.
 func TestSigningKeysAreKept(t *testing.T) {
 	t.Parallel()
-	pg := postgres.New(postgres.Config{Dir: t.TempDir()})
-	startPostgres := func() {
-		t.Helper()
-		if err := pg.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	stopPostgres := func() {
-		t.Helper()
-		if err := pg.Stop(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	startPostgres()
-	t.Cleanup(stopPostgres)
-	database := pg.URL()
-	if status, _, stderr := execute(t, "migrate", "--database-url", database); status != 0 {
-		t.Fatalf("migrate: %s", stderr)
-	}
+	pg := mustOwnPostgres(t)
+	database := pg.url
 	data := t.TempDir()
 	broker := func() *node {
 		return start(t, "broker", "--data-dir", data, "--jwt-secret", secret, "--database-url", database,
@@ -81,7 +61,7 @@ func TestSigningKeysAreKept(t *testing.T) {
 	if status := b.interrupt(); status != 0 {
 		t.Fatalf("the broker ended with status %d", status)
 	}
-	stopPostgres()
+	pg.stop()
 
 	b = broker()
 	says(b, "tokens of the API are verified with the keys kept from the last time")
@@ -99,7 +79,7 @@ func TestSigningKeysAreKept(t *testing.T) {
 
 	// Back again: the broker follows without a restart. What the API distrusts then is
 	// refused at once and from then on, outage or not.
-	startPostgres()
+	pg.start()
 	says(b, "its keys have been read from the database")
 	if status, _, stderr := execute(t, "api", "--rotate-keys", "--distrust-keys", "--database-url", database, "--jwt-secret", secret); status != 0 {
 		t.Fatalf("rotate: %s", stderr)
@@ -113,7 +93,7 @@ func TestSigningKeysAreKept(t *testing.T) {
 	if status := b.interrupt(); status != 0 {
 		t.Fatalf("the broker ended with status %d", status)
 	}
-	stopPostgres()
+	pg.stop()
 	b = broker()
 	says(b, "tokens of the API are verified with the keys kept from the last time")
 	if connects(b, tok) {

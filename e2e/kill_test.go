@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"mynah/internal/postgres"
 )
 
 // ledger is what a publisher knows to be acknowledged: the outside world's view,
@@ -123,18 +121,7 @@ func (l *ledger) session(stop <-chan struct{}, conn net.Conn, clientID, token, t
 // under load: every acknowledged message is in the archive once.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	pg := postgres.New(postgres.Config{Dir: t.TempDir()})
-	if err := pg.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := pg.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	if status, _, stderr := execute(t, "migrate", "--database-url", pg.URL()); status != 0 {
-		t.Fatalf("migrate: %s", stderr)
-	}
+	pg := mustOwnPostgres(t)
 	data := t.TempDir()
 	broker := func(addr string) *node {
 		return start(t, "broker", "--data-dir", data, "--jwt-secret", secret, "--mqtt-addr", addr,
@@ -143,7 +130,7 @@ func TestKill(t *testing.T) {
 	b := broker("127.0.0.1:0")
 	addr := b.mqtt
 	archiver := func() *node {
-		return start(t, "archiver", "--database-url", pg.URL(), "--broker-url", "mqtt://"+addr,
+		return start(t, "archiver", "--database-url", pg.url, "--broker-url", "mqtt://"+addr,
 			"--jwt-secret", secret, "--metrics-addr", "127.0.0.1:0")
 	}
 	a := archiver()
@@ -182,7 +169,7 @@ func TestKill(t *testing.T) {
 	var conn *pgx.Conn
 	eventually(t, "PostgreSQL to answer", func() bool {
 		var err error
-		conn, err = pgx.Connect(ctx, pg.URL())
+		conn, err = pgx.Connect(ctx, pg.url)
 		return err == nil
 	})
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
