@@ -12,8 +12,8 @@ PKGS     = $(shell go list ./...)
 # The binary that e2e starts is built without the race detector, so running it
 # under -race would show nothing that `make test` does not.
 RACE_PKGS = $(shell go list ./... | grep -v '/e2e')
-# For how long: a fuzz target each, the torture.
-FUZZ    ?= 5s
+# How much: executions of each fuzz target, how long the torture.
+FUZZ    ?= 20000
 TORTURE ?= 5m
 # Further flags of run, bench and torture.
 ARGS    ?=
@@ -74,7 +74,7 @@ race: setup
 	go test -race -shuffle=on -p 2 -timeout 25m $(RACE_PKGS)
 
 .PHONY: fuzz
-fuzz: ## Fuzz every target for a short time each (FUZZ=5s)
+fuzz: ## Fuzz every target a little (FUZZ=20000 executions each)
 	tools/fuzz $(FUZZ)
 
 .PHONY: vuln
