@@ -231,7 +231,7 @@ func catchUp(ctx context.Context, t *target) (sample, error) {
 // catchUpLive measures how much live chat slows down while the archiver catches
 // up: the rate of ten pairs with one message in flight each, which is bound by
 // how long a message takes, during the catch-up over before it.
-func catchUpLive(_ context.Context, t *target) (sample, error) {
+func catchUpLive(ctx context.Context, t *target) (sample, error) {
 	old, err := t.publisher(100, nil, &load.Publishing{Topics: []string{"user/x000"}, QoS: 1, Window: 1000})
 	if err != nil {
 		return sample{}, err
@@ -247,14 +247,14 @@ func catchUpLive(_ context.Context, t *target) (sample, error) {
 	for _, p := range pubs {
 		p.Flow()
 	}
-	before, err := t.window(subs)
+	before, err := t.window(ctx, subs)
 	if err != nil {
 		return sample{}, err
 	}
 	if err := t.startArchiver(); err != nil {
 		return sample{}, err
 	}
-	during, err := t.window(subs)
+	during, err := t.window(ctx, subs)
 	if err != nil {
 		return sample{}, err
 	}

@@ -42,3 +42,11 @@ func (t *target) profile(ctx context.Context, kind string, seconds int) error {
 	_, err = io.Copy(f, resp.Body)
 	return errors.Join(err, f.Close())
 }
+
+// profiling starts to profile the broker's processor time for so many seconds. The
+// function that it returns waits for the end of that.
+func (t *target) profiling(ctx context.Context, seconds int) (wait func() error) {
+	done := make(chan error, 1)
+	go func() { done <- t.profile(ctx, "profile", seconds) }()
+	return func() error { return <-done }
+}

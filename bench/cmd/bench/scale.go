@@ -13,7 +13,7 @@ import (
 	"mynah/bench/wire"
 )
 
-func latency(_ context.Context, t *target) (sample, error) {
+func latency(ctx context.Context, t *target) (sample, error) {
 	const rate = 1000.0
 	pubs, subs, err := t.pairs(10, inFlight)
 	if err != nil {
@@ -29,6 +29,7 @@ func latency(_ context.Context, t *target) (sample, error) {
 	if err := t.RunFor(warmUp); err != nil {
 		return sample{}, err
 	}
+	profiled := t.profiling(ctx, int(t.duration.Seconds()))
 	cpu0, _ := t.cpu()
 	for _, s := range subs {
 		s.Latencies = make([]int64, 0, int(rate*t.duration.Seconds()))
@@ -37,6 +38,9 @@ func latency(_ context.Context, t *target) (sample, error) {
 		return sample{}, err
 	}
 	cpu1, _ := t.cpu()
+	if err := profiled(); err != nil {
+		return sample{}, err
+	}
 	all := latencies(subs)
 	s := sample{Value: percentile(all, 99)}
 	s.add("p50", percentile(all, 50), "ms")
@@ -257,9 +261,8 @@ func crowd(ctx context.Context, t *target) (_ sample, err error) {
 	if err != nil {
 		return sample{}, err
 	}
-	profiled := make(chan error, 1)
-	go func() { profiled <- t.profile(ctx, "profile", 3) }()
-	defer func() { err = errors.Join(err, <-profiled) }()
+	profiled := t.profiling(ctx, 3)
+	defer func() { err = errors.Join(err, profiled()) }()
 	var took []float64
 	var cpu time.Duration
 	for i := range 6 {

@@ -60,12 +60,11 @@ func (t *target) group(n int, qos byte) (*load.Publisher, []*load.Subscriber, er
 }
 
 // window measures deliveries for the configured duration after a warm-up.
-func (t *target) window(subs []*load.Subscriber) (sample, error) {
+func (t *target) window(ctx context.Context, subs []*load.Subscriber) (sample, error) {
 	if err := t.RunFor(warmUp); err != nil {
 		return sample{}, err
 	}
-	profiled := make(chan error, 1)
-	go func() { profiled <- t.profile(context.Background(), "profile", int(t.duration.Seconds())) }()
+	profiled := t.profiling(ctx, int(t.duration.Seconds()))
 	cpu0, arch0 := t.cpu()
 	seen0, began := total(subs), time.Now()
 	if err := t.RunFor(t.duration); err != nil {
@@ -82,7 +81,7 @@ func (t *target) window(subs []*load.Subscriber) (sample, error) {
 		}
 	}
 	s.add("broker cores", (cpu1-cpu0).Seconds()/took.Seconds(), "")
-	return s, nil
+	return s, profiled()
 }
 
 func total(subs []*load.Subscriber) (n uint64) {
@@ -123,7 +122,7 @@ func (t *target) settle(pubs []*load.Publisher, subs []*load.Subscriber, want fu
 	return nil
 }
 
-func flow(_ context.Context, t *target) (sample, error) {
+func flow(ctx context.Context, t *target) (sample, error) {
 	pubs, subs, err := t.pairs(10, inFlight)
 	if err != nil {
 		return sample{}, err
@@ -131,7 +130,7 @@ func flow(_ context.Context, t *target) (sample, error) {
 	for _, p := range pubs {
 		p.Flow()
 	}
-	s, err := t.window(subs)
+	s, err := t.window(ctx, subs)
 	if err != nil {
 		return s, err
 	}
@@ -149,13 +148,13 @@ func flow(_ context.Context, t *target) (sample, error) {
 	return s, t.settle(pubs, subs, func(sub *load.Subscriber) uint64 { return sent[sub] })
 }
 
-func fanAcknowledged(_ context.Context, t *target) (sample, error) {
+func fanAcknowledged(ctx context.Context, t *target) (sample, error) {
 	p, subs, err := t.group(t.fan, 1)
 	if err != nil {
 		return sample{}, err
 	}
 	p.Flow()
-	s, err := t.window(subs)
+	s, err := t.window(ctx, subs)
 	if err != nil {
 		return s, err
 	}
@@ -165,14 +164,14 @@ func fanAcknowledged(_ context.Context, t *target) (sample, error) {
 	return s, t.settle([]*load.Publisher{p}, subs, func(*load.Subscriber) uint64 { return p.Sent })
 }
 
-func fanOffered(_ context.Context, t *target) (sample, error) {
+func fanOffered(ctx context.Context, t *target) (sample, error) {
 	p, subs, err := t.group(t.fan, 0)
 	if err != nil {
 		return sample{}, err
 	}
 	p.Pace(5_000_000/float64(len(subs)), 0)
 	began := time.Now()
-	s, err := t.window(subs)
+	s, err := t.window(ctx, subs)
 	if err != nil {
 		return s, err
 	}
