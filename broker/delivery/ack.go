@@ -133,6 +133,22 @@ func (s *Session) finishLocked(id uint16, e *inflight) {
 		s.engine.store.progress(s, exchange{e.seq, id, e.topic, stateDone}, func(bool) {})
 	}
 	s.win.done(e)
+	if !s.roomy && s.win.roomy() {
+		s.roomy = true
+		s.engine.roomy.add(s)
+	}
+}
+
+// fitLocked gives back memory that a burst has needed and nobody has since. The session is
+// looked at again while there may be more. s.mu is held.
+func (s *Session) fitLocked() {
+	s.win.fit()
+	if s.plain != nil {
+		s.plain.fit()
+	}
+	if s.roomy = s.win.roomy(); s.roomy {
+		s.engine.roomy.add(s)
+	}
 }
 
 // quotaLocked returns how many more messages the client takes (MQTT 5, 4.9: messages of

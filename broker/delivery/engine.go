@@ -60,6 +60,7 @@ type Engine struct {
 
 	dirty   sessionList // their stored position is out of date
 	lagging sessionList // they are to read on soon
+	roomy   sessionList // they may give memory back
 
 	serial    atomic.Uint64 // of the newest session
 	plainHeld atomic.Int64  // bytes of what sessions hold of topics outside the chat

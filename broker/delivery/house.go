@@ -17,8 +17,8 @@ const (
 // all the time.
 const refillInterval = 50 * time.Millisecond
 
-// keepHouse stores positions that have moved, has sessions read on and ends those that
-// have expired.
+// keepHouse stores positions that have moved, has sessions read on, takes back memory that
+// they no longer need and ends those that have expired.
 func (e *Engine) keepHouse() {
 	refill := time.NewTicker(refillInterval)
 	defer refill.Stop()
@@ -43,6 +43,11 @@ func (e *Engine) keepHouse() {
 				saved = now
 			}
 		case <-expire.C:
+			for _, s := range e.roomy.take() {
+				s.mu.Lock()
+				s.fitLocked()
+				s.mu.Unlock()
+			}
 			now := e.now()
 			for _, s := range e.all() {
 				s.mu.Lock()

@@ -46,6 +46,8 @@ func (s *Session) Release(conn *Conn, exchange uint16) {
 	s.inbound.mu.Lock()
 	defer s.inbound.mu.Unlock()
 	if len(s.inbound.open) > 0 && s.Attached() == conn {
-		delete(s.inbound.open, exchange)
+		if delete(s.inbound.open, exchange); len(s.inbound.open) == 0 {
+			s.inbound.open = nil // a map keeps the room that it once needed
+		}
 	}
 }

@@ -107,6 +107,16 @@ func (q *plainQueue) idle() bool {
 	return len(q.waiting)+len(q.passing)+len(q.again) == 0
 }
 
+// fit gives back the memory of a map that was larger once.
+func (q *plainQueue) fit() {
+	var sent map[uint16]plainItem
+	if len(q.sent) > 0 {
+		sent = make(map[uint16]plainItem, len(q.sent))
+		maps.Copy(sent, q.sent)
+	}
+	q.sent = sent
+}
+
 // Queue gives the session a message, to be sent when its turn comes. It reports false if
 // the session does not take it: it has ended, it is offline and the message would go at
 // QoS 0, or it has as much waiting as it may.
@@ -268,6 +278,7 @@ func (s *Session) detachPlainLocked() {
 		s.countPlainLocked(-it.cost())
 	}
 	s.plain.passing = nil
+	s.plain.fit()
 }
 
 // endPlainLocked forgets everything, for good, and returns what others may still get of

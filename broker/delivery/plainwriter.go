@@ -112,7 +112,9 @@ func (w *plainWriter) sendWaiting() {
 			}
 		}
 		if it.filter == "" {
-			delete(q.latest, it.topics[0])
+			if delete(q.latest, it.topics[0]); len(q.latest) == 0 {
+				q.latest = nil // a map keeps the room that it once needed
+			}
 		}
 		if len(it.topics) == 1 {
 			w.pop(&q.waiting)

@@ -63,6 +63,7 @@ type Session struct {
 	again     bool // somebody asked for the pump while it ran
 	dirty     bool // the stored cursor is out of date
 	lagging   bool // the window has room that is to be used soon
+	roomy     bool // the window takes more memory than it needs
 
 	stored   []uint64          // seqs of QoS 2 messages in the store, ascending
 	restored map[uint64]uint16 // packet ids of those that the store had when the broker started; not changed after

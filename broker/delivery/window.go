@@ -37,7 +37,12 @@ type window struct {
 	next    uint16     // packet id for the next one
 	open    int        // messages of the chat not yet done
 	started bool
+	most    int // entries in use at the most since fit was last called
 }
+
+// smallRing is how many entries a ring has at the least, and may have for ever: a quarter
+// of a KiB.
+const smallRing = 8
 
 // maxWindow is how many packet ids there are.
 const maxWindow = 65535
@@ -54,7 +59,7 @@ func (w *window) at(i int) *inflight { return &w.ring[(w.head+i)&(len(w.ring)-1)
 // push adds a message and returns its packet id. The caller has checked spare.
 func (w *window) push(e inflight) uint16 {
 	if w.n == len(w.ring) {
-		w.resize(max(8, 2*len(w.ring)))
+		w.resize(max(smallRing, 2*len(w.ring)))
 	}
 	if !w.started {
 		w.started, w.next = true, 1
@@ -66,6 +71,7 @@ func (w *window) push(e inflight) uint16 {
 	w.next = nextPacketID(id)
 	*w.at(w.n) = e
 	w.n++
+	w.most = max(w.most, w.n)
 	if e.seq != 0 && e.state != stateDone {
 		w.open++
 	}
@@ -84,16 +90,30 @@ func (w *window) resize(size int) {
 	w.ring, w.head = ring, 0
 }
 
-// shrink gives back the room that a session had while it was connected.
-func (w *window) shrink() {
-	size := 0
-	if w.n > 0 {
-		size = max(8, 1<<bits.Len(uint(w.n-1))) //nolint:gosec // not negative
+// ringFor returns how long a ring of n entries is.
+func ringFor(n int) int {
+	if n == 0 {
+		return 0
 	}
-	if size < len(w.ring) {
+	return max(smallRing, 1<<bits.Len(uint(n-1))) //nolint:gosec // not negative
+}
+
+// fit gives back the room that has not been needed since it was last called.
+func (w *window) fit() {
+	if size := ringFor(w.most); size < len(w.ring) {
 		w.resize(size)
 	}
+	w.most = w.n
 }
+
+// shrink gives back all the room that is not needed now.
+func (w *window) shrink() {
+	w.most = w.n
+	w.fit()
+}
+
+// roomy reports whether a ring that is not small has become larger than its entries need.
+func (w *window) roomy() bool { return len(w.ring) > smallRing && ringFor(w.n) < len(w.ring) }
 
 // nextID returns the packet id that the next push gives.
 func (w *window) nextID() uint16 {
@@ -137,9 +157,6 @@ func (w *window) done(e *inflight) {
 		w.head = (w.head + 1) & (len(w.ring) - 1)
 		w.n--
 		w.first = nextPacketID(w.first)
-	}
-	if w.n == 0 && len(w.ring) > 1024 {
-		w.ring, w.head = nil, 0
 	}
 }
 
