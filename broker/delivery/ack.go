@@ -218,7 +218,7 @@ func (s *Session) resendRound(w *pumpWork) bool {
 		if !mixed && len(some) >= most {
 			break
 		}
-		some = append(some, unsent{id: s.win.idAt(i), seq: e.seq, topic: e.topic, qos: e.qos, state: e.state})
+		some = append(some, unsent{id: e.id, seq: e.seq, topic: e.topic, qos: e.qos, state: e.state})
 	}
 	s.resends = left
 	s.mu.Unlock()

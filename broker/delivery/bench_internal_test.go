@@ -136,7 +136,7 @@ func BenchmarkWindow(b *testing.B) {
 	seq := uint64(513)
 	for b.Loop() {
 		w.push(inflight{seq: seq, topic: "group/room", qos: 1})
-		w.done(w.get(w.first))
+		w.done(w.get(w.at(0).id))
 		seq++
 	}
 }

@@ -90,7 +90,7 @@ func TestMemoryInUseIsKept(t *testing.T) {
 			t.Fatalf("a ring of %d for at most 100 entries", len(w.ring))
 		}
 	}
-	if w.fit(); w.ring != nil {
+	if w.fit(); len(w.ring) != 0 {
 		t.Errorf("a ring of %d for nothing", len(w.ring))
 	}
 }

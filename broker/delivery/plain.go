@@ -264,7 +264,7 @@ func (s *Session) attachPlainLocked() {
 	q.again = nil
 	for i := range s.win.n {
 		if e := s.win.at(i); e.seq == 0 && e.state != stateDone {
-			q.again = append(q.again, s.win.idAt(i))
+			q.again = append(q.again, e.id)
 		}
 	}
 }

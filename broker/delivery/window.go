@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math/bits"
 	"slices"
+	"sort"
 )
 
 // state is how far a message has got on its way to the client.
@@ -20,24 +21,30 @@ const (
 type inflight struct {
 	seq   uint64 // 0 for a plain message, which plainQueue.sent has
 	topic string // delivery topic; "" for a plain message
+	id    uint16 // packet id
 	qos   byte
 	state state
 	wire  bool // it was sent on the present connection
 }
 
 // window holds the unacknowledged messages of a session in the order in which they
-// were sent. Packet ids are given out in that order too, so the ids in the window
-// are consecutive, and the entry of an id is found by subtraction. The ids of a
-// client's own publishes are another space (MQTT 5, 2.2.1) and never meet these.
+// were sent. Packet ids are given out in that order too, so that the entry of an id is
+// found by subtraction. The ids of a client's own publishes are another space (MQTT 5,
+// 2.2.1) and never meet these.
+//
+// What is acknowledged before its turn stays until the oldest is, or until its room is
+// wanted: a client that keeps back one message and takes ten thousand after it must not
+// make the window as long as that. Then ids are missing between the entries, and an entry
+// that is not where it would be without that is searched for.
 type window struct {
 	ring    []inflight // power of two long, or nil
 	head    int        // index of the oldest
-	n       int        // entries in use
-	first   uint16     // packet id of the oldest; meaningless if n is 0
+	n       int        // entries in use; the oldest is not done
+	undone  int        // entries that are not done
 	next    uint16     // packet id for the next one
 	open    int        // messages of the chat not yet done
 	started bool
-	most    int // entries in use at the most since fit was last called
+	most    int // undone at the most since fit was last called
 }
 
 // smallRing is how many entries a ring has at the least, and may have for ever: a quarter
@@ -59,35 +66,50 @@ func (w *window) at(i int) *inflight { return &w.ring[(w.head+i)&(len(w.ring)-1)
 // push adds a message and returns its packet id. The caller has checked spare.
 func (w *window) push(e inflight) uint16 {
 	if w.n == len(w.ring) {
-		w.resize(max(smallRing, 2*len(w.ring)))
+		w.extend()
 	}
 	if !w.started {
 		w.started, w.next = true, 1
 	}
-	if w.n == 0 {
-		w.first = w.next
-	}
-	id := w.next
-	w.next = nextPacketID(id)
+	e.id = w.next
+	w.next = nextPacketID(e.id)
 	*w.at(w.n) = e
 	w.n++
-	w.most = max(w.most, w.n)
-	if e.seq != 0 && e.state != stateDone {
+	w.undone++
+	w.most = max(w.most, w.undone)
+	if e.seq != 0 {
 		w.open++
 	}
-	return id
+	return e.id
 }
 
-// resize moves the entries to a ring of another size, a power of two or 0.
-func (w *window) resize(size int) {
-	var ring []inflight
-	if size > 0 {
-		ring = make([]inflight, size)
+// extend makes room for another entry in a full ring. If half of what is there is done,
+// that goes, so that a ring is at most four times as long as what is unacknowledged at a
+// time, and its entries are not moved more often than they are added.
+func (w *window) extend() {
+	if w.undone <= len(w.ring)/2 && len(w.ring) > 0 {
+		w.pack(len(w.ring))
+		return
 	}
-	for i := range w.n {
-		ring[i] = *w.at(i)
+	w.pack(max(smallRing, 2*len(w.ring)))
+}
+
+// pack moves the entries that are not done to a ring of a size that is a power of two or 0,
+// maybe the same ring.
+func (w *window) pack(size int) {
+	from := *w
+	if size != len(w.ring) {
+		w.ring, w.head = make([]inflight, size), 0
 	}
-	w.ring, w.head = ring, 0
+	w.n = 0
+	for i := range from.n {
+		e := *from.at(i)
+		*from.at(i) = inflight{}
+		if e.state != stateDone {
+			*w.at(w.n) = e
+			w.n++
+		}
+	}
 }
 
 // ringFor returns how long a ring of n entries is.
@@ -101,19 +123,19 @@ func ringFor(n int) int {
 // fit gives back the room that has not been needed since it was last called.
 func (w *window) fit() {
 	if size := ringFor(w.most); size < len(w.ring) {
-		w.resize(size)
+		w.pack(size)
 	}
-	w.most = w.n
+	w.most = w.undone
 }
 
 // shrink gives back all the room that is not needed now.
 func (w *window) shrink() {
-	w.most = w.n
+	w.most = w.undone
 	w.fit()
 }
 
 // roomy reports whether a ring that is not small has become larger than its entries need.
-func (w *window) roomy() bool { return len(w.ring) > smallRing && ringFor(w.n) < len(w.ring) }
+func (w *window) roomy() bool { return len(w.ring) > smallRing && ringFor(w.undone) < len(w.ring) }
 
 // nextID returns the packet id that the next push gives.
 func (w *window) nextID() uint16 {
@@ -125,19 +147,35 @@ func (w *window) nextID() uint16 {
 
 // spare returns how many more packet ids may be given out. Half of them stay unused, so
 // that an id that the client still remembers is not soon another message's.
-func (w *window) spare() int { return max(maxWindow/2-w.n, 0) }
+func (w *window) spare() int {
+	if w.n == 0 {
+		return maxWindow / 2
+	}
+	return max(maxWindow/2-idsFrom(w.at(0).id, w.next), 0)
+}
+
+// idsFrom returns how many packet ids after first id is, on their circle.
+func idsFrom(first, id uint16) int {
+	n := int(id) - int(first)
+	if n < 0 {
+		n += maxWindow
+	}
+	return n
+}
 
 // get returns the entry of a packet id, nil if it is not in the window or done.
 func (w *window) get(id uint16) *inflight {
 	if w.n == 0 || id == 0 {
 		return nil
 	}
-	i := int(id) - int(w.first)
-	if i < 0 {
-		i += maxWindow
-	}
-	if i >= w.n {
-		return nil
+	first := w.at(0).id
+	i := idsFrom(first, id)
+	if i >= w.n || w.at(i).id != id {
+		// Entries before it may be missing, so it is here or nearer to the oldest.
+		i = sort.Search(min(i, w.n), func(i int) bool { return idsFrom(first, w.at(i).id) >= idsFrom(first, id) })
+		if i == w.n || w.at(i).id != id {
+			return nil
+		}
 	}
 	e := w.at(i)
 	if e.state == stateDone {
@@ -152,11 +190,11 @@ func (w *window) done(e *inflight) {
 		w.open--
 	}
 	e.state = stateDone
+	w.undone--
 	for w.n > 0 && w.at(0).state == stateDone {
 		*w.at(0) = inflight{}
 		w.head = (w.head + 1) & (len(w.ring) - 1)
 		w.n--
-		w.first = nextPacketID(w.first)
 	}
 }
 
@@ -182,18 +220,9 @@ func (w *window) oldest(restored bool) uint64 {
 	return lowest
 }
 
-// idAt returns the packet id of the i-th entry.
-func (w *window) idAt(i int) uint16 {
-	id := int(w.first) + i
-	if id > maxWindow {
-		id -= maxWindow
-	}
-	return uint16(id) //nolint:gosec // at most maxWindow by the line above
-}
-
 // restore fills an empty window with exchanges under the packet ids that they have, which
 // are all different. The widest gap between ids, on their circle from 65,535 to 1, stays
-// free for new ones; the ids in the other gaps count as done.
+// free for new ones; the ids in the other gaps are not given out.
 func (w *window) restore(xs []exchange) {
 	if len(xs) == 0 {
 		return
@@ -206,12 +235,10 @@ func (w *window) restore(xs []exchange) {
 			first, widest = i, gap
 		}
 	}
-	w.started, w.next = true, xs[first].id
+	w.started = true
 	for i := range xs {
 		x := xs[(first+i)%len(xs)]
-		for w.next != x.id {
-			w.push(inflight{seq: x.seq, state: stateDone})
-		}
+		w.next = x.id
 		w.push(inflight{seq: x.seq, topic: x.topic, qos: 2, state: x.state})
 	}
 }
