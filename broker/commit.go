@@ -92,7 +92,7 @@ func refusalOf(err error) *chat.Error {
 }
 
 // reasons maps refusals to the reason codes that PUBACK and PUBREC may carry (MQTT 5,
-// 3.4.2.1 and 3.5.2.1).
+// 3.4.2.1 and 3.5.2.1), and CONNACK for a will (3.2.2.2).
 var reasons = map[chat.Code]packets.Code{
 	chat.CodeBadMessage:  packets.ErrPayloadFormatInvalid,
 	chat.CodeTooLarge:    packets.ErrQuotaExceeded,
@@ -104,6 +104,14 @@ var reasons = map[chat.Code]packets.Code{
 	chat.CodeRateLimited: packets.ErrQuotaExceeded,
 	chat.CodeLogFull:     packets.ErrQuotaExceeded,
 	chat.CodeUnavailable: packets.ErrUnspecifiedError,
+}
+
+// reasonOf returns the reason code of a refusal.
+func reasonOf(refusal *chat.Error) packets.Code {
+	if reason, ok := reasons[refusal.Code]; ok {
+		return reason
+	}
+	return packets.ErrUnspecifiedError
 }
 
 // retriable reports whether a 3.1.1 publisher, whose protocol has no negative
@@ -152,10 +160,7 @@ func (b *Broker) appendAck(dst []byte, p *publication) []byte {
 	reason := packets.CodeSuccess
 	switch {
 	case p.refusal != nil:
-		reason = reasons[p.refusal.Code]
-		if reason.Code == 0 {
-			reason = packets.ErrUnspecifiedError
-		}
+		reason = reasonOf(p.refusal)
 		if !p.c.quiet {
 			body = appendString(append(body, propReasonString), p.refusal.Error())
 		}

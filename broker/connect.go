@@ -82,6 +82,10 @@ func (b *Broker) connect(c *conn, door string) error {
 	if err := b.auth.OnConnect(cl, pk); err != nil {
 		return err
 	}
+	if code := b.checkWill(cl, &pk.Connect); code != packets.CodeSuccess {
+		b.logger.Info("a client's will is no message; the connection is refused", "client", cl.ID, "reason", code.Reason)
+		return errors.Join(errRefused, code, b.refuse(cl, code))
+	}
 	if cl.State.Keepalive > maxKeepalive {
 		cl.State.Keepalive, cl.State.ServerKeepalive = maxKeepalive, true
 	}
@@ -206,7 +210,6 @@ func (b *Broker) finish(c *conn) {
 		return
 	}
 	cl := c.client
-	cl.Stop(nil)
 	b.conns.Delete(c.Conn)
 	b.holders.CompareAndDelete(c.session.Key, c)
 	expiry := b.sessionExpiry(cl)
@@ -214,6 +217,8 @@ func (b *Broker) finish(c *conn) {
 	if c.pace.tracked {
 		b.devices.settle(c.session.Key, c.pace.settled)
 	}
+	// A client that sees its connection closed may count on its session being away.
+	cl.Stop(nil)
 	b.fireWill(c)
 	b.presence.gone(c.subject())
 	b.auth.OnDisconnect(cl, nil, expiry == 0)

@@ -2,10 +2,99 @@ package broker
 
 import (
 	"encoding/binary"
+	"strings"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 )
+
+// validFilter reports whether a topic filter is one (MQTT 5, 4.7 and 4.8.2).
+func validFilter(filter string) bool {
+	if mqtt.IsSharedFilter(filter) {
+		var name string
+		if name, filter = cutShared(filter); name == "" || strings.ContainsAny(name, "+#") {
+			return false // [MQTT-4.8.2-1], [MQTT-4.8.2-2]
+		}
+	}
+	if filter == "" {
+		return false // [MQTT-4.7.3-1]
+	}
+	for {
+		level, rest, more := strings.Cut(filter, "/")
+		switch {
+		case len(level) > 1 && strings.ContainsAny(level, "+#"):
+			return false // [MQTT-4.7.1-1], [MQTT-4.7.1-2]
+		case level == "#" && more:
+			return false // [MQTT-4.7.1-1]
+		case !more:
+			return true
+		}
+		filter = rest
+	}
+}
+
+// matches reports whether a filter matches a topic (MQTT 5, 4.7).
+func matches(filter, topic string) bool {
+	if strings.HasPrefix(topic, "$") && !strings.HasPrefix(filter, "$") {
+		return false // [MQTT-4.7.2-1]
+	}
+	for {
+		f, fRest, fMore := strings.Cut(filter, "/")
+		if f == "#" {
+			return true
+		}
+		t, tRest, tMore := strings.Cut(topic, "/")
+		switch {
+		case f != "+" && f != t:
+			return false
+		case !fMore:
+			return !tMore
+		case !tMore:
+			return fRest == "#" // which matches the parent, too
+		}
+		filter, topic = fRest, tRest
+	}
+}
+
+// cutShared takes a shared subscription's filter apart (MQTT 5, 4.8.2).
+func cutShared(filter string) (name, inner string) {
+	name, inner, _ = strings.Cut(strings.TrimPrefix(filter[len(mqtt.SharePrefix):], "/"), "/")
+	return name, inner
+}
+
+// A filter that ends in "/#" matches the level before that, too (MQTT 5, 4.7.1.2), but
+// Mochi's tree does not see that if it is "+". So such a filter is in the tree once more, for
+// its parent level, as a shared one with a mark that is in no client's.
+const parentMark = "#" // ends the name of a share, in which wildcards are forbidden
+
+// parentLevel returns the second filter under which a filter is in the tree, "" if it
+// needs none.
+func parentLevel(filter string) string {
+	parent, ok := strings.CutSuffix(filter, "+/#")
+	if !ok {
+		return ""
+	}
+	prefix, name, inner := mqtt.SharePrefix, "", parent+"+"
+	if mqtt.IsSharedFilter(filter) {
+		prefix = filter[:len(prefix)] // in the client's letters
+		name, inner = cutShared(inner)
+	}
+	return prefix + "/" + name + parentMark + "/" + inner
+}
+
+// ofParentLevel returns the shared filter whose parent level a shared filter in the tree
+// is, "" if the whole filter is not shared. What has no mark is returned as it is.
+func ofParentLevel(filter string) string {
+	name, inner := cutShared(filter)
+	name, marked := strings.CutSuffix(name, parentMark)
+	switch {
+	case !marked:
+		return filter
+	case name == "":
+		return ""
+	}
+	return filter[:len(mqtt.SharePrefix)] + "/" + name + "/" + inner + "/#"
+}
 
 // Properties of a SUBSCRIBE (MQTT 5, 3.8.2.1).
 const (

@@ -49,3 +49,55 @@ func TestCheckSubscribe(t *testing.T) {
 		}
 	}
 }
+
+// MQTT 5, 4.7: wildcards, the parent level, and topics that begin with $.
+func TestMatches(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		filter, topic string
+		want          bool
+	}{
+		{"sport/tennis/player1/#", "sport/tennis/player1", true},
+		{"sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true},
+		{"sport/#", "sport", true},
+		{"#", "sport", true},
+		{"#", "/", true},
+		{"sport/tennis/+", "sport/tennis/player1", true},
+		{"sport/tennis/+", "sport/tennis/player1/ranking", false},
+		{"sport/+", "sport", false},
+		{"sport/+", "sport/", true},
+		{"+/+", "/finance", true},
+		{"/+", "/finance", true},
+		{"+", "/finance", false},
+		{"#", "$SYS/x", false},
+		{"+/monitor/Clients", "$SYS/monitor/Clients", false},
+		{"$SYS/#", "$SYS/x", true},
+		{"$SYS/monitor/+", "$SYS/monitor/Clients", true},
+		{"a/b", "a/b", true},
+		{"a/b", "a/b/c", false},
+		{"a/b/c", "a/b", false},
+		{"A/b", "a/b", false},
+	} {
+		if got := matches(tc.filter, tc.topic); got != tc.want {
+			t.Errorf("%s matches %s: %v, want %v", tc.filter, tc.topic, got, tc.want)
+		}
+	}
+}
+
+// MQTT 5, 4.7.1, 4.7.3 and 4.8.2: where wildcards may stand, and what a share needs.
+func TestValidFilter(t *testing.T) {
+	t.Parallel()
+	for _, filter := range []string{"a", "/", "//", "+", "#", "+/+", "a/#", "/#", "$SYS/#", "$share/g/a", "$share/g/#", "$share/g//"} {
+		if !validFilter(filter) {
+			t.Errorf("%q is refused", filter)
+		}
+	}
+	for _, filter := range []string{
+		"", "a#", "a/b#", "#a", "#/a", "a/#/b", "##", "a+", "+a", "a/b+/c", "++", "+#", "a/+#",
+		"$share", "$share/", "$share/g", "$share/g/", "$share//a", "$share/g+/a", "$share/#/a", "$share/+/a", "$share/g/a#", "$share/g#/a/+",
+	} {
+		if validFilter(filter) {
+			t.Errorf("%q is taken", filter)
+		}
+	}
+}

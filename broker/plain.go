@@ -41,7 +41,7 @@ type subscriber struct {
 	mu     sync.RWMutex
 	exact  map[string]delivery.Subscription // without wildcards, by filter, which is the topic
 	wild   map[string]delivery.Subscription // with wildcards, by filter
-	shared map[string]struct{}
+	shared map[string]delivery.Subscription // with or without, by filter
 }
 
 // treeID is the name of a session in the tree. A session that begins anew under its key
@@ -61,24 +61,25 @@ func (p *plainTopics) Subscribed(s *delivery.Session, f delivery.Subscription) {
 	sub := p.of(id)
 	if sub == nil {
 		sub = &subscriber{
-			session: s, exact: map[string]delivery.Subscription{}, wild: map[string]delivery.Subscription{}, shared: map[string]struct{}{},
+			session: s, exact: map[string]delivery.Subscription{}, wild: map[string]delivery.Subscription{}, shared: map[string]delivery.Subscription{},
 		}
 		p.subscribers.Store(id, sub)
 	}
 	sub.mu.Lock()
 	switch {
 	case mqtt.IsSharedFilter(f.Filter):
-		sub.shared[f.Filter] = struct{}{}
+		sub.shared[f.Filter] = f
 	case strings.ContainsAny(f.Filter, "+#"):
 		sub.wild[f.Filter] = f
 	default:
 		sub.exact[f.Filter] = f
 	}
 	sub.mu.Unlock()
-	if p.tree.Subscribe(id, packets.Subscription{
-		Filter: f.Filter, Qos: f.QoS, NoLocal: f.NoLocal, Identifier: f.Identifier, RetainAsPublished: f.RetainAsPublished,
-	}) {
+	if p.tree.Subscribe(id, packets.Subscription{Filter: f.Filter}) {
 		atomic.AddInt64(p.subscriptions, 1)
+	}
+	if parent := parentLevel(f.Filter); parent != "" {
+		p.tree.Subscribe(id, packets.Subscription{Filter: parent})
 	}
 }
 
@@ -87,6 +88,9 @@ func (p *plainTopics) Unsubscribed(s *delivery.Session, filter string) {
 	id := treeID(s)
 	if p.tree.Unsubscribe(filter, id) {
 		atomic.AddInt64(p.subscriptions, -1)
+	}
+	if parent := parentLevel(filter); parent != "" {
+		p.tree.Unsubscribe(parent, id)
 	}
 	sub := p.of(id)
 	if sub == nil {
@@ -133,34 +137,29 @@ func (sub *subscriber) options(m *delivery.PlainMessage) (o delivery.PlainOption
 	return o, wanted
 }
 
-// matches reports whether a filter matches a topic (MQTT 5, 4.7).
-func matches(filter, topic string) bool {
-	if strings.HasPrefix(topic, "$") && !strings.HasPrefix(filter, "$") {
-		return false // [MQTT-4.7.2-1]
-	}
-	for {
-		f, fRest, fMore := strings.Cut(filter, "/")
-		if f == "#" {
-			return true
+// matching returns who has subscribed to a topic, by id in the tree, and the members of the
+// shared subscriptions to it, by filter.
+func (p *plainTopics) matching(topic string) (ids map[string]packets.Subscription, shared map[string][]string) {
+	found := p.tree.Subscribers(topic)
+	shared = make(map[string][]string, len(found.Shared))
+	for filter, members := range found.Shared {
+		if _, inner := cutShared(filter); !matches(inner, topic) {
+			continue // the tree forgets about $ here
 		}
-		t, tRest, tMore := strings.Cut(topic, "/")
-		switch {
-		case f != "+" && f != t:
-			return false
-		case !fMore:
-			return !tMore
-		case !tMore:
-			return fRest == "#" // which matches the parent, too
+		if filter = ofParentLevel(filter); filter == "" {
+			maps.Copy(found.Subscriptions, members)
+		} else {
+			shared[filter] = slices.AppendSeq(shared[filter], maps.Keys(members))
 		}
-		filter, topic = fRest, tRest
 	}
+	return found.Subscriptions, shared
 }
 
 // fanOut puts a message into the queues of all who are to get it. It reports false if
 // nobody has subscribed to its topic.
 func (p *plainTopics) fanOut(m *delivery.PlainMessage) (matched bool) {
-	found := p.tree.Subscribers(m.Topic)
-	for id := range found.Subscriptions {
+	ids, shared := p.matching(m.Topic)
+	for id := range ids {
 		sub := p.of(id)
 		if sub == nil {
 			continue
@@ -170,49 +169,54 @@ func (p *plainTopics) fanOut(m *delivery.PlainMessage) (matched bool) {
 			sub.session.Queue(m, o)
 		}
 	}
-	for filter, members := range found.Shared {
-		if p.share(m, filter, members) {
-			matched = true
-		}
+	for filter, members := range shared {
+		matched = true
+		p.share(m, filter, members)
 	}
 	return matched
 }
 
 // share gives a message to one of the members of a shared subscription (MQTT 5, 4.8.2): to
 // one that is connected and has room, if there is one.
-func (p *plainTopics) share(m *delivery.PlainMessage, filter string, members map[string]packets.Subscription) bool {
-	_, inner, _ := strings.Cut(strings.TrimPrefix(filter[len(mqtt.SharePrefix):], "/"), "/")
-	if !matches(inner, m.Topic) {
-		return false // the tree forgets about $
+func (p *plainTopics) share(m *delivery.PlainMessage, filter string, members []string) {
+	var here, away []*subscriber
+	for _, id := range members {
+		switch sub := p.of(id); {
+		case sub == nil || !p.may(sub.session, m.Topic):
+		case sub.session.Attached() != nil:
+			here = append(here, sub)
+		default:
+			away = append(away, sub)
+		}
 	}
-	ids := slices.Sorted(maps.Keys(members))
-	first := rand.IntN(len(ids)) //nolint:gosec // whose turn it is need not be a secret
-	for _, connected := range []bool{true, false} {
-		for i := range ids {
-			id := ids[(first+i)%len(ids)]
-			sub := p.of(id)
-			if sub == nil || (sub.session.Attached() != nil) != connected || !p.may(sub.session, m.Topic) {
+	for _, subs := range [][]*subscriber{here, away} {
+		// Whose turn it is need not be a secret, but of those who are there, all are
+		// to get as much.
+		rand.Shuffle(len(subs), func(i, j int) { subs[i], subs[j] = subs[j], subs[i] }) //nolint:gosec // see above
+		for _, sub := range subs {
+			sub.mu.RLock()
+			f, ok := sub.shared[filter]
+			sub.mu.RUnlock()
+			if !ok {
 				continue
 			}
-			f := members[id]
-			o := delivery.PlainOptions{QoS: f.Qos, Retain: f.RetainAsPublished, Share: filter}
+			o := delivery.PlainOptions{QoS: f.QoS, Retain: f.RetainAsPublished, Share: filter}
 			if f.Identifier != 0 {
 				o.IDs = []int{f.Identifier}
 			}
 			if sub.session.Queue(m, o) {
-				return true
+				return
 			}
 		}
 	}
-	return true
 }
 
 // Orphaned implements delivery.PlainTopics: somebody else gets what a session that has
 // ended was given by a shared subscription.
 func (p *plainTopics) Orphaned(left []delivery.Orphan) {
 	for _, o := range left {
-		if members := p.tree.Subscribers(o.Message.Topic).Shared[o.Share]; len(members) > 0 {
-			p.share(o.Message, o.Share, members)
+		if _, shared := p.matching(o.Message.Topic); len(shared[o.Share]) > 0 {
+			p.share(o.Message, o.Share, shared[o.Share])
 		}
 	}
 }

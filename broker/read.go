@@ -23,8 +23,8 @@ func (b *Broker) read(c *conn) error {
 		if err == nil {
 			err = b.handle(c, head, body)
 		}
-		if c.client.Closed() {
-			return nil // a DISCONNECT, or we have ended it ourselves
+		if c.client.Closed() || errors.Is(err, errDisconnected) {
+			return nil // we have ended it ourselves, or the client has
 		}
 		if err != nil {
 			switch {
@@ -225,17 +225,33 @@ func (b *Broker) decode(c *conn, head byte, body []byte) error {
 			return b.unsubscribe(c, pk)
 		}
 	case packets.Disconnect:
-		if err = pk.DisconnectDecode(body); len(body) == 1 {
-			pk.ReasonCode = body[0] // Mochi overlooks it without properties (MQTT 5, 3.14.2.2.1)
+		if err = pk.DisconnectDecode(body); err == nil {
+			return c.disconnected(pk, body)
 		}
-		c.graceful.Store(err == nil && pk.ReasonCode == packets.CodeDisconnect.Code) // [MQTT-3.14.4-3]
 	default:
 		// AUTH is for those who have named an authentication method, which is
 		// refused in CONNECT; 3.1.1 does not have it [MQTT-4.12.0-6].
 		err = packets.ErrProtocolViolation
 	}
-	if err != nil {
-		return fmt.Errorf("decode packet of type %d: %w", pk.FixedHeader.Type, err)
+	return fmt.Errorf("decode packet of type %d: %w", pk.FixedHeader.Type, err)
+}
+
+// errDisconnected ends a connection that the client has ended.
+var errDisconnected = errors.New("disconnected")
+
+// disconnected deals with a DISCONNECT (MQTT 5, 3.14). What it says of the session is for
+// the end of the connection, which is to come before the client sees that.
+func (c *conn) disconnected(pk packets.Packet, body []byte) error {
+	if len(body) == 1 {
+		pk.ReasonCode = body[0] // Mochi overlooks it without properties (3.14.2.2.1)
 	}
-	return b.mochi.InjectPacket(c.client, pk)
+	session := &c.client.Properties.Props
+	if said := pk.Properties; said.SessionExpiryIntervalFlag {
+		if said.SessionExpiryInterval > 0 && session.SessionExpiryInterval == 0 {
+			return packets.ErrProtocolViolationZeroNonZeroExpiry // 3.14.2.2.2
+		}
+		session.SessionExpiryInterval, session.SessionExpiryIntervalFlag = said.SessionExpiryInterval, true
+	}
+	c.graceful.Store(pk.ReasonCode == packets.CodeDisconnect.Code) // [MQTT-3.14.4-3]
+	return errDisconnected
 }

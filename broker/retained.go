@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,6 +92,9 @@ func (p *plainTopics) Retained(topic string) *delivery.PlainMessage {
 func (p *plainTopics) retainedFor(s *delivery.Session, filter string) []string {
 	p.retained.tree.RLock()
 	found := p.tree.Messages(filter)
+	if parent, ok := strings.CutSuffix(filter, "/#"); ok { // which the tree forgets
+		found = append(found, p.tree.Messages(parent)...)
+	}
 	p.retained.tree.RUnlock()
 	topics := make([]string, 0, len(found))
 	for i := range found {
@@ -99,7 +103,7 @@ func (p *plainTopics) retainedFor(s *delivery.Session, filter string) []string {
 		}
 	}
 	slices.Sort(topics)
-	return topics
+	return slices.Compact(topics)
 }
 
 // forgetExpired forgets the retained messages whose time was over at now, in seconds since

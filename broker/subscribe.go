@@ -87,7 +87,7 @@ func (c *conn) filters() map[string]struct{} {
 func (b *Broker) mayHave(c *conn, f packets.Subscription) packets.Code {
 	id := b.identity(c)
 	switch {
-	case !mqtt.IsValidFilter(f.Filter, false):
+	case !validFilter(f.Filter):
 		return packets.ErrTopicFilterInvalid
 	case id == nil || !b.mayRead(id, f.Filter):
 		return packets.ErrNotAuthorized

@@ -24,6 +24,22 @@ type will struct {
 	props   packets.Properties
 }
 
+// checkWill returns why a will would be refused when it fires, packets.CodeSuccess if it
+// would not: its client will not be there to be told. Who may publish where has been looked
+// at before.
+func (b *Broker) checkWill(cl *mqtt.Client, w *packets.ConnectParams) packets.Code {
+	id := b.auth.Identity(cl)
+	if !w.WillFlag || id == nil || chat.ParseTopic(w.WillTopic).Kind == chat.KindPlain {
+		return packets.CodeSuccess
+	}
+	_, err := b.cfg.Limits.Parse(w.WillPayload, speaksForSystem(id.Role))
+	if err == nil {
+		return packets.CodeSuccess
+	}
+	refusal := asRefusal(err)
+	return packets.Code{Code: reasonOf(refusal).Code, Reason: "the will: " + refusal.Error()}
+}
+
 // takeWill takes the will from a CONNECT, and from Mochi.
 func (c *conn) takeWill(cl *mqtt.Client, pk *packets.Packet) {
 	cl.Properties.Will = mqtt.Will{}

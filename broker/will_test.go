@@ -3,6 +3,7 @@ package broker_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -91,4 +92,77 @@ func TestWillsComeWithTheEndOfTheBroker(t *testing.T) {
 	if !slices.Contains(got, any("connected")) || !slices.Contains(got, any("away")) {
 		t.Errorf("got %v, want the wills of the one that was connected and of the one that was away", got)
 	}
+}
+
+// A will that would be refused when it fires is refused while its client can be told.
+func TestWillIsCheckedAtConnect(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), func(c *broker.Config) { c.Limits.Payload = 1000 })
+	addr := b.MQTTAddr().String()
+	for _, tc := range []struct {
+		topic, body string
+		want        byte // MQTT 5
+	}{
+		{"user/alice", `{"type":"notice.forged"}`, packets.ErrPayloadFormatInvalid.Code},
+		{"user/alice", `{"type":7,"body":"x"}`, packets.ErrPayloadFormatInvalid.Code},
+		{"user/alice/signal", `{"type":"notice.forged"}`, packets.ErrPayloadFormatInvalid.Code},
+		{"user/alice", strings.Repeat("x", 1001), packets.ErrQuotaExceeded.Code},
+		{"user/alice", "gone", 0},
+		{"user/alice/signal", "gone", 0},
+		{"plant/bob", `{"type":"notice.forged"}`, 0}, // no message, but plain MQTT
+	} {
+		for _, version := range []byte{4, 5} {
+			o := plain(t, "bob")
+			o.Version, o.Will = version, &packets.Packet{TopicName: tc.topic, Payload: []byte(tc.body)}
+			want := tc.want
+			if want != 0 && version == 4 {
+				want = packets.Err3NotAuthorized.Code // the nearest that 3.1.1 has (3.2.2.3)
+			}
+			c, err := mqttest.TryDial(t, addr, o)
+			if c == nil {
+				t.Fatalf("%s %.30q: %v", tc.topic, tc.body, err)
+			}
+			if got := c.Connack.ReasonCode; got != want {
+				t.Errorf("%s %.30q, version %d: CONNACK %#x, want %#x", tc.topic, tc.body, version, got, want)
+			}
+			if reason := c.Connack.Properties.ReasonString; version == 5 && want != 0 && !strings.Contains(reason, "will") {
+				t.Errorf("%s %.30q: the reason string %q does not say that it is the will", tc.topic, tc.body, reason)
+			}
+		}
+	}
+}
+
+// A DISCONNECT that breaks the rules is none, and the will is sent; so it is if the client
+// asks for it (MQTT 5, 3.14.2.1 and 3.14.2.2.2).
+func TestWillAfterDisconnect(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	addr := b.MQTTAddr().String()
+	alice := mqttest.Dial(t, addr, user(t, "alice", "phone"))
+	alice.Subscribe(1, "user/alice")
+	for _, tc := range []struct {
+		name       string
+		disconnect packets.Packet
+		will       bool
+		answer     byte
+	}{
+		{"a session that is to outlive its connection after all", packets.Packet{Properties: packets.Properties{
+			SessionExpiryInterval: 60, SessionExpiryIntervalFlag: true,
+		}}, true, packets.ErrProtocolViolationZeroNonZeroExpiry.Code},
+		{"with will", packets.Packet{ReasonCode: packets.CodeDisconnectWillMessage.Code}, true, 0},
+		{"normal", packets.Packet{}, false, 0},
+	} {
+		bob := mqttest.Dial(t, addr, withWill(v5(user(t, "bob", "phone")), tc.name, 0))
+		tc.disconnect.FixedHeader.Type = packets.Disconnect
+		bob.Send(tc.disconnect)
+		if got := bob.Ended().ReasonCode; got != tc.answer {
+			t.Errorf("%s: answered %#x, want %#x", tc.name, got, tc.answer)
+		}
+		if tc.will {
+			if m := alice.ReceiveAcked(); m.Body != tc.name {
+				t.Errorf("got %v, want the will of %s", m.Body, tc.name)
+			}
+		}
+	}
+	alice.Quiet()
 }
