@@ -183,6 +183,7 @@ func (s *Session) detachLocked(own *Conn) {
 	s.movedLocked()
 	if old != nil {
 		s.expiresAt = s.engine.now().Add(s.expiry)
+		s.engine.lookForExpired()
 	}
 	v5 := s.v5
 	topics := s.topics

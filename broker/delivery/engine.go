@@ -46,6 +46,7 @@ type Engine struct {
 	limits *OutboxLimits
 	store  *store
 	now    func() time.Time
+	after  func(time.Duration) <-chan time.Time
 
 	// started is the seq of the last message that Deliver has begun with,
 	// delivered of the last that it has done with.
@@ -58,9 +59,10 @@ type Engine struct {
 	sessions map[Key]*Session
 	subjects map[string]map[*Session]struct{}
 
-	dirty   sessionList // their stored position is out of date
-	lagging sessionList // they are to read on soon
-	roomy   sessionList // they may give memory back
+	dirty   *sessionList  // their stored position is out of date
+	lagging *sessionList  // they are to read on soon
+	roomy   *sessionList  // they may give memory back
+	left    chan struct{} // has a value when a session has gone offline
 
 	serial    atomic.Uint64 // of the newest session
 	plainHeld atomic.Int64  // bytes of what sessions hold of topics outside the chat
@@ -133,6 +135,9 @@ func New(cfg Config) (*Engine, error) {
 		topics:   map[string]*entry{},
 		sessions: map[Key]*Session{},
 		subjects: map[string]map[*Session]struct{}{},
+		dirty:    newSessionList(), lagging: newSessionList(), roomy: newSessionList(),
+		left:  make(chan struct{}, 1),
+		after: time.After,
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	_, last := e.log.Bounds()
@@ -149,6 +154,7 @@ func (e *Engine) Limits() *OutboxLimits { return e.limits }
 
 // Start begins to store positions and to end expired sessions.
 func (e *Engine) Start() {
+	e.lookForExpired() // the store may have had some
 	e.tasks.Add(2)
 	go func() {
 		defer e.tasks.Done()

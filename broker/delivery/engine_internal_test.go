@@ -9,7 +9,8 @@ import (
 	"mynah/broker/msglog"
 )
 
-func mustEngine(t *testing.T, cfg Config) *Engine {
+// mustNew returns an engine on a log of its own.
+func mustNew(t *testing.T, cfg Config) *Engine {
 	t.Helper()
 	l, err := msglog.Open(t.TempDir(), msglog.Options{NoSync: true})
 	if err != nil {
@@ -20,8 +21,15 @@ func mustEngine(t *testing.T, cfg Config) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.Start()
 	t.Cleanup(func() { e.Stop(); _ = l.Close() })
+	return e
+}
+
+// mustEngine returns one that has been started.
+func mustEngine(t *testing.T, cfg Config) *Engine {
+	t.Helper()
+	e := mustNew(t, cfg)
+	e.Start()
 	return e
 }
 

@@ -6,78 +6,120 @@ import (
 )
 
 // How often positions that have moved are stored. What a crash forgets of them, clients
-// get again; the more often, the less. With very many sessions on the move it is done
-// less often, so that it never costs more than a few percent of a core.
+// get again; the more often, the less. After very many have been stored the next wait for
+// longer, so that it never costs more than a few percent of a core.
 const (
-	saveInterval = 200 * time.Millisecond
-	saveMany     = 2000
+	saveInterval     = 200 * time.Millisecond
+	saveMany         = 2000
+	saveManyInterval = time.Second
 )
 
 // refillInterval is how long a client may wait for a message for which it has had room
 // all the time.
 const refillInterval = 50 * time.Millisecond
 
+// fitInterval is how long memory must have been of no use to be given back.
+const fitInterval = time.Second
+
+// How often it is looked whether sessions have expired, while some are offline: when the
+// next one is due, but no sooner than expireSoonest after the last time, and no later than
+// expireLatest, since somebody may set the clock.
+const (
+	expireSoonest = time.Second
+	expireLatest  = time.Minute
+)
+
 // keepHouse stores positions that have moved, has sessions read on, takes back memory that
-// they no longer need and ends those that have expired.
+// they no longer need and ends those that have expired. Without anything to be done it
+// sleeps.
 func (e *Engine) keepHouse() {
-	refill := time.NewTicker(refillInterval)
-	defer refill.Stop()
-	save, expire := time.NewTicker(saveInterval), time.NewTicker(time.Second)
-	defer save.Stop()
-	defer expire.Stop()
-	var saved time.Time
+	var refill, save, fit, expire <-chan time.Time // nil while there is nothing to do
+	saveIn, soon := saveInterval, false
 	for {
 		select {
 		case <-e.ctx.Done():
 			return
-		case <-refill.C:
-			for _, s := range e.lagging.take() {
-				s.mu.Lock()
+		case <-e.lagging.filled:
+			refill = e.after(refillInterval)
+		case <-refill:
+			e.lagging.each(func(s *Session) {
 				s.lagging = false
 				s.wakeLocked()
-				s.mu.Unlock()
+			})
+		case <-e.dirty.filled:
+			save = e.after(saveIn)
+		case <-save:
+			moved := e.dirty.take()
+			e.store.saveAll(moved)
+			if saveIn = saveInterval; len(moved) > saveMany {
+				saveIn = saveManyInterval
 			}
-		case now := <-save.C:
-			if e.dirty.len() <= saveMany || now.Sub(saved) >= time.Second {
-				e.store.saveAll(e.dirty.take())
-				saved = now
+		case <-e.roomy.filled:
+			fit = e.after(fitInterval)
+		case <-fit:
+			e.roomy.each((*Session).fitLocked)
+		case <-e.left:
+			if !soon { // or whoever leaves would put it off
+				soon, expire = true, e.after(expireSoonest)
 			}
-		case <-expire.C:
-			for _, s := range e.roomy.take() {
-				s.mu.Lock()
-				s.fitLocked()
-				s.mu.Unlock()
-			}
-			now := e.now()
-			for _, s := range e.all() {
-				s.mu.Lock()
-				expired := s.expiredLocked(now)
-				s.mu.Unlock()
-				if expired {
-					s.expire(now)
-				}
+		case <-expire:
+			soon, expire = false, nil
+			if next := e.expire(); !next.IsZero() {
+				expire = e.after(min(max(next.Sub(e.now()), expireSoonest), expireLatest))
 			}
 		}
+	}
+}
+
+// expire ends the sessions whose time is over and returns when the next one's is, zero if
+// none is waiting for that.
+func (e *Engine) expire() (next time.Time) {
+	now := e.now()
+	for _, s := range e.all() {
+		s.mu.Lock()
+		expired, at := s.expiredLocked(now), s.expiresAt
+		if s.archiver {
+			at = time.Time{}
+		}
+		s.mu.Unlock()
+		switch {
+		case expired:
+			s.expire(now)
+		case !at.IsZero() && (next.IsZero() || at.Before(next)):
+			next = at
+		}
+	}
+	return next
+}
+
+// lookForExpired says that a session has gone offline.
+func (e *Engine) lookForExpired() {
+	select {
+	case e.left <- struct{}{}:
+	default:
 	}
 }
 
 // sessionList collects sessions for which something is to be done. Its lock is the
 // innermost.
 type sessionList struct {
+	filled chan struct{} // has a value when the list is no longer empty
+
 	mu   sync.Mutex
 	list []*Session
 }
 
+func newSessionList() *sessionList { return &sessionList{filled: make(chan struct{}, 1)} }
+
 func (l *sessionList) add(s *Session) {
 	l.mu.Lock()
-	l.list = append(l.list, s)
-	l.mu.Unlock()
-}
-
-func (l *sessionList) len() int {
-	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.list)
+	if l.list = append(l.list, s); len(l.list) == 1 {
+		select {
+		case l.filled <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (l *sessionList) take() []*Session {
@@ -86,6 +128,15 @@ func (l *sessionList) take() []*Session {
 	list := l.list
 	l.list = nil
 	return list
+}
+
+// each takes the sessions and calls do for them with their mu held.
+func (l *sessionList) each(do func(*Session)) {
+	for _, s := range l.take() {
+		s.mu.Lock()
+		do(s)
+		s.mu.Unlock()
+	}
 }
 
 // expire ends the session if it is still offline.

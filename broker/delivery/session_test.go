@@ -121,6 +121,7 @@ func TestExpiry(t *testing.T) {
 		delivery.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
 	missed := r.publish(1, "bob", "user/alice")
 	now.Add(int64(1000 * time.Hour))
+	r.online(delivery.Attachment{Key: key("carol"), Expiry: time.Hour}).offline(0) // after which it is looked soon
 	waitFor(t, "alice's session has ended", func() bool { return len(r.engine.Sessions("alice")) == 0 })
 	r.online(archive).wantSeqs(t, missed...)
 	if n := r.engine.Count(); n != 1 {

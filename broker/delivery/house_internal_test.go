@@ -1,0 +1,100 @@
+package delivery
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// asked is a time that the housekeeping wants to be woken after.
+type asked struct {
+	after time.Duration
+	wake  chan time.Time
+}
+
+// alarm is the clock of a housekeeping that a test wakes by hand.
+type alarm chan asked
+
+func (a alarm) after(d time.Duration) <-chan time.Time {
+	wake := make(chan time.Time, 1)
+	a <- asked{d, wake}
+	return wake
+}
+
+// set waits for the housekeeping to ask for just these times, in any order, and returns
+// what wakes it for all of them.
+func (a alarm) set(t *testing.T, want ...time.Duration) (wake func()) {
+	t.Helper()
+	var got []time.Duration
+	var all []asked
+	for range want {
+		select {
+		case one := <-a:
+			got, all = append(got, one.after), append(all, one)
+		case <-time.After(5 * time.Second):
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Fatalf("the housekeeping wants to be woken after %v, want %v", got, want)
+	}
+	return func() {
+		for _, one := range all {
+			one.wake <- time.Time{}
+		}
+	}
+}
+
+// wants is set and wakes it at once.
+func (a alarm) wants(t *testing.T, want ...time.Duration) {
+	t.Helper()
+	a.set(t, want...)()
+}
+
+// sleeps fails if the housekeeping wants to be woken for anything: what it is asked for
+// here is the next that it does.
+func (a alarm) sleeps(t *testing.T, e *Engine) {
+	t.Helper()
+	e.lagging.add(&Session{engine: e})
+	a.wants(t, refillInterval)
+	until(t, "the housekeeping is done", func() bool {
+		e.lagging.mu.Lock()
+		defer e.lagging.mu.Unlock()
+		return len(e.lagging.list) == 0
+	})
+}
+
+// A broker without anything to do is not woken, and with something to do it is woken for
+// that: twenty times a second it looked for sessions to be filled up again.
+func TestHouseSleeps(t *testing.T) {
+	t.Parallel()
+	now := time.UnixMilli(1_000_000_000_000)
+	e := mustNew(t, Config{Now: func() time.Time { return now }})
+	a := make(alarm, 100)
+	e.after = a.after
+	e.Start()
+	a.wants(t, expireSoonest) // for what the store may have had
+	a.sleeps(t, e)
+
+	s := mustFill(t, e, 100)
+	a.sleeps(t, e)
+	for id := range uint16(90) {
+		s.Acknowledged(s.Attached(), typePuback, id+1, false)
+	}
+	a.wants(t, saveInterval, fitInterval)
+	a.wants(t, fitInterval) // the first time it has just been needed
+	a.sleeps(t, e)
+
+	s.Detach(s.Attached(), time.Hour)
+	a.wants(t, saveInterval, expireSoonest)
+	a.wants(t, expireLatest)
+	wake := a.set(t, expireLatest)
+	mustAttach(t, e, Attachment{Key: s.Key, Expiry: time.Hour})
+	wake()
+	a.wants(t, saveInterval)
+	a.sleeps(t, e)
+	s.Detach(s.Attached(), 20*time.Second)
+	a.wants(t, saveInterval, expireSoonest)
+	a.wants(t, 20*time.Second)
+}
