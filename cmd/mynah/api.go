@@ -1,0 +1,33 @@
+package main
+
+import (
+	"context"
+
+	"mynah/api"
+)
+
+// startAPI makes the HTTP API, which serveHTTP mounts.
+func (s *server) startAPI(ctx context.Context, dev bool) error {
+	log := s.log.With("part", "api")
+	people, err := s.cfg.accounts(dev, log)
+	if err != nil {
+		return err
+	}
+	proxies, err := s.cfg.proxies()
+	if err != nil {
+		return err
+	}
+	a, err := api.New(api.Config{
+		DB: s.pool, Verifier: s.verifier, Keys: s.keys, Accounts: people, Social: s.cfg.social(),
+		Origins: s.cfg.AllowOrigin, TrustedProxies: proxies, PublicURL: s.cfg.PublicURL, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.Start(ctx); err != nil {
+		return err
+	}
+	s.stops.push("API", a.Stop)
+	s.api = a
+	return nil
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"mynah/internal/postgres"
+	"mynah/schema"
+)
+
+// connectPatience is how long a database may take to answer at start.
+const connectPatience = 10 * time.Second
+
+// openDatabase sees that the database can be used. A database that goes away
+// later is waited for; one that was never there is most likely a wrong address.
+func (s *server) openDatabase(ctx context.Context, migrate bool) error {
+	address := s.cfg.DatabaseURL
+	patience, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	conn, err := pgx.Connect(patience, address.Reveal())
+	if err != nil {
+		return databaseError(address, err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // nothing is pending on it
+	if migrate {
+		if err := schema.Migrate(ctx, address.Reveal()); err != nil {
+			return databaseError(address, err)
+		}
+		return nil
+	}
+	if err := schema.Check(patience, conn); err != nil {
+		return databaseError(address, err)
+	}
+	return nil
+}
+
+// startPostgres starts the private PostgreSQL and makes it the database.
+func (s *server) startPostgres(ctx context.Context) error {
+	server := postgres.New(postgres.Config{
+		Dir:    filepath.Join(s.cfg.DataDir, "postgres"),
+		Logger: s.log.With("part", "postgres"),
+	})
+	if err := server.Start(ctx); err != nil {
+		switch {
+		case errors.Is(err, postgres.ErrInUse):
+			return refuse("data-dir", "%s is in use by another mynah; stop it or give another directory (%w)", s.cfg.DataDir, err)
+		case errors.Is(err, postgres.ErrNotInstalled):
+			return refuse("database-url", "is not set, and no PostgreSQL is installed to start a private one; give the address of one, or install it (on Debian: apt-get install postgresql)")
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			return s.noPermission(err)
+		}
+		return fmt.Errorf("--database-url: is not set, and a private PostgreSQL does not start below --data-dir: %w", err)
+	}
+	s.stops.push("private PostgreSQL", server.Stop)
+	s.cfg.DatabaseURL = SecretURL(server.URL())
+	return nil
+}
+
+// openPool connects to the database for as long as the process runs, and makes it
+// part of what /readyz says. Chat goes on without it, so a broker stays ready.
+func (s *server) openPool(soft bool) error {
+	config, err := pgxpool.ParseConfig(s.cfg.DatabaseURL.Reveal())
+	if err != nil {
+		return databaseError(s.cfg.DatabaseURL, err)
+	}
+	// It outlives the context of the start, until its stop.
+	if s.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
+		return databaseError(s.cfg.DatabaseURL, err)
+	}
+	s.stops.push("database connections", func(context.Context) error { s.pool.Close(); return nil })
+	s.health.add(check{name: "database", soft: soft, fails: s.pool.Ping})
+	return nil
+}
