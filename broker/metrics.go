@@ -49,7 +49,7 @@ func newMetrics(r prometheus.Registerer, b *Broker) *metrics {
 		gauge("mynah_outbox_bytes", "Memory of what waits to be written to clients.", func() float64 { return float64(b.engine.Limits().Held()) }),
 		gauge("mynah_log_first_seq", "The oldest message in the log.", func() float64 { first, _ := b.log.Bounds(); return float64(first) }),
 		gauge("mynah_log_last_seq", "The newest message in the log.", func() float64 { _, last := b.log.Bounds(); return float64(last) }),
-		counter("mynah_deliveries_total", "Messages handed to live subscribers.", &stats.Deliveries),
+		counter("mynah_deliveries_total", "Messages put into outboxes: one for each session that a message went to, not counting when it was sent again. Signals and notices are not counted.", &stats.Deliveries),
 		counter("mynah_signals_total", "Signals handed to subscribers.", &stats.Signals),
 		counter("mynah_signals_dropped_total", "Signals that found no room at a subscriber.", &stats.Dropped),
 		counter("mynah_plain_dropped_total", "Messages of topics outside the chat that found no room at a session.", &stats.PlainDropped),

@@ -270,7 +270,10 @@ func (s *Session) resendRound(w *pumpWork) bool {
 		if !conn.force(u.frame, nil, 0) {
 			return true
 		}
-		e.wire = true
+		if !e.sent { // its first connection ended before its turn
+			s.engine.stats.Deliveries.Add(1)
+		}
+		e.wire, e.sent = true, true
 		s.onWire++
 	}
 	return true

@@ -83,7 +83,9 @@ type Engine struct {
 
 // Stats counts what an Engine did since it started.
 type Stats struct {
-	Deliveries atomic.Uint64 // messages handed to live sessions
+	// Deliveries counts the messages that were put into outboxes: one for each session that
+	// a message went to, however often it was sent to it again.
+	Deliveries atomic.Uint64
 	Signals    atomic.Uint64
 	Dropped    atomic.Uint64 // signals that found no room
 	TooLarge   atomic.Uint64 // messages over a client's Maximum Packet Size
@@ -304,12 +306,13 @@ func (e *Engine) deliverRun(topic string, sender bool, recs []*msglog.Record, no
 		}
 		en.mu.RLock()
 		for _, t := range en.subs {
-			t.session.deliver(t, &e.run)
+			if t.session.deliver(t, &e.run) {
+				n += len(recs)
+			}
 		}
-		n += len(en.subs)
 		en.mu.RUnlock()
 	}
-	e.stats.Deliveries.Add(uint64(n) * uint64(len(recs))) //nolint:gosec // not negative
+	e.stats.Deliveries.Add(uint64(n)) //nolint:gosec // not negative
 }
 
 // remember keeps messages of topics that somebody attached subscribes to.

@@ -300,7 +300,8 @@ func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64)
 		ids := w.ids[:w.idsAt[n-1]]
 		if conn.force(w.out.b[:w.ends[n-1]], ids, first) {
 			for i := range ids {
-				s.win.get(stepID(first, i)).wire = true // before that, nothing acknowledges it
+				e := s.win.get(stepID(first, i)) // it is there: before this, nothing acknowledges it
+				e.wire, e.sent = true, true
 			}
 			s.onWire += len(ids)
 			for _, r := range w.again {
@@ -309,10 +310,29 @@ func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64)
 					s.onWire++
 				}
 			}
+			e.stats.Deliveries.Add(w.messages(n))
 		}
 	}
 	s.mu.Unlock()
 	return true
+}
+
+// messages returns how many of the first n items are sent for the first time. Notices are
+// nobody's messages.
+func (w *pumpWork) messages(n int) (count uint64) {
+	before := 0
+	for i, end := range w.ends[:n] {
+		if end > before && i >= w.gaps {
+			count++
+		}
+		before = end
+	}
+	for _, r := range w.again {
+		if r.item < n {
+			count--
+		}
+	}
+	return count
 }
 
 // fit returns how many items the window and the outbox take. s.mu is held.

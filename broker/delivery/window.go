@@ -25,6 +25,7 @@ type inflight struct {
 	qos   byte
 	state state
 	wire  bool // it was sent on the present connection
+	sent  bool // it was sent on whichever
 }
 
 // window holds the unacknowledged messages of a session in the order in which they
@@ -239,6 +240,6 @@ func (w *window) restore(xs []exchange) {
 	for i := range xs {
 		x := xs[(first+i)%len(xs)]
 		w.next = x.id
-		w.push(inflight{seq: x.seq, topic: x.topic, qos: 2, state: x.state})
+		w.push(inflight{seq: x.seq, topic: x.topic, qos: 2, state: x.state, sent: true})
 	}
 }
