@@ -240,12 +240,15 @@ func (s *Session) resendRound(w *pumpWork) bool {
 			some = some[:i] // the outbox, at most half full now, takes no more
 			break
 		}
-		if err := s.encodeUnsent(w, &some[i], v5, maxPacket); err != nil {
-			if s.engine.closing.Load() {
-				return s.pause()
-			}
-			s.engine.logger.Error("cannot read a message for a session again; its connection is closed so that it tries again",
+		err := s.encodeUnsent(w, &some[i], v5, maxPacket)
+		if err != nil && s.engine.closing.Load() {
+			return s.pause()
+		}
+		if s.engine.reads.begins(err) {
+			s.engine.logger.Error("cannot read a message for a session again; its connection is closed so that it tries again, and so are others'",
 				"subject", s.Subject, "client_id", s.ClientID, "seq", some[i].seq, "error", err)
+		}
+		if err != nil {
 			_ = conn.Close()
 			return s.pause()
 		}

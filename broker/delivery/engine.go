@@ -45,6 +45,7 @@ type Engine struct {
 	logger *slog.Logger
 	limits *OutboxLimits
 	store  *store
+	reads  episode // of the log, for sessions that are behind
 	now    func() time.Time
 	after  func(time.Duration) <-chan time.Time
 
@@ -133,7 +134,8 @@ func New(cfg Config) (*Engine, error) {
 	cfg.Limits.setDefaults()
 	e := &Engine{
 		cfg: cfg, log: cfg.Log, logger: cfg.Logger, limits: cfg.Limits, now: cfg.Now,
-		store:    newStore(cfg.Log.Sessions(), cfg.Logger),
+		store:    newStore(cfg.Log.Sessions(), cfg.Logger, cfg.Now),
+		reads:    episode{fault: "reading the message log for sessions", logger: cfg.Logger, now: cfg.Now},
 		topics:   map[string]*entry{},
 		sessions: map[Key]*Session{},
 		subjects: map[string]map[*Session]struct{}{},

@@ -125,9 +125,11 @@ func (s *Session) pumpRound(w *pumpWork) bool {
 	}
 
 	horizon, err := s.collect(w, plan, pos, target, min(room, pumpItems))
-	if err != nil {
-		e.logger.Error("cannot read the message log for a session; its connection is closed so that it tries again",
+	if e.reads.begins(err) {
+		e.logger.Error("cannot read the message log for a session; its connection is closed so that it tries again, and so are others'",
 			"subject", s.Subject, "client_id", s.ClientID, "after", pos, "error", err)
+	}
+	if err != nil {
 		_ = conn.Close()
 		return s.pause()
 	}
@@ -286,8 +288,6 @@ func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64)
 			// They are in the window; the next attachment sends them.
 			s.mu.Unlock()
 			if err != nil {
-				e.logger.Error("cannot store the packet ids of QoS 2 messages; the connection is closed so that the client tries again",
-					"subject", s.Subject, "client_id", s.ClientID, "error", err)
 				_ = conn.Close()
 			}
 			return true

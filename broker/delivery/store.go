@@ -49,14 +49,21 @@ type store struct {
 	kv     msglog.Store
 	logger *slog.Logger
 
+	positions, packetIDs, arrivals, removals episode // of storing them
+
 	mu      sync.Mutex
 	ops     []msglog.Op // waiting for the committer
 	then    []func(bool)
 	waiting chan struct{} // has a value if ops has
 }
 
-func newStore(kv msglog.Store, logger *slog.Logger) *store {
-	return &store{kv: kv, logger: logger, waiting: make(chan struct{}, 1)}
+func newStore(kv msglog.Store, logger *slog.Logger, now func() time.Time) *store {
+	storing := func(what string) episode { return episode{fault: "storing " + what, logger: logger, now: now} }
+	return &store{
+		kv: kv, logger: logger, waiting: make(chan struct{}, 1),
+		positions: storing("positions of sessions"), packetIDs: storing("packet ids of QoS 2 messages"),
+		arrivals: storing("that QoS 2 messages have arrived"), removals: storing("that sessions have ended"),
+	}
 }
 
 func cursorValue(cursor uint64, expiry time.Duration, expiresAt time.Time) []byte {
@@ -136,13 +143,17 @@ func (st *store) cursorOps(s *Session) []msglog.Op {
 	return ops
 }
 
-// saveLogged stores the cursor and logs if it cannot: what follows is only that a
-// client gets again what it has had.
-func (st *store) saveLogged(s *Session, sync bool) {
-	if err := st.kv.Apply(st.cursorOps(s), sync); err != nil && !errors.Is(err, msglog.ErrClosed) {
-		st.logger.Warn("cannot store the position of a session; after a restart it may get messages again",
-			"subject", s.Subject, "client_id", s.ClientID, "error", err)
+// savedPositions says whether positions could be stored. What follows if not is only that
+// clients get again what they have had.
+func (st *store) savedPositions(err error) {
+	if st.positions.begins(err) {
+		st.logger.Warn("cannot store positions of sessions; after a restart they may get messages again", "error", err)
 	}
+}
+
+// saveLogged stores the cursor, and logs if that begins to fail.
+func (st *store) saveLogged(s *Session, sync bool) {
+	st.savedPositions(st.kv.Apply(st.cursorOps(s), sync))
 }
 
 // saveAll stores the cursors of sessions, many at a time.
@@ -155,10 +166,7 @@ func (st *store) saveAll(sessions []*Session) {
 		for _, s := range some {
 			ops = append(ops, st.movedOps(s)...)
 		}
-		if err := st.kv.Apply(ops, false); err != nil && !errors.Is(err, msglog.ErrClosed) {
-			st.logger.Warn("cannot store the positions of sessions; after a restart they may get messages again",
-				"sessions", len(some), "error", err)
-		}
+		st.savedPositions(st.kv.Apply(ops, false))
 	}
 }
 
@@ -185,10 +193,12 @@ func (st *store) saveExactly(s *Session, xs []exchange) error {
 	for i, x := range xs {
 		ops[i] = x.op(s.Key)
 	}
-	if err := st.kv.Apply(ops, true); err != nil {
-		return fmt.Errorf("store packet ids: %w", err)
+	err := st.kv.Apply(ops, true)
+	if st.packetIDs.begins(err) {
+		st.logger.Error("cannot store the packet ids of QoS 2 messages; the connections that they are for are closed so that the clients try again",
+			"subject", s.Subject, "client_id", s.ClientID, "error", err)
 	}
-	return nil
+	return err
 }
 
 // progress stores durably, together with others, how far a QoS 2 message has got, and
@@ -220,11 +230,11 @@ func (st *store) commit(stop <-chan struct{}) {
 		st.mu.Unlock()
 		stored := true
 		if len(ops) > 0 {
-			if err := st.kv.Apply(ops, true); err != nil {
-				// The clients stay without PUBREL and ask again when they reconnect.
-				st.logger.Error("cannot store that QoS 2 messages have arrived", "messages", len(ops), "error", err)
-				stored = false
+			err := st.kv.Apply(ops, true)
+			if st.arrivals.begins(err) {
+				st.logger.Error("cannot store that QoS 2 messages have arrived; their exchanges go on when the clients reconnect", "error", err)
 			}
+			stored = err == nil
 		}
 		for _, f := range then {
 			f(stored)
@@ -239,8 +249,8 @@ func (st *store) forget(s *Session) {
 		{Key: cursorPrefix + s.bytes(), Delete: true},
 		{Key: exactlyPrefix + s.bytes() + "\x00", Delete: true, Prefix: true},
 	}, false)
-	if err != nil && !errors.Is(err, msglog.ErrClosed) {
-		st.logger.Warn("cannot remove a session that has ended; it will expire after a restart",
+	if st.removals.begins(err) {
+		st.logger.Warn("cannot remove sessions that have ended; they will expire after a restart",
 			"subject", s.Subject, "client_id", s.ClientID, "error", err)
 	}
 }
