@@ -71,6 +71,18 @@ func TestRegisterSignInRefreshEnd(t *testing.T) {
 	w.do(http.MethodGet, "/v1/me", anna.AccessToken, nil).problem(http.StatusUnauthorized, "unauthenticated")
 }
 
+// Guards against strangers who register an id that others have reason to trust: it was
+// here with a token of another issuer, or was put into a group before it first comes.
+func TestIDsInUseCannotBeRegistered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.do(http.MethodGet, "/v1/me", w.token("vic", authhook.RoleUser), nil).want(http.StatusOK)
+	w.exec(`INSERT INTO groups (id) VALUES ('board'); INSERT INTO members (grp, account) VALUES ('board', 'director')`)
+	for _, id := range []string{"vic", "VIC", "director"} {
+		w.do(http.MethodPost, "/v1/accounts", "", map[string]any{"id": id, "password": goodPassword}).problem(http.StatusConflict, "conflict")
+	}
+}
+
 // The access token is PROTOCOL.md's: the broker takes it.
 func TestAccessTokenIsProtocols(t *testing.T) {
 	t.Parallel()

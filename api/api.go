@@ -63,10 +63,6 @@ func New(cfg Config) (*API, error) {
 	return a, nil
 }
 
-// Accounts returns the accounts, for other parts of the server: who connects by
-// MQTT is noted as seen there.
-func (a *API) Accounts() *accounts.Service { return a.accounts }
-
 // Paths are the patterns under which Handler is to be mounted.
 func Paths() []string {
 	return []string{"/v1/", "/openapi.json", "/docs", "/.well-known/jwks.json"}

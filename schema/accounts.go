@@ -70,11 +70,19 @@ WHERE c.id = $1 AND c.jwk IS NOT NULL AND c.revoked_at IS NULL
 	// from being retired until the transaction ends.
 	SelectSigningKey = `SELECT kid FROM signing_keys WHERE kid = $1 AND retired_at IS NULL FOR SHARE`
 
+	// LockID keeps others from making an account whose id is $1 in whatever case
+	// until the transaction ends. (accounts_lower cannot be unique: the tokens of
+	// other issuers may speak of two such ids, and are truth.)
+	LockID = `SELECT pg_advisory_xact_lock(hashtextextended('id ' || lower($1), 0))`
+
 	// InsertAccount makes account $1 of kind $2 with name $3. It affects no
-	// row if the id, in whatever case, is or was in use.
+	// row if the id, in whatever case, is or was in use, or if it is a member of
+	// a group already: somebody put it there for whom tokens will speak of. LockID
+	// comes before it.
 	InsertAccount = `
 INSERT INTO accounts (id, kind, name)
 SELECT $1::text, $2, $3 WHERE NOT EXISTS (SELECT FROM accounts WHERE lower(id) = lower($1::text))
+  AND NOT EXISTS (SELECT FROM members WHERE account = $1::text)
 ON CONFLICT (id) DO NOTHING`
 
 	// SelectAccount gives id, kind, name, avatar, ext, find_by_id,

@@ -111,6 +111,7 @@ var questions = []asked{
 	{"profiles", schema.SelectProfiles, `ARRAY['p7', 'p8']`},
 	{"identities", schema.SelectIdentities, `'p7'`},
 	{"find by phone", schema.FindByPhone, `'+497'`},
+	{"registering", schema.InsertAccount, `'new', 'user', ''`},
 	{"admission", schema.SelectAdmission, `'p7', ARRAY['s1', 's2'], 's1'`},
 	{"changes", schema.SelectChanges, `pg_current_xact_id()::text, 100`},
 }

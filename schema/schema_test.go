@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,6 +90,38 @@ func TestLowerNumberIsApplied(t *testing.T) {
 	}
 	if err := schema.Check(t.Context(), conn); err != nil {
 		t.Error(err)
+	}
+}
+
+// Guards against ids that were in use before accounts were made for them: somebody
+// else could register them.
+func TestIDsInUseGetAccounts(t *testing.T) {
+	t.Parallel()
+	address := pgtest.New(t)
+	conn := connect(t, address)
+	if _, err := conn.Exec(t.Context(), `
+DELETE FROM mynah_migrations WHERE version_id = 100;
+INSERT INTO accounts (id, kind) VALUES ('sensor', 'device');
+INSERT INTO groups (id) VALUES ('g');
+INSERT INTO members (grp, account) VALUES ('g', 'silent');
+INSERT INTO messages (seq, topic, conversation, sender, sent_at, type, message)
+SELECT n, 'group/g', 'group/g', sender, now(), 'text', '{}'
+FROM unnest(ARRAY['vic', 'vic', 'sensor', 'system']) WITH ORDINALITY AS m (sender, n)`); err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Migrate(t.Context(), address); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := conn.Query(t.Context(), `SELECT id || ' ' || kind FROM accounts ORDER BY id`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"sensor device", "silent user", "system service", "vic user"}; !slices.Equal(got, want) {
+		t.Errorf("accounts: %q, want %q", got, want)
 	}
 }
 

@@ -318,6 +318,12 @@ FROM accounts WHERE id = ANY ($1::text[])`
 	DirectoryIdentity = `
 SELECT i.id::text || '/' || d.oid FROM database_identity i, pg_database d WHERE d.datname = current_database()`
 
+	// DirectoryClaim makes accounts $1 (an array, in order) of kinds $2 for tokens that
+	// others signed. It leaves those that are there.
+	DirectoryClaim = `
+INSERT INTO accounts (id, kind, seen_at) SELECT id, kind, now() FROM unnest($1::text[], $2::text[]) AS t (id, kind)
+ON CONFLICT (id) DO NOTHING`
+
 	// DirectorySeen notes that the accounts $1 were seen now, to the minute.
 	DirectorySeen = `
 UPDATE accounts SET seen_at = now()

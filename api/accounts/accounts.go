@@ -120,7 +120,7 @@ func (s *Service) Admit(ctx context.Context, id *authhook.Identity) (signedIn ti
 		err = q.QueryRow(ctx, schema.SelectAdmission, id.Subject, tokens, id.Session).Scan(&refused, &revoked, &began, &due)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
-			if _, err := q.Exec(ctx, schema.InsertKnownAccount, id.Subject, kindOf(id.Role)); err != nil {
+			if _, err := q.Exec(ctx, schema.InsertKnownAccount, id.Subject, KindOf(id.Role)); err != nil {
 				return time.Time{}, fmt.Errorf("make account for a known token: %w", err)
 			}
 			continue
@@ -142,17 +142,8 @@ func (s *Service) Admit(ctx context.Context, id *authhook.Identity) (signedIn ti
 	return time.Time{}, err
 }
 
-// Seen notes that the account was seen now, to the minute. The broker's
-// directory calls it when something connects.
-func (s *Service) Seen(ctx context.Context, id string) error {
-	if _, err := s.db.Q(ctx).Exec(ctx, schema.UpdateSeen, id); err != nil {
-		return fmt.Errorf("note last seen: %w", err)
-	}
-	return nil
-}
-
-// kindOf is the kind of account that a token's role stands for.
-func kindOf(role authhook.Role) string {
+// KindOf returns the kind of account that a token's role stands for.
+func KindOf(role authhook.Role) string {
 	switch role {
 	case authhook.RoleDevice:
 		return "device"

@@ -14,9 +14,10 @@ type Registration string
 
 // The kinds of registration (--registration).
 const (
-	// RegisterOpen lets everyone register, with an id of their choice. Where
-	// another system signs tokens for ids of its own, it would let people take
-	// those ids first: use RegisterClosed there.
+	// RegisterOpen lets everyone register, with an id of their choice that
+	// nobody has used. Where another system signs tokens for ids of its own,
+	// it lets people take the ids of those who have not come yet: use
+	// RegisterAssigned or RegisterClosed there.
 	RegisterOpen Registration = "open"
 	// RegisterAssigned lets everyone register; the server chooses the ids, so
 	// that not even registering tells which exist.

@@ -21,7 +21,8 @@
 //
 // Tokens are truth. A subject of whom the database knows nothing may connect, may
 // write to others and be written to, and is a member of the groups that its token
-// names; nothing is known against it. What is known against somebody (disabled,
+// names; nothing is known against it. When it connects it gets an account, so that
+// nobody can register its id and be it. What is known against somebody (disabled,
 // blocked, banned, muted) counts whatever a token says, and so does a revoked token.
 //
 // Who may write to a person: everybody but whom they have blocked, or only their
@@ -95,6 +96,7 @@ type Directory struct {
 	watchers map[int]func(authhook.Change) // guarded by mu
 	nextID   int                           // guarded by mu
 	seen     map[string]struct{}           // who connected, to be noted; guarded by mu
+	claims   *claims                       // who connected and has no account
 
 	startMu sync.Mutex // guards what follows
 	cancel  context.CancelFunc
@@ -133,7 +135,7 @@ func New(cfg Config) (*Directory, error) {
 	}
 	d := &Directory{
 		cfg: cfg, log: cfg.Logger, pool: pool, social: social.New(pgtx.New(pool), cfg.Social),
-		watchers: map[int]func(authhook.Change){}, seen: map[string]struct{}{},
+		watchers: map[int]func(authhook.Change){}, seen: map[string]struct{}{}, claims: newClaims(),
 	}
 	d.subjects = newTable(cfg.MaxSubjects, &d.away, d.loadSubjects)
 	d.groups = newTable(cfg.MaxGroups, &d.away, d.loadGroups)
@@ -159,6 +161,7 @@ func (d *Directory) Start(ctx context.Context) error {
 		d.tasks.Go(func() { d.subjects.serve(background) })
 		d.tasks.Go(func() { d.groups.serve(background) })
 	}
+	d.tasks.Go(func() { d.serveClaims(background) })
 	first := make(chan struct{})
 	d.tasks.Go(func() { d.follow(background, reader, first) })
 	select {
@@ -302,12 +305,14 @@ func (d *Directory) MaySee(ctx context.Context, viewer, id string) error {
 // MayConnect returns nil unless the account is disabled or deleted or the token
 // was revoked. The parts of the server itself (roles archiver, service and admin,
 // whose tokens come from the operator) are let in while nothing can be known:
-// without the archiver the log could not be trimmed.
+// without the archiver the log could not be trimmed. Who is let in for the first time
+// has an account from then on, which nobody else can register.
 func (d *Directory) MayConnect(ctx context.Context, id *authhook.Identity) error {
 	s, err := d.subjects.get(ctx, id.Subject)
 	if err != nil {
 		switch id.Role {
 		case authhook.RoleArchiver, authhook.RoleService, authhook.RoleAdmin:
+			d.claim(ctx, id)
 			return nil
 		}
 		return err
@@ -315,11 +320,13 @@ func (d *Directory) MayConnect(ctx context.Context, id *authhook.Identity) error
 	if s.Refused || id.Session != "" && has(s.Revoked, id.Session) || id.TokenID != "" && has(s.Revoked, id.TokenID) {
 		return refusedConnect
 	}
-	if s.Known {
-		d.mu.Lock()
-		d.seen[id.Subject] = struct{}{}
-		d.mu.Unlock()
+	if !s.Known {
+		d.claim(ctx, id)
+		return nil
 	}
+	d.mu.Lock()
+	d.seen[id.Subject] = struct{}{}
+	d.mu.Unlock()
 	return nil
 }
 

@@ -43,6 +43,7 @@ func (d *Directory) follow(ctx context.Context, reader *changes.Reader, first ch
 		err := d.session(ctx, reader, save.C, note.C, func() {
 			if d.away.Swap(false) {
 				d.log.InfoContext(ctx, "PostgreSQL is back; the changes made meanwhile have been read")
+				d.claims.signal() // before anybody else registers them
 			}
 			pause = pauseMin
 			begun()

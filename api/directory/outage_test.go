@@ -49,6 +49,7 @@ func TestOutage(t *testing.T) {
 		}
 	}
 	talk("before")
+	must(t, w.dir.MayWrite(ctx, "bob", "late")) // and so it knows that late has no account
 	if ack := mallory.PublishAcked("user/alice", 1, "x"); ack.ReasonCode != 0x87 {
 		t.Fatalf("mallory: reason %#x", ack.ReasonCode)
 	}
@@ -73,6 +74,10 @@ func TestOutage(t *testing.T) {
 	}
 	if err := w.dir.MayConnect(ctx, &authhook.Identity{Subject: "mynah-archiver", Role: authhook.RoleArchiver}); err != nil {
 		t.Errorf("the archiver during the outage: %v", err)
+	}
+
+	if err := w.dir.MayConnect(ctx, &authhook.Identity{Subject: "late"}); err != nil {
+		t.Errorf("who has no account, during the outage: %v", err)
 	}
 
 	// Another broker, started from what was kept.
@@ -103,6 +108,7 @@ func TestOutage(t *testing.T) {
 	}
 
 	server.Start()
+	eventually(t, "late has an account, which nobody else can register", func() bool { return w.kind("late") == "user" })
 	w.exec(`DELETE FROM members WHERE account = 'alice' AND grp = 'g'`)
 	w.exec(`INSERT INTO members (grp, account) VALUES ('later', 'alice')`)
 	for _, d := range []*directory.Directory{w.dir, second} {

@@ -13,6 +13,9 @@ func (s *server) startAPI(ctx context.Context, dev bool) error {
 	if err != nil {
 		return err
 	}
+	if !dev {
+		s.cfg.warn(s.cfg.Identity, s.log)
+	}
 	proxies, err := s.cfg.proxies()
 	if err != nil {
 		return err
