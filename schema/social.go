@@ -90,6 +90,14 @@ WHERE g.id = $1`
 	// LockGroup keeps others from changing group $1 until the transaction ends.
 	LockGroup = `SELECT id FROM groups WHERE id = $1 FOR NO KEY UPDATE`
 
+	// LockGroupsOf does that for all groups that account $1 is in, in the order of
+	// their ids, so that two who do it cannot wait for each other.
+	LockGroupsOf = `
+SELECT id FROM groups WHERE id IN (SELECT grp FROM members WHERE account = $1) ORDER BY id FOR NO KEY UPDATE`
+
+	// IsDeleted tells whether account $1 has been deleted.
+	IsDeleted = `SELECT EXISTS (SELECT FROM accounts WHERE id = $1 AND deleted_at IS NOT NULL)`
+
 	// InsertGroup makes group $1: name $2, avatar $3, announcement $4, ext $5,
 	// join_policy $6. It affects no row if the id is or was in use.
 	InsertGroup = `

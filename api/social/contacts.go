@@ -49,6 +49,9 @@ func (s *Service) withPeer(ctx context.Context, me, peer string, action ContactA
 		if err := s.lockPersons(ctx, me, peer); err != nil {
 			return err
 		}
+		if err := s.present(ctx, me); err != nil {
+			return err
+		}
 		var state string
 		var blocking, blocked bool
 		if err := s.db.Q(ctx).QueryRow(ctx, schema.SelectRelation, me, peer).Scan(&state, &blocking, &blocked); err != nil {

@@ -129,8 +129,8 @@ func (s *Service) view(ctx context.Context, a Actor, group string, action Action
 }
 
 // change runs fn in a transaction in which nobody else changes the group, if the
-// table lets the actor take the action. persons are those whose number of groups
-// may change.
+// table lets the actor take the action. persons are those whose membership may
+// change, or must not meanwhile.
 func (s *Service) change(ctx context.Context, a Actor, group string, action Action, persons []string, fn func(context.Context, *standing) error) error {
 	return s.db.Tx(ctx, func(ctx context.Context) error {
 		if err := s.lockPersons(ctx, persons...); err != nil {
@@ -214,6 +214,9 @@ func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group
 	}
 	err = s.db.Tx(ctx, func(ctx context.Context) error {
 		if err := s.lockPersons(ctx, a.ID); err != nil {
+			return err
+		}
+		if err := s.present(ctx, a.ID); err != nil {
 			return err
 		}
 		if err := s.roomForGroup(ctx, a.ID, a.ID); err != nil {
@@ -383,9 +386,10 @@ func (s *Service) dissolve(ctx context.Context, group, by string) error {
 	return s.tell(ctx, "notice.group.dissolved", groupNotice{Group: group, By: by})
 }
 
-// Transfer makes a member the owner; who was it becomes an admin.
+// Transfer makes a member the owner; who was it becomes an admin. The heir is locked:
+// one who is being forgotten would leave the group without an owner.
 func (s *Service) Transfer(ctx context.Context, a Actor, group, to string) error {
-	return s.change(ctx, a, group, Transfer, nil, func(ctx context.Context, _ *standing) error {
+	return s.change(ctx, a, group, Transfer, []string{to}, func(ctx context.Context, _ *standing) error {
 		heir, err := s.member(ctx, group, to)
 		if err != nil {
 			return err

@@ -49,6 +49,9 @@ func (s *Service) Join(ctx context.Context, a Actor, group, note string) (o Outc
 			return refused
 		}
 		o = IsAsking
+		if err := s.present(ctx, a.ID); err != nil {
+			return err
+		}
 		return s.ask(ctx, st, a.ID, note)
 	})
 	return o, err
@@ -83,6 +86,9 @@ func (s *Service) tellStaff(ctx context.Context, kind string, n groupNotice) err
 func (s *Service) admit(ctx context.Context, st *standing, who, by string) error {
 	if _, err := s.member(ctx, st.ID, who); err == nil || !errors.Is(err, errNoMember) {
 		return err // nil: is a member already
+	}
+	if err := s.present(ctx, who); err != nil {
+		return err
 	}
 	if st.Members >= s.cfg.MaxMembers {
 		return chat.Refuse(chat.CodeLimit, fmt.Sprintf("This group has %d members and is full.", st.Members))

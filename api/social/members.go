@@ -85,7 +85,7 @@ func (s *Service) EditMember(ctx context.Context, a Actor, group, id string, e M
 			return nil, err
 		}
 	}
-	err = s.change(ctx, a, group, ViewMembers, nil, func(ctx context.Context, st *standing) error {
+	err = s.change(ctx, a, group, ViewMembers, []string{id}, func(ctx context.Context, st *standing) error {
 		target, err := s.member(ctx, group, id)
 		if err != nil {
 			return err

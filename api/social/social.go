@@ -11,10 +11,12 @@
 //   - Changes of one group happen one after the other, and so do their notices.
 //   - Limits hold, however many calls come at once: what counts towards a limit
 //     is counted under a lock on the group or the person.
+//   - A group has an owner who can act, or is dissolved: nobody whose account is
+//     deleted is left in one, whatever is done at the same moment.
 //   - Nothing tells whether somebody has blocked the caller, nor of a group that
 //     the caller could not find otherwise.
 //
-// Locks are taken in this order: persons by id, then the group.
+// Locks are taken in this order: persons by id, then the group, or groups by id.
 //
 // Errors for clients are *chat.Error.
 package social
@@ -107,6 +109,22 @@ func (s *Service) lockPersons(ctx context.Context, ids ...string) error {
 	return nil
 }
 
+var errGone = chat.Refuse(chat.CodeUnauthenticated, "The account has been deleted.")
+
+// present returns nil unless the person's account has been deleted. The person must
+// be locked: a request of theirs may be under way while they are being forgotten, and
+// must not bring back what Forget removes.
+func (s *Service) present(ctx context.Context, id string) error {
+	var deleted bool
+	if err := s.db.Q(ctx).QueryRow(ctx, schema.IsDeleted, id).Scan(&deleted); err != nil {
+		return fmt.Errorf("read account: %w", err)
+	}
+	if deleted {
+		return errGone
+	}
+	return nil
+}
+
 // count runs a query that gives one number.
 func (s *Service) count(ctx context.Context, query string, args ...any) (n int, err error) {
 	if err = s.db.Q(ctx).QueryRow(ctx, query, args...).Scan(&n); err != nil {
@@ -163,6 +181,9 @@ func (s *Service) Forget(ctx context.Context, id string) error {
 		if err := s.lockPersons(ctx, id); err != nil {
 			return err
 		}
+		if _, err := s.exec(ctx, "lock groups", schema.LockGroupsOf, id); err != nil {
+			return err
+		}
 		owned, err := list(ctx, s, "read owned groups", pgx.RowTo[string], schema.SelectOwned, id)
 		if err != nil {
 			return err
@@ -184,11 +205,9 @@ func (s *Service) Forget(ctx context.Context, id string) error {
 	})
 }
 
-// bequeath gives a group whose owner goes to the successor, or dissolves it.
+// bequeath gives a group that is locked and whose owner goes to the successor, or
+// dissolves it.
 func (s *Service) bequeath(ctx context.Context, group, owner string) error {
-	if _, err := s.exec(ctx, "lock group", schema.LockGroup, group); err != nil {
-		return err
-	}
 	var heir string
 	err := s.db.Q(ctx).QueryRow(ctx, schema.SelectSuccessor, group, owner).Scan(&heir)
 	switch {
