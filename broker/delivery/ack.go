@@ -83,6 +83,7 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 // received goes on with an exchange when it has been stored that the client has the
 // message, or could not be.
 func (s *Session) received(id uint16, seq uint64, stored bool) {
+	defer s.survive()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.win.get(id)
@@ -190,44 +191,8 @@ const resendItems = 64
 
 // resendRound sends some of what the client did not acknowledge on its last
 // connection, in order and with DUP (MQTT 5, 4.4). It is part of the pump.
-func (s *Session) resendRound(w *pumpWork) bool {
-	s.mu.Lock()
-	if s.conn == nil || s.mode != behind {
-		s.pumping = false
-		s.mu.Unlock()
-		return false
-	}
-	conn, v5, maxPacket := s.conn, s.v5, s.maxPacket
-	most := min(max(s.quotaLocked(), 0), resendItems)
-	mixed := s.restored != nil || s.rewound
-	upto := s.pos
-	if s.stuckLocked() {
-		upto = math.MaxUint64
-	}
-	var some []unsent
-	left := false
-	for i := range s.win.n {
-		e := s.win.at(i)
-		if e.wire || e.state == stateDone || e.seq == 0 || e.seq > upto {
-			continue
-		}
-		left = true
-		if e.state == stateReceiving {
-			continue // received will wake us
-		}
-		if !mixed && len(some) >= most {
-			break
-		}
-		some = append(some, unsent{id: e.id, seq: e.seq, topic: e.topic, qos: e.qos, state: e.state})
-	}
-	s.resends = left
-	s.mu.Unlock()
-	if mixed {
-		// Exchanges that came back with the session have lower packet ids than what
-		// was sent between them.
-		slices.SortFunc(some, func(a, b unsent) int { return cmp.Compare(a.seq, b.seq) })
-		some = some[:min(len(some), most)]
-	}
+func (s *Session) resendRound(w *pumpWork, conn *Conn, v5 bool, maxPacket uint32) bool {
+	some, left := s.unsent()
 	if !left {
 		return true
 	}
@@ -254,7 +219,45 @@ func (s *Session) resendRound(w *pumpWork) bool {
 		}
 		bytes += len(some[i].frame)
 	}
-	notices := s.encodeGone(w, some, v5)
+	return s.sendUnsent(conn, some, s.encodeGone(w, some, v5))
+}
+
+// unsent returns some of what is to be sent again, in order, and whether there is any.
+func (s *Session) unsent() (some []unsent, left bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	most := min(max(s.quotaLocked(), 0), resendItems)
+	mixed := s.restored != nil || s.rewound
+	upto := s.pos
+	if s.stuckLocked() {
+		upto = math.MaxUint64
+	}
+	for i := range s.win.n {
+		e := s.win.at(i)
+		if e.wire || e.state == stateDone || e.seq == 0 || e.seq > upto {
+			continue
+		}
+		left = true
+		if e.state == stateReceiving {
+			continue // received will wake us
+		}
+		if !mixed && len(some) >= most {
+			break
+		}
+		some = append(some, unsent{id: e.id, seq: e.seq, topic: e.topic, qos: e.qos, state: e.state})
+	}
+	s.resends = left
+	if mixed {
+		// Exchanges that came back with the session have lower packet ids than what
+		// was sent between them.
+		slices.SortFunc(some, func(a, b unsent) int { return cmp.Compare(a.seq, b.seq) })
+		some = some[:min(len(some), most)]
+	}
+	return some, left
+}
+
+// sendUnsent passes on what is to be sent again, and notices before it.
+func (s *Session) sendUnsent(conn *Conn, some []unsent, notices []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn != conn || !conn.force(notices, nil, 0) {

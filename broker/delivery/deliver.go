@@ -3,6 +3,7 @@ package delivery
 // deliver hands a run to a live session and reports whether it took it. It falls behind if
 // it cannot.
 func (s *Session) deliver(t *topicSub, r *run) bool {
+	defer s.survive()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mode != live {
@@ -57,17 +58,21 @@ func (s *Session) fallBehindLocked(seq uint64) {
 
 // wake says that the outbox has room again.
 func (s *Session) wake() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.movePlainLocked()
-	s.wakeLocked()
+	s.guarded(func(s *Session) {
+		s.movePlainLocked()
+		s.wakeLocked()
+	})
 }
 
 // wakeLocked makes a session that is behind read on.
 func (s *Session) wakeLocked() {
-	if s.mode != behind {
-		return
+	if s.mode == behind {
+		s.pumpLocked()
 	}
+}
+
+// pumpLocked starts the pump, or has it look again.
+func (s *Session) pumpLocked() {
 	if s.pumping {
 		s.again = true
 		return

@@ -14,6 +14,9 @@
 // session, whatever becomes of its connections, and are sent, acknowledged and sent again
 // under the same packet ids and the same Receive Maximum.
 //
+// A mistake that shows for one session ends that session's connection, not the process: see
+// survive.
+//
 // Lock order: inbound.mu, Session.subsMu, Engine.mu, entry.mu, Session.mu, Conn.mu. A lock is
 // never held while writing to a socket or to the disk, Session.subsMu excepted.
 package delivery

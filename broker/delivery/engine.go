@@ -40,14 +40,15 @@ type Config struct {
 
 // Engine brings the log's messages to sessions.
 type Engine struct {
-	cfg    Config
-	log    msglog.Log
-	logger *slog.Logger
-	limits *OutboxLimits
-	store  *store
-	reads  episode // of the log, for sessions that are behind
-	now    func() time.Time
-	after  func(time.Duration) <-chan time.Time
+	cfg     Config
+	log     msglog.Log
+	logger  *slog.Logger
+	limits  *OutboxLimits
+	store   *store
+	crashes crashes
+	reads   episode // of the log, for sessions that are behind
+	now     func() time.Time
+	after   func(time.Duration) <-chan time.Time
 
 	// started is the seq of the last message that Deliver has begun with,
 	// delivered of the last that it has done with.

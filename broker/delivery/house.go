@@ -133,9 +133,7 @@ func (l *sessionList) take() []*Session {
 // each takes the sessions and calls do for them with their mu held.
 func (l *sessionList) each(do func(*Session)) {
 	for _, s := range l.take() {
-		s.mu.Lock()
-		do(s)
-		s.mu.Unlock()
+		s.guarded(do)
 	}
 }
 

@@ -122,6 +122,7 @@ func (q *plainQueue) fit() {
 // QoS 0, or it has as much waiting as it may.
 func (s *Session) Queue(m *PlainMessage, o PlainOptions) bool {
 	it := plainItem{msg: m, ids: o.IDs, share: o.Share, qos: min(m.QoS, o.QoS), retain: m.Retain && o.Retain}
+	defer s.survive()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over || it.qos == 0 && s.conn == nil {
@@ -286,6 +287,11 @@ func (s *Session) detachPlainLocked() {
 // then not at QoS 2 (MQTT 5, 4.8.2).
 func (s *Session) endPlainLocked() []Orphan {
 	s.over = true
+	return s.dropPlainLocked()
+}
+
+// dropPlainLocked is endPlainLocked for a session that goes on.
+func (s *Session) dropPlainLocked() []Orphan {
 	q := s.plain
 	if q == nil {
 		return nil
@@ -304,6 +310,13 @@ func (s *Session) endPlainLocked() []Orphan {
 	s.engine.plainHeld.Add(-int64(q.bytes))
 	s.plain = nil
 	return left
+}
+
+// orphaned passes on what a session has left behind.
+func (e *Engine) orphaned(orphans []Orphan) {
+	if len(orphans) > 0 && e.cfg.PlainTopics != nil && !e.closing.Load() {
+		e.tasks.Go(func() { e.cfg.PlainTopics.Orphaned(orphans) })
+	}
 }
 
 // PlainTopics returns the topics outside the chat of which messages wait, or are under way,

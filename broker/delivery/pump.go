@@ -60,9 +60,20 @@ const (
 func (s *Session) pump() {
 	defer s.engine.pumps.Done()
 	var w pumpWork
-	for s.pumpRound(&w) {
+	defer w.release(s.engine.limits)
+	for more := true; more; {
+		if s.isBroken() {
+			s.startAnew()
+		}
+		more = s.guardedRound(&w)
 	}
-	w.release(s.engine.limits)
+}
+
+// guardedRound is pumpRound. After a panic there is reason for another one.
+func (s *Session) guardedRound(w *pumpWork) (more bool) {
+	more = true
+	defer s.survive()
+	return s.pumpRound(w)
 }
 
 // pumpWork is the pump's scratch memory.
@@ -92,49 +103,84 @@ func (w *pumpWork) release(l *OutboxLimits) {
 	}
 }
 
-// pumpRound does one round. It reports whether there is reason for another one.
-func (s *Session) pumpRound(w *pumpWork) bool {
+// step is what a round of the pump is to do.
+type step uint8
+
+const (
+	stepStop   step = iota // nothing, and the pump has been stopped
+	stepAgain              // nothing, but there is reason for another round
+	stepWait               // nothing before somebody wakes the pump
+	stepResend             // send again what the client has not acknowledged
+	stepRead               // send what the log has
+)
+
+// round is what a round of the pump has to know of the session.
+type round struct {
+	conn        *Conn
+	plan        *plan
+	v5          bool
+	maxPacket   uint32
+	pos, target uint64 // what is due is after pos, up to target
+	room        int    // how many messages may be sent under new packet ids
+}
+
+// begin begins a round.
+func (s *Session) begin() (r round, do step) {
 	e := s.engine
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken {
+		return r, stepAgain
+	}
 	s.again = false
 	if s.conn == nil || s.mode != behind || e.closing.Load() {
 		s.pumping = false
-		s.mu.Unlock()
-		return false
+		return r, stepStop
 	}
 	s.takeTurnLocked()
-	if s.resends || s.stuckLocked() {
-		s.mu.Unlock()
-		return s.resendRound(w)
-	}
-	conn, plan, pos, v5, maxPacket := s.conn, s.plan, s.pos, s.v5, s.maxPacket
-	target := e.started.Load()
-	if pos >= target {
+	r = round{conn: s.conn, plan: s.plan, v5: s.v5, maxPacket: s.maxPacket, pos: s.pos, target: e.started.Load(), room: s.roomLocked()}
+	switch {
+	case s.resends || s.stuckLocked():
+		return r, stepResend
+	case r.pos >= r.target:
 		// The engine sets started before it visits a session. So either it has
 		// not come to anything after pos, and will find us live, or we would have
 		// seen a later started.
 		s.mode, s.pumping = live, false
 		s.movePlainLocked()
-		s.mu.Unlock()
-		return false
+		return r, stepStop
+	case r.room <= 0:
+		return r, stepWait
 	}
-	room := s.roomLocked()
-	s.mu.Unlock()
-	if room <= 0 || !conn.hasRoom() {
+	return r, stepRead
+}
+
+// pumpRound does one round. It reports whether there is reason for another one.
+func (s *Session) pumpRound(w *pumpWork) bool {
+	e := s.engine
+	r, do := s.begin()
+	switch {
+	case do == stepStop:
+		return false
+	case do == stepAgain:
+		return true
+	case do == stepResend:
+		return s.resendRound(w, r.conn, r.v5, r.maxPacket)
+	case do == stepWait || !r.conn.hasRoom():
 		return s.pause()
 	}
-
-	horizon, err := s.collect(w, plan, pos, target, min(room, pumpItems))
+	horizon, err := s.collect(w, r.plan, r.pos, r.target, min(r.room, pumpItems))
 	if e.reads.begins(err) {
 		e.logger.Error("cannot read the message log for a session; its connection is closed so that it tries again, and so are others'",
-			"subject", s.Subject, "client_id", s.ClientID, "after", pos, "error", err)
+			"subject", s.Subject, "client_id", s.ClientID, "after", r.pos, "error", err)
 	}
 	if err != nil {
-		_ = conn.Close()
+		_ = r.conn.Close()
 		return s.pause()
 	}
-	s.encodeItems(w, v5, maxPacket, conn.room())
-	return s.sendItems(w, conn, plan, horizon)
+	s.encodeItems(w, r.v5, r.maxPacket, r.conn.room())
+	s.sendItems(w, r, horizon)
+	return true
 }
 
 // pause ends the pump unless somebody asked for another round meanwhile.
@@ -197,11 +243,7 @@ func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32, bytes int)
 func (s *Session) encodeRestored(w *pumpWork, i int, o options, v5 bool, maxPacket uint32) {
 	it := w.items[i]
 	id := s.restored[it.rec.Seq]
-	s.mu.Lock()
-	e := s.win.get(id)
-	due := e != nil && e.seq == it.rec.Seq && !e.wire && e.state != stateReceiving
-	received := due && e.state == stateReceived
-	s.mu.Unlock()
+	due, received := s.restoredDue(id, it.rec.Seq)
 	if !due {
 		return
 	}
@@ -209,17 +251,32 @@ func (s *Session) encodeRestored(w *pumpWork, i int, o options, v5 bool, maxPack
 	if !received {
 		topic, _ := it.topic()
 		if frame = s.encodeAgain(w, it.rec, topic, 2, id, o.ids, v5, maxPacket); frame == nil {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if e = s.win.get(id); e != nil && e.seq == it.rec.Seq {
-				s.finishLocked(id, e)
-			}
+			s.finishRestored(id, it.rec.Seq)
 			return
 		}
 	}
 	w.out = s.engine.limits.grow(w.out, len(frame))
 	w.out.b = append(w.out.b, frame...)
 	w.again = append(w.again, restoredItem{i, id})
+}
+
+// restoredDue reports whether an exchange of before the broker stopped is to go on, and
+// whether the client has the message.
+func (s *Session) restoredDue(id uint16, seq uint64) (due, received bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.win.get(id)
+	due = e != nil && e.seq == seq && !e.wire && e.state != stateReceiving
+	return due, due && e.state == stateReceived
+}
+
+// finishRestored ends an exchange whose message is not for this client any more.
+func (s *Session) finishRestored(id uint16, seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.win.get(id); e != nil && e.seq == seq {
+		s.finishLocked(id, e)
+	}
 }
 
 // options are what a session asked for with a subscription.
@@ -246,22 +303,42 @@ func (s *Session) skips(it item, o options, now int64) bool {
 }
 
 // sendItems passes the encoded items on as far as they fit.
-func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64) bool {
-	e := s.engine
+func (s *Session) sendItems(w *pumpWork, r round, horizon uint64) {
+	b, exactly := s.reserve(w, r, horizon)
+	if len(exactly) == 0 {
+		return
+	}
+	// The client recognises a QoS 2 message that it has had by its packet id,
+	// so the id must be known before the message is sent (MQTT 5, 4.3.3).
+	err := s.engine.store.saveExactly(s, exactly)
+	s.passExactly(w, r, b, exactly, err == nil)
+	if err != nil {
+		_ = r.conn.Close()
+	}
+}
+
+// batch is what goes out of the items of a round.
+type batch struct {
+	n       int    // the first so many
+	first   uint16 // packet id of the first that has one
+	horizon uint64 // where the position is when it is all of them
+}
+
+// reserve gives packet ids to the items that the client and the outbox take, and passes them
+// on if none of the ids has to be stored before. It does nothing if the session is not as it
+// was when the items were collected.
+func (s *Session) reserve(w *pumpWork, r round, horizon uint64) (b batch, exactly []exchange) {
 	s.mu.Lock()
-	if s.conn != conn || s.plan != plan || s.mode != behind {
-		s.mu.Unlock()
-		return true // look again
+	defer s.mu.Unlock()
+	if s.conn != r.conn || s.plan != r.plan || s.mode != behind {
+		return b, nil
 	}
-	n := s.fit(w, conn)
-	if n == 0 && len(w.items) > 0 {
-		s.mu.Unlock()
-		return true // the next round sees why and waits for it
+	b = batch{s.fit(w, r.conn), s.win.nextID(), horizon}
+	if b.n == 0 && len(w.items) > 0 {
+		return b, nil // the next round sees why and waits for it
 	}
-	first := s.win.nextID()
-	var exactly []exchange
 	idsBefore := 0
-	for i, it := range w.items[:n] {
+	for i, it := range w.items[:b.n] {
 		numbered := w.idsAt[i] > idsBefore
 		idsBefore = w.idsAt[i]
 		if !numbered {
@@ -274,47 +351,49 @@ func (s *Session) sendItems(w *pumpWork, conn *Conn, plan *plan, horizon uint64)
 			exactly = append(exactly, exchange{seq: it.rec.Seq, id: id, topic: topic})
 		}
 	}
-	if len(exactly) > 0 {
-		// The client recognises a QoS 2 message that it has had by its packet id,
-		// so the id must be known before the message is sent (MQTT 5, 4.3.3).
-		s.mu.Unlock()
-		err := e.store.saveExactly(s, exactly)
-		s.mu.Lock()
-		for _, x := range exactly {
-			s.stored = append(s.stored, x.seq)
-		}
-		s.advanceLocked(w, n, horizon)
-		if err != nil || s.conn != conn {
-			// They are in the window; the next attachment sends them.
-			s.mu.Unlock()
-			if err != nil {
-				_ = conn.Close()
-			}
-			return true
-		}
-	} else {
-		s.advanceLocked(w, n, horizon)
+	if len(exactly) == 0 {
+		s.passLocked(w, r.conn, b, true)
 	}
-	if n > 0 {
-		s.yieldLocked()
-		ids := w.ids[:w.idsAt[n-1]]
-		if conn.force(w.out.b[:w.ends[n-1]], ids, first) {
-			for i := range ids {
-				e := s.win.get(stepID(first, i)) // it is there: before this, nothing acknowledges it
-				e.wire, e.sent = true, true
-			}
-			s.onWire += len(ids)
-			for _, r := range w.again {
-				if e := s.win.get(r.id); e != nil && r.item < n && !e.wire {
-					e.wire = true
-					s.onWire++
-				}
-			}
-			e.stats.Deliveries.Add(w.messages(n))
+	return b, exactly
+}
+
+// passExactly is passLocked for a batch of which some has been stored, or could not be.
+func (s *Session) passExactly(w *pumpWork, r round, b batch, exactly []exchange, stored bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range exactly {
+		s.stored = append(s.stored, x.seq)
+	}
+	if s.pos >= r.pos { // or it has been told to read all of that again
+		s.passLocked(w, r.conn, b, stored)
+	}
+}
+
+// passLocked moves the position behind the items of a batch and passes them on. If they must
+// not be sent, or the connection is over, the next attachment sends them: they are in the
+// window. s.mu is held.
+func (s *Session) passLocked(w *pumpWork, conn *Conn, b batch, send bool) {
+	s.advanceLocked(w, b.n, b.horizon)
+	if !send || s.conn != conn || b.n == 0 {
+		return
+	}
+	s.yieldLocked()
+	ids := w.ids[:w.idsAt[b.n-1]]
+	if !conn.force(w.out.b[:w.ends[b.n-1]], ids, b.first) {
+		return
+	}
+	for i := range ids {
+		e := s.win.get(stepID(b.first, i)) // it is there: before this, nothing acknowledges it
+		e.wire, e.sent = true, true
+	}
+	s.onWire += len(ids)
+	for _, r := range w.again {
+		if e := s.win.get(r.id); e != nil && r.item < b.n && !e.wire {
+			e.wire = true
+			s.onWire++
 		}
 	}
-	s.mu.Unlock()
-	return true
+	s.engine.stats.Deliveries.Add(w.messages(b.n))
 }
 
 // messages returns how many of the first n items are sent for the first time. Notices are

@@ -59,6 +59,7 @@ type Session struct {
 	rewound   bool                // the window may not be in seq order
 	noticed   map[string]struct{} // topics that have been told of the gap at pos, if not all have; replaced, never changed
 	over      bool                // it has ended: nothing is queued any more
+	broken    bool                // something has panicked, and the pump is to start it anew
 	pumping   bool
 	again     bool // somebody asked for the pump while it ran
 	dirty     bool // the stored cursor is out of date
@@ -142,9 +143,7 @@ func (s *Session) endLocked() {
 	orphans := s.endPlainLocked()
 	s.mu.Unlock()
 	s.untellPlain(slices.Collect(maps.Keys(s.filters))...)
-	if len(orphans) > 0 && e.cfg.PlainTopics != nil && !e.closing.Load() {
-		e.tasks.Go(func() { e.cfg.PlainTopics.Orphaned(orphans) })
-	}
+	e.orphaned(orphans)
 	if s.kept {
 		// Before the key is free: a new session of this key stores its own.
 		e.store.forget(s)

@@ -66,6 +66,9 @@ func newStore(kv msglog.Store, logger *slog.Logger, now func() time.Time) *store
 	}
 }
 
+// cursorLen is how long a stored cursor is.
+const cursorLen = 24
+
 func cursorValue(cursor uint64, expiry time.Duration, expiresAt time.Time) []byte {
 	b := binary.BigEndian.AppendUint64(nil, cursor)
 	b = binary.BigEndian.AppendUint64(b, uint64(expiry)) //nolint:gosec // not negative
@@ -173,6 +176,7 @@ func (st *store) saveAll(sessions []*Session) {
 // movedOps returns what brings the cursor of a session up to date, nothing if the
 // session has ended meanwhile: its key may be another one's by now.
 func (st *store) movedOps(s *Session) []msglog.Op {
+	defer s.survive()
 	s.subsMu.Lock()
 	defer s.subsMu.Unlock()
 	if s.ended || !s.kept {
@@ -285,7 +289,7 @@ func (st *store) load(e *Engine) error {
 	}
 	err = st.kv.Scan(cursorPrefix, func(key string, value []byte) bool {
 		s := byKey[key[len(cursorPrefix):]]
-		if s == nil || len(value) != 24 {
+		if s == nil || len(value) != cursorLen {
 			return true
 		}
 		s.pos = binary.BigEndian.Uint64(value)
@@ -304,9 +308,11 @@ func (st *store) load(e *Engine) error {
 		if s.expiry == 0 {
 			continue
 		}
-		if err := st.loadExactly(key, s); err != nil {
+		xs, err := st.exchanges(key)
+		if err != nil {
 			return err
 		}
+		s.restoreLocked(xs)
 		e.sessions[s.Key] = s
 		if e.subjects[s.Subject] == nil {
 			e.subjects[s.Subject] = map[*Session]struct{}{}
@@ -317,27 +323,34 @@ func (st *store) load(e *Engine) error {
 	return nil
 }
 
-// loadExactly restores the QoS 2 messages that were on their way. Those of other QoS
-// that were between them are read again from the cursor; their packet ids are void.
-func (st *store) loadExactly(key string, s *Session) error {
+// exchanges returns the QoS 2 messages of a session's key that were on their way.
+func (st *store) exchanges(key string) (xs []exchange, err error) {
 	prefix := exactlyPrefix + key + "\x00"
-	var open []exchange
-	s.restored = map[uint64]uint16{}
-	err := st.kv.Scan(prefix, func(k string, v []byte) bool {
-		if len(k) != len(prefix)+8 || len(v) < 3 {
-			return true
-		}
-		seq, id := binary.BigEndian.Uint64([]byte(k[len(prefix):])), binary.BigEndian.Uint16(v)
-		s.restored[seq] = id
-		s.stored = append(s.stored, seq)
-		if x := (exchange{seq: seq, id: id, topic: string(v[3:]), state: state(v[2])}); x.state != stateDone {
-			open = append(open, x)
+	err = st.kv.Scan(prefix, func(k string, v []byte) bool {
+		if len(k) == len(prefix)+8 && len(v) >= 3 {
+			seq := binary.BigEndian.Uint64([]byte(k[len(prefix):]))
+			xs = append(xs, exchange{seq: seq, id: binary.BigEndian.Uint16(v), topic: string(v[3:]), state: state(v[2])})
 		}
 		return true
 	})
-	if len(s.restored) == 0 {
-		s.restored = nil
+	return xs, err
+}
+
+// restoreLocked takes in, in the order of their seqs, the QoS 2 messages that were on their
+// way. Those of other QoS that were between them are read again from the cursor; their
+// packet ids are void.
+func (s *Session) restoreLocked(xs []exchange) {
+	if len(xs) == 0 {
+		return
+	}
+	s.restored = make(map[uint64]uint16, len(xs))
+	var open []exchange
+	for _, x := range xs {
+		s.restored[x.seq] = x.id
+		s.stored = append(s.stored, x.seq)
+		if x.state != stateDone {
+			open = append(open, x)
+		}
 	}
 	s.win.restore(open)
-	return err
 }

@@ -1,0 +1,254 @@
+package delivery
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"mynah/broker/msglog"
+	"mynah/chat"
+)
+
+// recorder is a connection that keeps what is written to it.
+type recorder struct {
+	nowhere
+	mu      sync.Mutex
+	written []byte
+	over    bool
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.written = append(r.written, p...)
+	return len(p), nil
+}
+
+func (r *recorder) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.over = true
+	return nil
+}
+
+func (r *recorder) closed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.over
+}
+
+// has reports whether messages have been written, each once.
+func (r *recorder) has(recs ...*msglog.Record) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, rec := range recs {
+		if bytes.Count(r.written, fmt.Appendf(nil, `"seq":%d,`, rec.Seq)) != 1 {
+			return false
+		}
+	}
+	return true
+}
+
+// trap is a log whose reader panics when it is set.
+type trap struct {
+	msglog.Log
+	set atomic.Bool
+}
+
+func (l *trap) ReadTopic(ctx context.Context, topic string, after, upto uint64, fn func(*msglog.Record) bool) error {
+	if l.set.Swap(false) {
+		panic("a mistake")
+	}
+	return l.Log.ReadTopic(ctx, topic, after, upto, fn)
+}
+
+// mustPublish appends a message and delivers it.
+func mustPublish(t *testing.T, e *Engine, qos byte) *msglog.Record {
+	t.Helper()
+	rec := &msglog.Record{QoS: qos, Message: chat.Message{
+		From: "bob", To: "group/room", TS: 1, Type: "text", Tail: []byte(`"type":"text","body":"x"}`),
+	}}
+	p, err := e.log.Append([]*msglog.Record{rec})
+	if err == nil {
+		err = p.Wait()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Deliver([]*msglog.Record{rec})
+	return rec
+}
+
+// mustJoin attaches a session that subscribes to the room.
+func mustJoin(t *testing.T, e *Engine, subject string, qos byte, expiry time.Duration) (*Session, *recorder) {
+	t.Helper()
+	out := &recorder{}
+	s, resumed, err := e.Attach(Attachment{
+		Key: Key{subject, "c"}, Conn: NewConn(out, e.Limits()), Expiry: expiry, V5: true, Groups: []string{"room"},
+	})
+	if err == nil && !resumed {
+		err = s.Subscribe([]Subscription{{Filter: "group/room", QoS: qos}}, []string{"room"})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start(s.Attached())
+	return s, out
+}
+
+// spoil makes the window one that cannot be: whoever uses it panics.
+func (s *Session) spoil() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.win.ring, s.win.n = nil, 3
+}
+
+// A mistake that shows for one session ends that session's connection and nothing else: the
+// others get what they are to get, no lock stays held, and the session itself goes on when
+// its client is back, with everything that was not acknowledged. It used to end the process.
+func TestPanicEndsOneConnection(t *testing.T) {
+	t.Parallel()
+	for name, provoke := range map[string]func(t *testing.T, e *Engine, l *trap, s *Session) *msglog.Record{
+		"while the log is read": func(t *testing.T, e *Engine, l *trap, s *Session) *msglog.Record {
+			t.Helper()
+			l.set.Store(true)
+			s.mu.Lock()
+			s.mode = behind
+			s.mu.Unlock()
+			rec := mustPublish(t, e, 1)
+			s.wake()
+			return rec
+		},
+		"in the pump, under the lock": func(t *testing.T, e *Engine, _ *trap, s *Session) *msglog.Record {
+			t.Helper()
+			s.spoil()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.mode, s.resends = behind, true
+			s.wakeLocked()
+			return nil
+		},
+		"while it is delivered": func(t *testing.T, e *Engine, _ *trap, s *Session) *msglog.Record {
+			t.Helper()
+			s.spoil()
+			return mustPublish(t, e, 1)
+		},
+		"in the pump, at QoS 2": func(t *testing.T, e *Engine, _ *trap, s *Session) *msglog.Record {
+			t.Helper()
+			s.spoil()
+			return mustPublish(t, e, 2)
+		},
+		"when the outbox has room again": func(_ *testing.T, _ *Engine, _ *trap, s *Session) *msglog.Record {
+			s.spoil()
+			s.mu.Lock()
+			s.plain = &plainQueue{again: []uint16{1}}
+			s.mu.Unlock()
+			s.wake()
+			return nil
+		},
+		"when a topic outside the chat has something": func(_ *testing.T, _ *Engine, _ *trap, s *Session) *msglog.Record {
+			s.spoil()
+			s.Queue(&PlainMessage{Topic: "a", QoS: 1}, PlainOptions{QoS: 1})
+			return nil
+		},
+		"when it has been stored that a message has arrived": func(_ *testing.T, _ *Engine, _ *trap, s *Session) *msglog.Record {
+			s.spoil()
+			s.received(1, 1, true)
+			return nil
+		},
+		"in the housekeeping": func(_ *testing.T, e *Engine, _ *trap, s *Session) *msglog.Record {
+			e.lagging.add(s)
+			e.lagging.each(func(*Session) { panic("a mistake") })
+			return nil
+		},
+		"when its position is stored": func(_ *testing.T, _ *Engine, _ *trap, s *Session) *msglog.Record {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.movedLocked()
+			s.win = window{n: 3, open: 3}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			logged := &bytes.Buffer{}
+			e := mustNew(t, Config{Recent: 1})
+			e.logger = slog.New(slog.NewTextHandler(logged, nil))
+			l := &trap{Log: e.log}
+			e.log = l
+			e.Start()
+			qos := byte(1)
+			if name == "in the pump, at QoS 2" {
+				qos = 2
+			}
+			victim, out := mustJoin(t, e, "victim", qos, time.Hour)
+			other, otherOut := mustJoin(t, e, "other", qos, time.Hour)
+			for _, s := range []*Session{victim, other} {
+				until(t, "the session is live", s.Live)
+			}
+			sent := []*msglog.Record{mustPublish(t, e, 1), mustPublish(t, e, 1), mustPublish(t, e, 1)}
+			for _, o := range []*recorder{out, otherOut} {
+				until(t, "three messages", func() bool { return o.has(sent...) })
+			}
+			until(t, "the session is live", victim.Live)
+			if rec := provoke(t, e, l, victim); rec != nil {
+				sent = append(sent, rec)
+			}
+			until(t, "its connection is closed", out.closed)
+			until(t, "the session is offline", func() bool { return victim.Attached() == nil })
+			sent = append(sent, mustPublish(t, e, 1), mustPublish(t, e, qos))
+			until(t, "the other gets everything", func() bool { return otherOut.has(sent...) })
+			until(t, "no lock is held", func() bool {
+				return victim.subsMu.TryLock() && victim.mu.TryLock() && e.mu.TryLock()
+			})
+			e.mu.Unlock()
+			if victim.pumping || victim.broken || victim.win.n != 0 || victim.onWire != 0 {
+				t.Errorf("what is left: pumping %t, broken %t, %d in the window, %d on the wire", victim.pumping, victim.broken, victim.win.n, victim.onWire)
+			}
+			victim.mu.Unlock()
+			victim.subsMu.Unlock()
+			_, out = mustJoin(t, e, "victim", qos, time.Hour)
+			until(t, "the session goes on with all that was not acknowledged", func() bool { return out.has(sent...) })
+			if n := bytes.Count(logged.Bytes(), []byte("level=ERROR")); n != 1 || !bytes.Contains(logged.Bytes(), []byte("subject=victim")) ||
+				!bytes.Contains(logged.Bytes(), []byte("stack=")) || bytes.Contains(logged.Bytes(), []byte("a mistake")) {
+				t.Errorf("logged %d errors: %s", n, logged)
+			}
+		})
+	}
+}
+
+// A session that is not stored ends with a mistake as it ends with its connection.
+func TestPanicEndsSessionThatIsNotStored(t *testing.T) {
+	t.Parallel()
+	e := mustEngine(t, Config{})
+	s, out := mustJoin(t, e, "victim", 1, 0)
+	until(t, "the session is live", s.Live)
+	s.spoil()
+	mustPublish(t, e, 1)
+	until(t, "its connection is closed", out.closed)
+	until(t, "the session has ended", func() bool { return s.Over() && e.Count() == 0 })
+	s.wake()
+	s.spoil()
+	s.wake() // nothing is left that could go wrong
+}
+
+// The same panic is logged with its stack once: who can cause it may do so all the time.
+func TestStackIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	e := mustNew(t, Config{})
+	logged := &bytes.Buffer{}
+	e.logger = slog.New(slog.NewTextHandler(logged, nil))
+	s := &Session{Key: Key{"alice", "c"}, engine: e}
+	for range 10 {
+		s.guarded(func(s *Session) { s.win.at(0).qos = 1 })
+	}
+	s.guarded(func(s *Session) { s.plan.topics = nil })
+	if lines, stacks := bytes.Count(logged.Bytes(), []byte("level=ERROR")), bytes.Count(logged.Bytes(), []byte("stack=")); lines != 11 || stacks != 2 {
+		t.Errorf("%d lines with %d stacks, want 11 and 2", lines, stacks)
+	}
+}
