@@ -73,6 +73,12 @@ type deviceOutput struct {
 func (a *API) createDevice(ctx context.Context, in *deviceInput) (*deviceOutput, error) {
 	c := callerOf(ctx)
 	b := &in.Body
+	if b.Group != "" {
+		// It must not be dissolved, which revokes its devices, until there is one more.
+		if err := a.social.Hold(ctx, b.Group); err != nil {
+			return nil, err
+		}
+	}
 	if c.Role != authhook.RoleAdmin {
 		if b.Group == "" || b.Role != "device" || b.Groups != nil || b.Pub != nil || b.Sub != nil {
 			return nil, chat.Refuse(chat.CodeNotAllowed, "Only an admin makes services, devices without a group, and devices with more rights than one group gives.")
@@ -180,8 +186,17 @@ type renewInput struct {
 }
 
 func (a *API) renewDevice(ctx context.Context, in *renewInput) (*body[credential], error) {
-	if _, err := a.ownDevice(ctx, in.ID); err != nil {
+	d, err := a.ownDevice(ctx, in.ID)
+	if err != nil {
 		return nil, err
+	}
+	if d.Group != "" { // as in createDevice
+		if err := a.social.Hold(ctx, d.Group); err != nil {
+			return nil, err
+		}
+		if _, err := a.ownDevice(ctx, in.ID); err != nil {
+			return nil, err
+		}
 	}
 	ttl, key, err := in.Body.split()
 	if err != nil {

@@ -121,6 +121,11 @@ WHERE id = $1`
 	DeleteGroupInvitations = `DELETE FROM invitations WHERE grp = $1`
 	DeleteGroupLinks       = `DELETE FROM invitation_links WHERE grp = $1`
 
+	// RevokeGroupDevices revokes the credentials of the devices of group $1.
+	RevokeGroupDevices = `
+UPDATE device_credentials SET revoked_at = now()
+WHERE revoked_at IS NULL AND account IN (SELECT account FROM devices WHERE grp = $1)`
+
 	// DeleteDissolvedMembers removes the members of dissolved groups about which
 	// no notice is waiting any more.
 	DeleteDissolvedMembers = `
@@ -171,14 +176,27 @@ ORDER BY account LIMIT $3`
 	CountAdmins = `SELECT count(*) FROM members WHERE grp = $1 AND role = 'admin'`
 
 	// SelectSuccessor gives who takes group $1 over from account $2: the admin
-	// who joined first; without admins the first of the list of members. Its two
-	// parts are asked for one after the other.
+	// who joined first; without one the member who did. Devices, services and the
+	// disabled do not: a person is to be asked for what happens in a group. Whom
+	// only tokens speak of may have no account yet. Members are sorted first and
+	// looked up one after the other until one fits, which takes a moment in a large
+	// group; but it is asked only when an owner's account is deleted.
 	SelectSuccessor = `
 SELECT account FROM (
-    (SELECT account, 0 AS rank FROM members WHERE grp = $1 AND role = 'admin' ORDER BY joined_at, account LIMIT 1)
+    (SELECT account, 0 AS rank FROM (
+        SELECT account, joined_at FROM members WHERE grp = $1 AND role = 'admin' AND account <> $2
+        ORDER BY joined_at, account OFFSET 0) m ` + whereHeir + `)
     UNION ALL
-    (SELECT account, 1 FROM members WHERE grp = $1 AND account <> $2 ORDER BY account LIMIT 1)) s
+    (SELECT account, 1 FROM (
+        SELECT account, joined_at FROM members WHERE grp = $1 AND account <> $2
+        ORDER BY joined_at, account OFFSET 0) m ` + whereHeir + `)) s
 ORDER BY rank LIMIT 1`
+
+	whereHeir = `WHERE coalesce((SELECT a.kind = 'user' AND a.disabled_at IS NULL AND a.deleted_at IS NULL
+        FROM accounts a WHERE a.id = m.account), true) ORDER BY joined_at, account LIMIT 1`
+
+	// IsDevice tells whether account $1 is a device's.
+	IsDevice = `SELECT EXISTS (SELECT FROM accounts WHERE id = $1 AND kind = 'device')`
 
 	// UpdateMemberRole sets the role of member $2 of group $1 to $3.
 	UpdateMemberRole = `UPDATE members SET role = $3 WHERE grp = $1 AND account = $2`
@@ -268,6 +286,22 @@ WHERE token = $1 AND revoked_at IS NULL AND expires_at > now() AND (max_uses IS 
 	SelectLinks = `
 SELECT id, by, uses, max_uses, created_at, expires_at FROM invitation_links
 WHERE grp = $1 AND id > $2 AND revoked_at IS NULL AND expires_at > now() ORDER BY id LIMIT $3`
+
+	// InsertFarewells puts a notice that account $1 has left into the outbox for each
+	// group that it is in and that has at most $2 members.
+	InsertFarewells = `
+INSERT INTO outbox (topic, type, body)
+SELECT 'group/' || g.id, 'notice.group.left', jsonb_build_object('group', g.id, 'who', $1::text)
+FROM members m JOIN groups g ON g.id = m.grp
+WHERE m.account = $1 AND g.dissolved_at IS NULL AND g.members <= $2 ORDER BY g.id`
+
+	// InsertContactFarewells puts a notice into the outbox for everybody whose contact
+	// account $1 is, whom it has asked, or who has asked it.
+	InsertContactFarewells = `
+INSERT INTO outbox (topic, type, body)
+SELECT 'user/' || owner, CASE state WHEN 'contact' THEN 'notice.contact.removed' WHEN 'incoming' THEN 'notice.contact.withdrawn'
+    ELSE 'notice.contact.declined' END, jsonb_build_object('who', $1::text)
+FROM contacts WHERE peer = $1 ORDER BY owner`
 
 	// DeleteSocial* delete what is known of person $1, in every table.
 	DeleteSocialContacts    = `DELETE FROM contacts WHERE owner = $1 OR peer = $1`

@@ -367,7 +367,8 @@ func (s *Service) tellOfEdit(ctx context.Context, old *Group, by string, e Group
 }
 
 // Dissolve ends a group for all. Its messages stay in the archive; its id is not
-// used again. The members can read until the notice about it is in the log.
+// used again. The credentials of its devices are revoked: nobody but an operator
+// could do that afterwards. The members can read until the notice about it is in the log.
 func (s *Service) Dissolve(ctx context.Context, a Actor, group string) error {
 	return s.change(ctx, a, group, Dissolve, nil, func(ctx context.Context, _ *standing) error {
 		return s.dissolve(ctx, group, a.ID)
@@ -378,6 +379,7 @@ func (s *Service) Dissolve(ctx context.Context, a Actor, group string) error {
 func (s *Service) dissolve(ctx context.Context, group, by string) error {
 	for _, statement := range []string{
 		schema.DissolveGroup, schema.DeleteGroupRequests, schema.DeleteGroupInvitations, schema.DeleteGroupLinks,
+		schema.RevokeGroupDevices,
 	} {
 		if _, err := s.exec(ctx, "dissolve group", statement, group); err != nil {
 			return err
@@ -397,6 +399,9 @@ func (s *Service) Transfer(ctx context.Context, a Actor, group, to string) error
 		if heir.Role == Owner {
 			return nil
 		}
+		if err := s.noDevice(ctx, to); err != nil {
+			return err
+		}
 		owner, err := s.owner(ctx, group)
 		if err != nil {
 			return err
@@ -411,6 +416,27 @@ func (s *Service) Transfer(ctx context.Context, a Actor, group, to string) error
 		}
 		return s.tell(ctx, "notice.group.transferred", groupNotice{Group: group, By: a.ID, Who: to})
 	})
+}
+
+var errDevice = chat.Refuse(chat.CodeInvalid, "A device is a member only: it cannot own or administer a group.")
+
+// noDevice returns nil unless the account is a device's. Its token is in a thing that
+// hangs somewhere, for years.
+func (s *Service) noDevice(ctx context.Context, id string) error {
+	var device bool
+	if err := s.db.Q(ctx).QueryRow(ctx, schema.IsDevice, id).Scan(&device); err != nil {
+		return fmt.Errorf("read account: %w", err)
+	}
+	if device {
+		return errDevice
+	}
+	return nil
+}
+
+// Hold keeps the group as it is until the context's transaction ends.
+func (s *Service) Hold(ctx context.Context, group string) error {
+	_, err := s.exec(ctx, "lock group", schema.LockGroup, group)
+	return err
 }
 
 // MayManageDevices returns nil if the actor may make devices for the group.

@@ -137,6 +137,9 @@ func (s *Service) setRole(ctx context.Context, a Actor, st *standing, target *Pe
 	case target.Role == Owner || role != Admin && role != Member:
 		return chat.Refuse(chat.CodeInvalid, "The owner changes by transfer; the other roles are admin and member.")
 	case role == Admin:
+		if err := s.noDevice(ctx, target.ID); err != nil {
+			return err
+		}
 		n, err := s.count(ctx, schema.CountAdmins, st.ID)
 		if err != nil {
 			return err

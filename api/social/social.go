@@ -174,8 +174,8 @@ func renderNotice(body any) (string, error) {
 }
 
 // Forget removes the person from everything: groups that they own go to the
-// successor (the admin who joined first, else a member), or are dissolved with
-// nobody left. It is part of the deletion of an account.
+// successor (the admin who joined first, else the member), or are dissolved with no
+// person left. Groups and contacts are told. It is part of the deletion of an account.
 func (s *Service) Forget(ctx context.Context, id string) error {
 	return s.db.Tx(ctx, func(ctx context.Context) error {
 		if err := s.lockPersons(ctx, id); err != nil {
@@ -192,6 +192,12 @@ func (s *Service) Forget(ctx context.Context, id string) error {
 			if err := s.bequeath(ctx, group, id); err != nil {
 				return err
 			}
+		}
+		if _, err := s.exec(ctx, "tell groups", schema.InsertFarewells, id, s.cfg.QuietAbove); err != nil {
+			return err
+		}
+		if _, err := s.exec(ctx, "tell contacts", schema.InsertContactFarewells, id); err != nil {
+			return err
 		}
 		for _, statement := range []string{
 			schema.DeleteSocialMemberships, schema.DeleteSocialContacts, schema.DeleteSocialBlocks,
@@ -216,7 +222,8 @@ func (s *Service) bequeath(ctx context.Context, group, owner string) error {
 	case err != nil:
 		return fmt.Errorf("find successor: %w", err)
 	}
-	if _, err := s.exec(ctx, "remove owner", schema.DeleteMember, group, owner); err != nil {
+	// There is one owner at most. Who was it is removed with the other memberships.
+	if _, err := s.exec(ctx, "retire owner", schema.UpdateMemberRole, group, owner, string(Member)); err != nil {
 		return err
 	}
 	if _, err := s.exec(ctx, "set owner", schema.UpdateMemberRole, group, heir, string(Owner)); err != nil {
