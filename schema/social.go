@@ -83,7 +83,7 @@ SELECT g.id, g.name, g.avatar, g.announcement, g.ext, g.join_policy, g.muted, g.
 	SelectStanding = selectGroup + `,
        coalesce(m.role, ''), coalesce(m.nickname, ''), m.muted_until, m.joined_at,
        EXISTS (SELECT FROM bans b WHERE b.grp = g.id AND b.account = $2),
-       EXISTS (SELECT FROM invitations i WHERE i.grp = g.id AND i.account = $2 AND i.expires_at > now())
+       EXISTS (SELECT FROM invitations i WHERE i.grp = g.id AND i.account = $2 AND i.expires_at > now() AND NOT i.hidden)
 FROM groups g LEFT JOIN members m ON m.grp = g.id AND m.account = $2
 WHERE g.id = $1`
 
@@ -236,10 +236,16 @@ ON CONFLICT (grp, account) DO UPDATE SET note = excluded.note`
 SELECT account, note, at FROM join_requests WHERE grp = $1 AND (at, account) > ($2, $3)
 ORDER BY at, account LIMIT $4`
 
-	// UpsertInvitation invites account $2 to group $1, by $3, for $4.
+	// UpsertInvitation invites account $2 to group $1, by $3, for $4, hidden from
+	// the account if $5. One that is valid stays as it is, but for being hidden no
+	// more: else those would differ, in the list, who are invited once more.
 	UpsertInvitation = `
-INSERT INTO invitations (grp, account, by, expires_at) VALUES ($1, $2, $3, now() + $4::interval)
-ON CONFLICT (grp, account) DO UPDATE SET by = excluded.by, at = now(), expires_at = excluded.expires_at`
+INSERT INTO invitations AS i (grp, account, by, expires_at, hidden) VALUES ($1, $2, $3, now() + $4::interval, $5)
+ON CONFLICT (grp, account) DO UPDATE SET
+    by = CASE WHEN i.expires_at > now() THEN i.by ELSE excluded.by END,
+    at = CASE WHEN i.expires_at > now() THEN i.at ELSE now() END,
+    expires_at = CASE WHEN i.expires_at > now() THEN i.expires_at ELSE excluded.expires_at END,
+    hidden = excluded.hidden AND (i.hidden OR i.expires_at <= now())`
 
 	// CountInvitations gives how many are invited to group $1, up to $2.
 	CountInvitations = `SELECT count(*) FROM (SELECT FROM invitations WHERE grp = $1 LIMIT $2) i`
@@ -258,7 +264,7 @@ WHERE grp = $1 AND account > $2 AND expires_at > now() ORDER BY account LIMIT $3
 	SelectMyInvitations = `
 SELECT i.grp, g.name, g.avatar, g.members, i.by, i.at, i.expires_at
 FROM invitations i JOIN groups g ON g.id = i.grp
-WHERE i.account = $1 AND i.grp > $2 AND i.expires_at > now() ORDER BY i.grp LIMIT $3`
+WHERE i.account = $1 AND i.grp > $2 AND i.expires_at > now() AND NOT i.hidden ORDER BY i.grp LIMIT $3`
 
 	// InsertLink makes link $1 to group $2 with token's hash $3, by $4, for $5,
 	// for at most $6 uses (or NULL).

@@ -183,9 +183,9 @@ type Invitation struct {
 	Expires time.Time `json:"expires"`
 }
 
-// Invite invites people, who join with it whatever the way to join. Members and
-// the banned are left out, and so is, silently, who has blocked the actor: nothing
-// tells which.
+// Invite invites people, who join with it whatever the way to join. Members, the
+// banned and those who are invited already are left out. For who has blocked the actor
+// the invitation is noted all the same, and hidden: nothing tells of it.
 func (s *Service) Invite(ctx context.Context, a Actor, group string, ids []string) error {
 	return s.change(ctx, a, group, Invite, nil, func(ctx context.Context, st *standing) error {
 		return s.invite(ctx, st, a.ID, ids)
@@ -209,7 +209,7 @@ func (s *Service) invite(ctx context.Context, st *standing, by string, ids []str
 		if err != nil {
 			return err
 		}
-		if their.role != Outsider && their.role != Invited {
+		if their.role != Outsider { // Invited: they have been told
 			continue
 		}
 		var state string
@@ -217,11 +217,11 @@ func (s *Service) invite(ctx context.Context, st *standing, by string, ids []str
 		if err := s.db.Q(ctx).QueryRow(ctx, schema.SelectRelation, by, id).Scan(&state, &blocking, &blocked); err != nil {
 			return fmt.Errorf("read relation: %w", err)
 		}
+		if _, err := s.exec(ctx, "invite", schema.UpsertInvitation, st.ID, id, by, invitationTTL, blocked); err != nil {
+			return err
+		}
 		if blocked {
 			continue
-		}
-		if _, err := s.exec(ctx, "invite", schema.UpsertInvitation, st.ID, id, by, invitationTTL); err != nil {
-			return err
 		}
 		n := groupNotice{Group: st.ID, By: by, Who: id, Name: &st.Name}
 		if err := s.notice(ctx, chat.UserTopic(id), "notice.group.invited", n); err != nil {
