@@ -54,7 +54,22 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	}
 	s.groups, s.any = groups, a.AnyTopic
 
+	s.bind(a)
+	if err := s.subscribeLocked(false); err != nil {
+		s.detachLocked(a.Conn)
+		if a.Expiry == 0 {
+			s.endLocked()
+		}
+		return nil, false, err
+	}
+	return s, resumed, nil
+}
+
+// bind gives the session a connection, which has had nothing yet. subsMu is held.
+func (s *Session) bind(a Attachment) {
+	e := s.engine
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.archiver = a.Archiver
 	s.attached = e.attachments.Add(1)
 	a.Conn.attachment = s.attached
@@ -73,16 +88,6 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 		s.win.at(i).wire = false
 	}
 	s.attachPlainLocked()
-	s.mu.Unlock()
-
-	if err := s.subscribeLocked(false); err != nil {
-		s.detachLocked(a.Conn)
-		if a.Expiry == 0 {
-			s.endLocked()
-		}
-		return nil, false, err
-	}
-	return s, resumed, nil
 }
 
 // isArchiver reports whether a session is the archiver's.
@@ -169,9 +174,25 @@ func (s *Session) Detach(conn *Conn, expiry time.Duration) {
 // detachLocked takes the session from its connection. A connection other than the
 // one given is told that it was taken over, and closed. subsMu is held.
 func (s *Session) detachLocked(own *Conn) {
+	old, v5, topics := s.unbind()
+	for _, t := range topics {
+		s.engine.unregister(t)
+	}
+	if old != nil && old != own {
+		if v5 {
+			old.send(disconnect(reasonTakenOver))
+		}
+		_ = old.Close()
+	}
+}
+
+// unbind takes the session offline and returns the connection that it had, whether that is
+// MQTT 5, and its topics.
+func (s *Session) unbind() (old *Conn, v5 bool, topics map[string]*topicSub) {
 	delivered := s.engine.delivered.Load()
 	s.mu.Lock()
-	old := s.conn
+	defer s.mu.Unlock()
+	old = s.conn
 	s.conn = nil
 	if s.mode == live {
 		// Everything of ours up to there was handed to us.
@@ -185,16 +206,5 @@ func (s *Session) detachLocked(own *Conn) {
 		s.expiresAt = s.engine.now().Add(s.expiry)
 		s.engine.lookForExpired()
 	}
-	v5 := s.v5
-	topics := s.topics
-	s.mu.Unlock()
-	for _, t := range topics {
-		s.engine.unregister(t)
-	}
-	if old != nil && old != own {
-		if v5 {
-			old.send(disconnect(reasonTakenOver))
-		}
-		_ = old.Close()
-	}
+	return old, s.v5, s.topics
 }

@@ -252,3 +252,48 @@ func TestStackIsLoggedOnce(t *testing.T) {
 		t.Errorf("%d lines with %d stacks, want 11 and 2", lines, stacks)
 	}
 }
+
+// What panics on the client's own goroutine is caught at the door. It leaves no lock behind,
+// or whoever delivers would wait for it for ever, and all others with him.
+func TestPanicOfTheClientReleasesLocks(t *testing.T) {
+	t.Parallel()
+	var stopped bool // the clock
+	e := mustNew(t, Config{Now: func() time.Time {
+		if stopped {
+			panic("no time")
+		}
+		return time.Now()
+	}})
+	for name, do := range map[string]func(s *Session){
+		"an acknowledgement": func(s *Session) { s.Acknowledged(s.Attached(), typePuback, 1, false) },
+		"another connection": func(s *Session) {
+			_, _, _ = e.Attach(Attachment{Key: s.Key, Conn: NewConn(&recorder{}, e.Limits())})
+		},
+		"the end of its connection": func(s *Session) {
+			stopped = true
+			defer func() { stopped = false }()
+			s.Detach(s.Attached(), time.Hour)
+		},
+	} {
+		s, _ := mustJoin(t, e, name, 1, time.Hour)
+		until(t, "the session is live", s.Live)
+		s.mu.Lock()
+		s.win = window{n: 1}
+		s.mu.Unlock()
+		panicked := func() (v any) {
+			defer func() { v = recover() }()
+			do(s)
+			return nil
+		}()
+		if panicked == nil {
+			t.Errorf("%s: no panic, so nothing is shown", name)
+		}
+		if !s.mu.TryLock() || !s.subsMu.TryLock() || !e.mu.TryLock() {
+			t.Fatalf("%s: a lock is still held", name)
+		}
+		s.win = window{} // so that the engine can be stopped
+		s.mu.Unlock()
+		s.subsMu.Unlock()
+		e.mu.Unlock()
+	}
+}

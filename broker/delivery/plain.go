@@ -222,6 +222,15 @@ func (s *Session) dropExpiredLocked() {
 	})
 }
 
+// forgetRetained takes out what SUBSCRIBEs asked for.
+func (s *Session) forgetRetained(filters []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range filters {
+		s.forgetRetainedLocked(f)
+	}
+}
+
 // forgetRetainedLocked takes out what a SUBSCRIBE asked for.
 func (s *Session) forgetRetainedLocked(filter string) {
 	if s.plain == nil {
@@ -282,15 +291,17 @@ func (s *Session) detachPlainLocked() {
 	s.plain.fit()
 }
 
-// endPlainLocked forgets everything, for good, and returns what others may still get of
+// endPlain forgets everything, for good, and returns what others may still get of
 // it: messages of shared subscriptions that this client has not had, or not for certain and
 // then not at QoS 2 (MQTT 5, 4.8.2).
-func (s *Session) endPlainLocked() []Orphan {
+func (s *Session) endPlain() []Orphan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.over = true
 	return s.dropPlainLocked()
 }
 
-// dropPlainLocked is endPlainLocked for a session that goes on.
+// dropPlainLocked is endPlain for a session that goes on.
 func (s *Session) dropPlainLocked() []Orphan {
 	q := s.plain
 	if q == nil {

@@ -139,9 +139,7 @@ func (s *Session) endLocked() {
 	}
 	s.ended = true
 	e := s.engine
-	s.mu.Lock()
-	orphans := s.endPlainLocked()
-	s.mu.Unlock()
+	orphans := s.endPlain()
 	s.untellPlain(slices.Collect(maps.Keys(s.filters))...)
 	e.orphaned(orphans)
 	if s.kept {

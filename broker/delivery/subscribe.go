@@ -39,11 +39,7 @@ func (s *Session) Unsubscribe(filters []string) error {
 		delete(s.filters, f)
 	}
 	s.untellPlain(filters...)
-	s.mu.Lock()
-	for _, f := range filters {
-		s.forgetRetainedLocked(f)
-	}
-	s.mu.Unlock()
+	s.forgetRetained(filters)
 	return s.subscribeLocked(len(s.filters) != before)
 }
 
@@ -138,8 +134,16 @@ func (s *Session) bringInLine() (changed bool) {
 	for _, t := range removed {
 		s.engine.unregister(t)
 	}
+	s.useTopics(want, next, added)
+	return len(added)+len(removed) > 0
+}
+
+// useTopics has the session go by its next topics, with the options that are wanted for
+// them. subsMu is held.
+func (s *Session) useTopics(want, next map[string]*topicSub, added []*topicSub) {
 	first, last := s.engine.log.Bounds()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for topic, w := range want {
 		t := next[topic]
 		t.qos, t.noLocal, t.ids = w.qos, w.noLocal, w.ids
@@ -155,8 +159,6 @@ func (s *Session) bringInLine() (changed bool) {
 	if s.archiver && len(added) > 0 {
 		s.rewindLocked(first - 1)
 	}
-	s.mu.Unlock()
-	return len(added)+len(removed) > 0
 }
 
 func setOf(ids []string) map[string]struct{} {
