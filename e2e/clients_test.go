@@ -135,6 +135,7 @@ type jsEvent struct {
 			UserProperties map[string]string `json:"userProperties"`
 			AssignedID     string            `json:"assignedClientIdentifier"`
 			ReceiveMaximum int               `json:"receiveMaximum"`
+			SessionExpiry  uint32            `json:"sessionExpiryInterval"`
 		} `json:"properties"`
 	} `json:"packet"`
 }

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"fmt"
+	"math"
 	"testing"
 )
 
@@ -172,5 +173,20 @@ func TestWill(t *testing.T) {
 	sub.waitText(t, "end")
 	if sub.count("never") != 0 {
 		t.Error("a will fired after a DISCONNECT")
+	}
+}
+
+// The bound that an operator sets holds for MQTT 5 sessions too, and the client is told
+// (MQTT 5, 3.2.2.3.2). There was a bound of 30 days whatever --session-expiry said.
+func TestSessionExpiryIsBounded(t *testing.T) {
+	t.Parallel()
+	n := start(t, "broker", "--data-dir", t.TempDir(), "--jwt-secret", secret, "--session-expiry", "2m",
+		"--mqtt-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0")
+	js := connectJS(t, n, token(t, unique("alice")), map[string]any{
+		"clientId": "greedy", "clean": false, "properties": map[string]any{"sessionExpiryInterval": uint32(math.MaxUint32)},
+	})
+	connack := js.event(t, "CONNACK", func(e jsEvent) bool { return e.Event == "connect" })
+	if got := connack.Packet.Properties.SessionExpiry; got != 120 {
+		t.Errorf("the client was told %d s, want 120", got)
 	}
 }

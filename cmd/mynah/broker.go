@@ -52,9 +52,11 @@ func (s *server) startBroker(ctx context.Context) error {
 		NoArchive:      s.cfg.NoArchive,
 		Limits:         chat.Limits{Payload: s.cfg.MaxPayload, Depth: s.cfg.MaxDepth, Rendered: s.cfg.MaxMessage},
 		Retention:      msglog.Retention{MaxAge: s.cfg.RetainAge, MaxBytes: uint64(max(s.cfg.RetainSize, 0))},
-		SessionExpiry:  s.cfg.SessionExpiry,
-		Logger:         s.log.With("part", "broker"),
-		Registry:       s.registry,
+		// One flag for both, as its help says.
+		SessionExpiry:    s.cfg.SessionExpiry,
+		MaxSessionExpiry: s.cfg.SessionExpiry,
+		Logger:           s.log.With("part", "broker"),
+		Registry:         s.registry,
 	}
 	b, err := s.openBroker(ctx, cfg)
 	if err != nil {

@@ -65,7 +65,7 @@ type Doors struct {
 	MaxPayload    int           `default:"65536" placeholder:"BYTES" help:"Largest payload that a client may publish."`
 	MaxDepth      int           `default:"32" placeholder:"N" help:"Deepest nesting of JSON in a payload."`
 	MaxMessage    int           `default:"102400" placeholder:"BYTES" help:"Largest message as rendered for subscribers."`
-	SessionExpiry time.Duration `default:"168h" placeholder:"DURATION" help:"How long the session of an absent MQTT 3.1.1 client is kept; the most that an MQTT 5 client may ask for."`
+	SessionExpiry time.Duration `default:"168h" placeholder:"DURATION" help:"How long the session of an absent MQTT 3.1.1 client is kept, and the most that an MQTT 5 client may ask for."`
 	RetainAge     time.Duration `default:"720h" placeholder:"DURATION" help:"Archived messages older than this leave the broker's log; 0 for never."`
 	RetainSize    int64         `default:"0" placeholder:"BYTES" help:"The oldest archived messages leave the log above this size; 0 for no limit."`
 	NoArchive     bool          `help:"There is no archiver: messages leave the log by age and size alone."`
@@ -163,6 +163,9 @@ func (d *Doors) validate() error {
 		if limit.value < 0 {
 			errs = append(errs, refuse(limit.flag, "is below zero; give a positive value"))
 		}
+	}
+	if d.MQTTAddr != "" && d.SessionExpiry < time.Second { // the API alone has no sessions
+		errs = append(errs, refuse("session-expiry", "is less than a second, which MQTT cannot tell a client; give a second or more"))
 	}
 	return errors.Join(errs...)
 }

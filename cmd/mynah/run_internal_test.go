@@ -54,6 +54,7 @@ func TestMisspelt(t *testing.T) {
 		{[]string{"token", "--sub", "alice", "--role", "root"}, exitFailure, "--role"},
 		{[]string{"token", "--sub", "alice", "--config", file}, exitFailure, `"jwt-secrte"`},
 		{[]string{"token", "--sub", "not an id", "--jwt-secret", strings.Repeat("s", 32)}, exitFailure, "sub"},
+		{[]string{"broker", "--jwt-secret", strings.Repeat("s", 32), "--session-expiry", "0"}, exitFailure, "--session-expiry"},
 		{[]string{"token", "--sub", "alice", "--ttl", "-1h", "--jwt-secret", strings.Repeat("s", 32)}, exitFailure, "--ttl"},
 	} {
 		if status, _, stderr := mustRun(t, nil, test.args...); status != test.status || !strings.Contains(stderr, test.says) {

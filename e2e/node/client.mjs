@@ -21,6 +21,7 @@ const outline = (packet) =>
       userProperties: packet.properties.userProperties && { ...packet.properties.userProperties },
       assignedClientIdentifier: packet.properties.assignedClientIdentifier,
       receiveMaximum: packet.properties.receiveMaximum,
+      sessionExpiryInterval: packet.properties.sessionExpiryInterval,
     },
   };
 
