@@ -17,8 +17,10 @@
 //   - A panic in the Handler ends its connection only.
 //   - One goroutine serves a connection, over WebSocket too.
 //
-// A failing Accept (too many open files) is retried for ever. Stop leaves no
-// connection and no goroutine behind.
+// All doors together, an HTTP server's too, leave the process file descriptors for
+// what cannot go on without: see [Descriptors]. A failing Accept (too many open
+// files) is retried for ever all the same. Stop leaves no connection and no
+// goroutine behind.
 package listener
 
 import (

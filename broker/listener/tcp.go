@@ -32,6 +32,9 @@ type TCPConfig struct {
 	// Listener, if not nil, is served instead of one on Addr (socket
 	// activation). The door closes it.
 	Listener net.Listener
+	// Descriptors bounds the connections of this door and others together. nil
+	// means no bound.
+	Descriptors *Descriptors
 	// TLS, if not nil, makes the door speak TLS. See [CertReloader].
 	TLS *tls.Config
 	// ProxyProtocol expects a PROXY header, version 1 or 2, on every connection
@@ -92,8 +95,8 @@ func (t *TCP) Start(ctx context.Context) error {
 			return fmt.Errorf("listen for %s on %s: %w", t.door.id, t.cfg.Addr, err)
 		}
 	}
-	t.ln = ln
-	go t.accept(ln)
+	t.ln = t.cfg.Descriptors.Listener(ln, t.door.id, 0)
+	go t.accept(t.ln)
 	return nil
 }
 
@@ -198,10 +201,7 @@ func (t *TCP) take(conn net.Conn) {
 	}
 	if reason != "" {
 		t.door.meter.refuse(reason)
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // a reset: no TIME_WAIT is left for each
-		}
-		_ = conn.Close()
+		reset(conn)
 		return
 	}
 	_ = conn.SetDeadline(deadline) // fails only on a connection that is gone, as the first read then tells

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -77,24 +75,6 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// flakyListener fails to accept, as with too many open files, before each
-// connection that it has.
-type flakyListener struct {
-	net.Listener
-	mu    sync.Mutex
-	fails int
-}
-
-func (f *flakyListener) Accept() (net.Conn, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.fails > 0 {
-		f.fails--
-		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
-	}
-	return f.Listener.Accept()
-}
-
 // Guards against a door that closes silently when there are too many open
 // files, as Mochi's own does.
 func TestAcceptIsRetried(t *testing.T) {
@@ -106,7 +86,7 @@ func TestAcceptIsRetried(t *testing.T) {
 	}
 	m := listener.NewMetrics()
 	l := startTCP(t, listener.TCPConfig{
-		Listener: &flakyListener{Listener: inner, fails: 4},
+		Listener: &failingListener{Listener: inner, errno: syscall.EMFILE, fails: 4},
 		Guard:    listener.Guard{Handler: echo, Metrics: m, Logger: slog.New(slog.NewTextHandler(&logs, nil))},
 	})
 	conn := dial(t, l.Addr())
@@ -129,7 +109,7 @@ func TestStopEndsTheRetry(t *testing.T) {
 	}
 	m := listener.NewMetrics()
 	l := startTCP(t, listener.TCPConfig{
-		Listener: &flakyListener{Listener: inner, fails: 1 << 30},
+		Listener: &failingListener{Listener: inner, errno: syscall.EMFILE, fails: 1 << 30},
 		Guard:    listener.Guard{Handler: echo, Metrics: m},
 	})
 	eventually(t, "the first failure", func() bool { return count(t, m, "accept_errors_total") > 0 })

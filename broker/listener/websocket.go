@@ -232,7 +232,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	h.wire.Conn = conn
-	h.wire.tcp, _ = conn.(*net.TCPConn)
+	h.wire.tcp = tcpOf(conn)
 	return h.wire, rw, nil
 }
 
