@@ -50,6 +50,10 @@ type Config struct {
 	// MaxConns bounds open connections, MaxConnsPerAddr those from one address;
 	// 0 for no bound.
 	MaxConns, MaxConnsPerAddr int
+	// Descriptors bounds the connections of these doors and of others of the
+	// process together; default: not at all. Without a bound, connections can take
+	// the descriptors that the message log cannot go on without.
+	Descriptors *listener.Descriptors
 	// FirstPacketTimeout is how long a connection may take to send CONNECT;
 	// default 10 s.
 	FirstPacketTimeout time.Duration
@@ -270,7 +274,7 @@ func (b *Broker) openDoors() error {
 	}
 	if b.cfg.MQTTAddr != "" {
 		t, err := listener.NewTCP(listener.TCPConfig{
-			Guard: guard, Addr: b.cfg.MQTTAddr,
+			Guard: guard, Addr: b.cfg.MQTTAddr, Descriptors: b.cfg.Descriptors,
 			ProxyProtocol: b.cfg.ProxyProtocol, TrustedProxies: b.cfg.TrustedProxies,
 		})
 		if err != nil {
@@ -284,7 +288,7 @@ func (b *Broker) openDoors() error {
 			return err
 		}
 		t, err := listener.NewTCP(listener.TCPConfig{
-			Guard: guard, Addr: b.cfg.MQTTSAddr, TLS: certs.TLSConfig(),
+			Guard: guard, Addr: b.cfg.MQTTSAddr, Descriptors: b.cfg.Descriptors, TLS: certs.TLSConfig(),
 			ProxyProtocol: b.cfg.ProxyProtocol, TrustedProxies: b.cfg.TrustedProxies,
 		})
 		if err != nil {

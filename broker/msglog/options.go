@@ -36,6 +36,10 @@ type Options struct {
 	// looking them up; default 32 MiB, which is 22 million mids. With more it is
 	// given up and each mid is looked up.
 	MidFilterBytes int
+	// OpenFiles is how many of its files the log keeps open, about, and never fewer
+	// than 64; default 2,000. A process that may have few descriptors should give
+	// less than it has: an append that cannot open a file ends the process.
+	OpenFiles int
 	// NoSync leaves out fsync. What is acknowledged survives the end of the
 	// process but not that of the machine. For measurements only.
 	NoSync bool
@@ -77,6 +81,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.MidFilterBytes == 0 {
 		o.MidFilterBytes = 32 << 20
+	}
+	if o.OpenFiles == 0 {
+		o.OpenFiles = 2000
 	}
 	if o.MinFree == 0 {
 		o.MinFree = 256 << 20
@@ -130,7 +137,7 @@ func (o Options) pebble(logger pebble.Logger, cache *pebble.Cache) *pebble.Optio
 		L0CompactionThreshold: 8,
 		L0StopWritesThreshold: 1000,
 		LBaseMaxBytes:         512 << 20,
-		MaxOpenFiles:          2000,
+		MaxOpenFiles:          o.OpenFiles,
 		BytesPerSync:          1 << 20,
 		// One compaction at a time is enough until it falls behind: the other
 		// cores are the broker's.
