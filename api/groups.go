@@ -54,6 +54,9 @@ func (a *API) createGroup(ctx context.Context, in *groupInput) (*groupOutput, er
 	if err := validIDs(b.Invite); err != nil {
 		return nil, err
 	}
+	if err := a.countFor(ctx, c, a.limits.inviting, len(b.Invite)); err != nil {
+		return nil, err
+	}
 	if err := accounts.CheckAvatar(b.Avatar); err != nil {
 		return nil, err
 	}

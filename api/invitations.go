@@ -38,6 +38,9 @@ func (a *API) invite(ctx context.Context, in *inviteInput) (*empty, error) {
 	if err := validIDs(in.Body.IDs); err != nil {
 		return nil, err
 	}
+	if err := a.countFor(ctx, callerOf(ctx), a.limits.inviting, len(in.Body.IDs)); err != nil {
+		return nil, err
+	}
 	return nil, a.social.Invite(ctx, actor(ctx), in.ID, in.Body.IDs)
 }
 

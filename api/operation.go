@@ -26,6 +26,7 @@ type route struct {
 	idempotent bool            // takes an Idempotency-Key
 	roles      []authhook.Role // who may call it; empty: everyone with a token
 	perAddress *limit.Limiter
+	perAccount *limit.Limiter
 }
 
 type option func(*route)
@@ -58,6 +59,12 @@ func only(roles ...authhook.Role) option {
 // perAddress is an option: an address may call so many times in the period.
 func perAddress(l *limit.Limiter) option {
 	return func(r *route) { r.perAddress = l }
+}
+
+// perAccount is an option: somebody may call so many times in the period. It comes on
+// top of the limit that all changes have.
+func perAccount(l *limit.Limiter) option {
+	return func(r *route) { r.perAccount = l }
 }
 
 // call adds one operation. pattern is method and path; name is the operation's
@@ -102,7 +109,9 @@ func call[I, O any](a *API, pattern, name, summary string, handler func(context.
 	huma.Register(a.huma, r.Operation, func(ctx context.Context, in *I) (*O, error) {
 		out, err := run(ctx, a, &r, in, handler)
 		if err != nil {
-			return nil, a.problemOf(ctx, err)
+			p := a.problemOf(ctx, err)
+			requestOf(ctx).settle(p)
+			return nil, p
 		}
 		return out, nil
 	})
@@ -157,6 +166,7 @@ func run[I, O any](ctx context.Context, a *API, r *route, in *I, handler func(co
 
 func (a *API) refuse(ctx huma.Context, err error) {
 	p := a.problemOf(ctx.Context(), err)
+	requestOf(ctx.Context()).settle(p)
 	for name, values := range p.headers {
 		ctx.SetHeader(name, values[0])
 	}
@@ -170,7 +180,7 @@ func (a *API) refuse(ctx huma.Context, err error) {
 func (a *API) admit(ctx context.Context, r *route) (context.Context, error) {
 	req := requestOf(ctx)
 	if r.perAddress != nil {
-		if err := r.perAddress.Allow(limit.Address(req.address)); err != nil {
+		if err := req.count(r.perAddress, limit.Address(req.address), 1); err != nil {
 			return nil, err
 		}
 	}
@@ -184,7 +194,26 @@ func (a *API) admit(ctx context.Context, r *route) (context.Context, error) {
 	if len(r.roles) > 0 && !slices.Contains(r.roles, caller.Role) {
 		return nil, chat.Refuse(chat.CodeNotAllowed, "This is for the role "+string(r.roles[0])+".")
 	}
+	if r.Method != http.MethodGet {
+		if err := a.countFor(ctx, caller, a.limits.changes, 1); err != nil {
+			return nil, err
+		}
+	}
+	if r.perAccount != nil {
+		if err := a.countFor(ctx, caller, r.perAccount, 1); err != nil {
+			return nil, err
+		}
+	}
 	return context.WithValue(ctx, callerKey{}, caller), nil
+}
+
+// countFor counts what the caller does. Administrators and services, which the operator
+// has made, may do as much as they like.
+func (a *API) countFor(ctx context.Context, c *Caller, l *limit.Limiter, n int) error {
+	if c.Role == authhook.RoleAdmin || c.Role == authhook.RoleService {
+		return nil
+	}
+	return requestOf(ctx).count(l, c.Subject, n)
 }
 
 // empty is the input or output of calls that have none.

@@ -17,6 +17,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"mynah/api/limit"
 	"mynah/chat"
 )
 
@@ -24,10 +25,32 @@ import (
 type request struct {
 	id      string
 	address netip.Addr
-	pattern string // the route, without the ids and the query that were put into it
-	subject string // set once the token is verified
-	key     string // Idempotency-Key
-	token   string // bearer token, "" if there is none
+	pattern string   // the route, without the ids and the query that were put into it
+	subject string   // set once the token is verified
+	key     string   // Idempotency-Key
+	token   string   // bearer token, "" if there is none
+	forgive []func() // take back what was counted
+}
+
+// count counts n for the key.
+func (r *request) count(l *limit.Limiter, key string, n int) error {
+	if err := l.AllowN(key, n); err != nil {
+		return err
+	}
+	r.forgive = append(r.forgive, func() { l.ForgiveN(key, n) })
+	return nil
+}
+
+// settle takes back what was counted if the server has failed: who is asked to try
+// again must not be told that it was too often.
+func (r *request) settle(p *Problem) {
+	if p.Status < http.StatusInternalServerError {
+		return
+	}
+	for _, back := range r.forgive {
+		back()
+	}
+	r.forgive = nil
 }
 
 type requestKey struct{}

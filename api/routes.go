@@ -8,14 +8,20 @@ import (
 	"mynah/authhook"
 )
 
-// limits are the rates of what can be tried from outside, by address. They keep
+// limits are rates. Those by address are of what can be tried from outside: they keep
 // one machine from trying everything at everybody; what concerns one target (an
-// account, a phone number) is counted in accounts, and much more strictly.
+// account, a phone number) is counted in accounts, and much more strictly. Those by
+// account keep somebody from flooding others with notices, which are messages in the
+// log. A person does not come near them.
 type limits struct {
-	signIn, register, codes, refresh, links *limit.Limiter
+	signIn, register, codes, refresh, links *limit.Limiter // by address
+	changes                                 *limit.Limiter // calls that change anything, by account
+	asking                                  *limit.Limiter // contact requests
+	inviting                                *limit.Limiter // people invited to groups
+	joining                                 *limit.Limiter // groups joined, asked to be let into, or left
 }
 
-// newLimits scales the rates by Config.AddressLimits.
+// newLimits scales the rates by address by Config.AddressLimits.
 func newLimits(scale float64, now func() time.Time) limits {
 	per := func(burst float64, period time.Duration) *limit.Limiter {
 		return limit.New(max(int(burst*scale), 1), period, now)
@@ -26,6 +32,10 @@ func newLimits(scale float64, now func() time.Time) limits {
 		codes:    per(60, time.Hour),
 		refresh:  per(3000, 15*time.Minute),
 		links:    per(600, 15*time.Minute),
+		changes:  limit.New(1200, 15*time.Minute, now),
+		asking:   limit.New(120, time.Hour, now),
+		inviting: limit.New(1000, time.Hour, now),
+		joining:  limit.New(600, time.Hour, now),
 	}
 }
 
@@ -85,7 +95,7 @@ func (a *API) accountRoutes() {
 
 // socialRoutes are contacts, groups and rooms.
 func (a *API) socialRoutes() {
-	call(a, "POST /v1/contacts/requests", "askContact", "Ask somebody to become your contact", a.askContact, created)
+	call(a, "POST /v1/contacts/requests", "askContact", "Ask somebody to become your contact", a.askContact, created, perAccount(a.limits.asking))
 	call(a, "GET /v1/contacts/requests", "contactRequests", "Requests that wait for an answer, newest first", a.contactRequests)
 	call(a, "POST /v1/contacts/requests/{id}/accept", "acceptContact", "Accept their request", a.acceptContact)
 	call(a, "DELETE /v1/contacts/requests/{id}", "endContactRequest", "Decline their request, or withdraw yours", a.endContactRequest)
@@ -105,8 +115,8 @@ func (a *API) socialRoutes() {
 	call(a, "PATCH /v1/groups/{id}", "editGroup", "Rename it, announce something, mute all …", a.editGroup)
 	call(a, "DELETE /v1/groups/{id}", "dissolveGroup", "Dissolve it; its messages stay in the archive", a.dissolveGroup)
 	call(a, "POST /v1/groups/{id}/transfer", "transferGroup", "Make a member the owner", a.transferGroup)
-	call(a, "POST /v1/groups/{id}/join", "joinGroup", "Join, or ask to be let in", a.joinGroup)
-	call(a, "POST /v1/groups/{id}/leave", "leaveGroup", "Leave", a.leaveGroup)
+	call(a, "POST /v1/groups/{id}/join", "joinGroup", "Join, or ask to be let in", a.joinGroup, perAccount(a.limits.joining))
+	call(a, "POST /v1/groups/{id}/leave", "leaveGroup", "Leave", a.leaveGroup, perAccount(a.limits.joining))
 	call(a, "GET /v1/groups/{id}/members", "members", "Its members, by id", a.members)
 	call(a, "GET /v1/groups/{id}/members/{who}", "member", "A member", a.member)
 	call(a, "PATCH /v1/groups/{id}/members/{who}", "editMember", "Change role, nickname or mute of a member", a.editMember)
@@ -125,7 +135,7 @@ func (a *API) socialRoutes() {
 	call(a, "POST /v1/groups/{id}/links", "createLink", "Make an invitation link", a.createLink, created)
 	call(a, "GET /v1/groups/{id}/links", "links", "Its valid links, by id", a.links)
 	call(a, "DELETE /v1/groups/{id}/links/{link}", "revokeLink", "Revoke a link at once", a.revokeLink)
-	call(a, "POST /v1/links/join", "joinByLink", "Join the group that a link is for", a.joinByLink, perAddress(a.limits.links))
+	call(a, "POST /v1/links/join", "joinByLink", "Join the group that a link is for", a.joinByLink, perAddress(a.limits.links), perAccount(a.limits.joining))
 }
 
 func (a *API) jwks(w http.ResponseWriter, _ *http.Request) {

@@ -23,6 +23,12 @@ SELECT coalesce((SELECT state FROM contacts WHERE owner = $1 AND peer = $2), '')
 INSERT INTO contacts (owner, peer, state, note) VALUES ($1, $2, $3, $4)
 ON CONFLICT (owner, peer) DO UPDATE SET state = excluded.state, note = excluded.note, since = now()`
 
+	// IsAsked tells whether $1 has asked $2 with note $3 and $2 knows of it, which is
+	// not looked at if $4.
+	IsAsked = `
+SELECT EXISTS (SELECT FROM contacts WHERE owner = $1 AND peer = $2 AND state = 'asked' AND note = $3)
+   AND ($4 OR EXISTS (SELECT FROM contacts WHERE owner = $2 AND peer = $1 AND state = 'incoming' AND note = $3))`
+
 	// DeleteContact deletes the contact $2 of $1; DeleteContactPair that of $2, too.
 	DeleteContact     = `DELETE FROM contacts WHERE owner = $1 AND peer = $2`
 	DeleteContactPair = `DELETE FROM contacts WHERE owner = $1 AND peer = $2 OR owner = $2 AND peer = $1`
@@ -219,10 +225,10 @@ ORDER BY rank LIMIT 1`
 	// account $2, at most $3.
 	SelectBans = `SELECT account, by, reason, at FROM bans WHERE grp = $1 AND account > $2 ORDER BY account LIMIT $3`
 
-	// UpsertJoinRequest notes that account $2 asks to join group $1 with note $3.
-	UpsertJoinRequest = `
-INSERT INTO join_requests (grp, account, note) VALUES ($1, $2, $3)
-ON CONFLICT (grp, account) DO UPDATE SET note = excluded.note`
+	// InsertJoinRequest notes that account $2 asks to join group $1 with note $3. It
+	// affects no row if it does already; UpdateJoinRequest then changes the note.
+	InsertJoinRequest = `INSERT INTO join_requests (grp, account, note) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`
+	UpdateJoinRequest = `UPDATE join_requests SET note = $3 WHERE grp = $1 AND account = $2`
 
 	// CountJoinRequests gives how many ask to join group $1, up to $2.
 	CountJoinRequests = `SELECT count(*) FROM (SELECT FROM join_requests WHERE grp = $1 LIMIT $2) r`

@@ -46,7 +46,11 @@ func New(burst int, period time.Duration, now func() time.Time) *Limiter {
 
 // Allow counts one for the key. If that is one too many it returns an error that
 // says when to try again (RetryAfter); refused attempts do not count.
-func (l *Limiter) Allow(key string) error {
+func (l *Limiter) Allow(key string) error { return l.AllowN(key, 1) }
+
+// AllowN counts n for the key, or none if they are too many. More than the burst are
+// never allowed.
+func (l *Limiter) AllowN(key string, n int) error {
 	now := l.now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -66,20 +70,23 @@ func (l *Limiter) Allow(key string) error {
 		b.tokens = min(b.tokens+float64(passed)/float64(l.every), float64(l.burst))
 		b.at = now
 	}
-	if b.tokens >= 1 {
-		b.tokens--
+	if b.tokens >= float64(n) {
+		b.tokens -= float64(n)
 		return nil
 	}
-	return &tooMany{after: time.Duration((1 - b.tokens) * float64(l.every))}
+	return &tooMany{after: time.Duration((float64(n) - b.tokens) * float64(l.every))}
 }
 
 // Forgive takes one back that Allow has counted: it was no attempt after all.
-func (l *Limiter) Forgive(key string) {
+func (l *Limiter) Forgive(key string) { l.ForgiveN(key, 1) }
+
+// ForgiveN takes n back that AllowN has counted.
+func (l *Limiter) ForgiveN(key string, n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e, ok := l.bucket[key]; ok {
 		b := e.Value.(*bucket)
-		b.tokens = min(b.tokens+1, float64(l.burst))
+		b.tokens = min(b.tokens+float64(n), float64(l.burst))
 	}
 }
 

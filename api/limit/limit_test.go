@@ -11,6 +11,28 @@ import (
 	"mynah/chat"
 )
 
+// Several count as so many, or not at all.
+func TestAllowN(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(0, 0)
+	l := limit.New(10, time.Minute, func() time.Time { return now })
+	if err := l.AllowN("a", 8); err != nil {
+		t.Fatal(err)
+	}
+	err := l.AllowN("a", 4)
+	wait, ok := err.(interface{ RetryAfter() time.Duration })
+	if !ok || wait.RetryAfter() != 12*time.Second { // two at one every six seconds
+		t.Fatalf("four where there is room for two: %v", err)
+	}
+	if err := l.AllowN("a", 2); err != nil {
+		t.Errorf("the refused four were counted: %v", err)
+	}
+	l.ForgiveN("a", 10)
+	if err := l.AllowN("a", 10); err != nil {
+		t.Errorf("after all were taken back: %v", err)
+	}
+}
+
 func TestAllow(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(0, 0)

@@ -84,6 +84,15 @@ func (s *Service) Ask(ctx context.Context, me, peer, note string) (contacts bool
 			contacts = true
 			return s.befriend(ctx, me, peer)
 		}
+		if r == Asked {
+			var asked bool
+			if err := s.db.Q(ctx).QueryRow(ctx, schema.IsAsked, me, peer, note, blocked).Scan(&asked); err != nil {
+				return fmt.Errorf("read request: %w", err)
+			}
+			if asked { // a notice for each call would be a flood
+				return nil
+			}
+		}
 		n, err := s.count(ctx, schema.CountContacts, me, string(Asked), s.cfg.MaxRequests)
 		if err != nil {
 			return err

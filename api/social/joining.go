@@ -66,7 +66,12 @@ func (s *Service) ask(ctx context.Context, st *standing, who, note string) error
 	if n >= s.cfg.MaxInvitations {
 		return chat.Refuse(chat.CodeLimit, "Too many wait to be let into this group. Try again later.")
 	}
-	if _, err := s.exec(ctx, "ask to join", schema.UpsertJoinRequest, st.ID, who, note); err != nil {
+	asked, err := s.exec(ctx, "ask to join", schema.InsertJoinRequest, st.ID, who, note)
+	if err != nil {
+		return err
+	}
+	if asked == 0 { // they have been told, and see the note in the list
+		_, err := s.exec(ctx, "ask to join", schema.UpdateJoinRequest, st.ID, who, note)
 		return err
 	}
 	return s.tellStaff(ctx, "notice.group.request", groupNotice{Group: st.ID, Who: who, Note: note})
