@@ -52,7 +52,7 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	if a.KeepGroups {
 		maps.Copy(groups, s.groups)
 	}
-	s.groups, s.any = groups, a.AnyTopic
+	s.groups, s.anyTopic = groups, a.AnyTopic
 
 	s.bind(a)
 	if err := s.subscribeLocked(false); err != nil {

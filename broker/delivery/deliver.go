@@ -1,5 +1,83 @@
 package delivery
 
+import (
+	"time"
+
+	"mynah/broker/msglog"
+	"mynah/chat"
+)
+
+// Deliver hands committed messages, in the order of the log, to the sessions that are
+// live. One goroutine calls it.
+func (e *Engine) Deliver(recs []*msglog.Record) {
+	if len(recs) == 0 {
+		return
+	}
+	e.remember(recs)
+	last := recs[len(recs)-1].Seq
+	e.started.Store(last)
+	now := e.now()
+	for len(recs) > 0 {
+		n := runLength(recs)
+		part := recs[:n]
+		recs = recs[n:]
+		to := chat.ParseTopic(part[0].To)
+		if to.Kind == chat.KindGroup {
+			e.deliverRun(part[0].To, false, part, now, allGroups)
+			e.limits.writers.help(&e.helper)
+			continue
+		}
+		// The recipient first: a session that subscribes to both gets it there.
+		e.deliverRun(part[0].To, false, part, now, allUsers)
+		if from := part[0].From; from != to.ID {
+			e.deliverRun(chat.UserTopic(from), true, part, now, "")
+		}
+	}
+	e.delivered.Store(last)
+}
+
+// runLength returns how many messages from the first on can be handled as one.
+func runLength(recs []*msglog.Record) int {
+	bytes := 0
+	for i, rec := range recs {
+		bytes += len(rec.Tail)
+		if i > 0 && (i >= maxRun || bytes > maxRunBytes || rec.To != recs[0].To || rec.From != recs[0].From) {
+			return i
+		}
+	}
+	return len(recs)
+}
+
+// deliverRun hands a run to the subscribers of a topic and to those of everybody, a
+// wildcard that covers it.
+func (e *Engine) deliverRun(topic string, sender bool, recs []*msglog.Record, now time.Time, everybody string) {
+	e.mu.RLock()
+	own := e.topics[topic]
+	var wild *entry
+	if everybody != "" {
+		wild = e.topics[everybody]
+	}
+	e.mu.RUnlock()
+	if own == nil && wild == nil {
+		return
+	}
+	e.run.reset(topic, sender, recs, now)
+	n := 0
+	for _, en := range [...]*entry{own, wild} {
+		if en == nil {
+			continue
+		}
+		en.mu.RLock()
+		for _, t := range en.subs {
+			if t.session.deliver(t, &e.run) {
+				n += len(recs)
+			}
+		}
+		en.mu.RUnlock()
+	}
+	e.stats.Deliveries.Add(uint64(n)) //nolint:gosec // not negative
+}
+
 // deliver hands a run to a live session and reports whether it took it. It falls behind if
 // it cannot.
 func (s *Session) deliver(t *topicSub, r *run) bool {
@@ -54,30 +132,4 @@ func (s *Session) deliver(t *topicSub, r *run) bool {
 func (s *Session) fallBehindLocked(seq uint64) {
 	s.mode, s.pos = behind, max(s.pos, seq-1)
 	s.wakeLocked()
-}
-
-// wake says that the outbox has room again.
-func (s *Session) wake() {
-	s.guarded(func(s *Session) {
-		s.movePlainLocked()
-		s.wakeLocked()
-	})
-}
-
-// wakeLocked makes a session that is behind read on.
-func (s *Session) wakeLocked() {
-	if s.mode == behind {
-		s.pumpLocked()
-	}
-}
-
-// pumpLocked starts the pump, or has it look again.
-func (s *Session) pumpLocked() {
-	if s.pumping {
-		s.again = true
-		return
-	}
-	s.pumping = true
-	s.engine.pumps.Add(1)
-	go s.pump()
 }

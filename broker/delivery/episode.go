@@ -33,8 +33,8 @@ type episode struct {
 func (ep *episode) begins(err error) bool {
 	switch {
 	case err == nil:
-		if ep.lasts.Load() {
-			ep.worked()
+		if n := ep.ends(); n > 0 {
+			ep.logger.Info("what failed for some time works again", "fault", ep.fault, "failures", n)
 		}
 		return false
 	case errors.Is(err, msglog.ErrClosed):
@@ -48,13 +48,18 @@ func (ep *episode) begins(err error) bool {
 	return ep.failures == 1
 }
 
-func (ep *episode) worked() {
+// ends is told that something has worked. If that ends an episode, it returns how often
+// it had failed.
+func (ep *episode) ends() (failures int) {
+	if !ep.lasts.Load() {
+		return 0
+	}
 	ep.mu.Lock()
 	defer ep.mu.Unlock()
-	if ep.failures == 0 || ep.now().Sub(ep.last) < calm {
-		return
+	if !ep.lasts.Load() || ep.now().Sub(ep.last) < calm {
+		return 0
 	}
-	ep.logger.Info("what failed for some time works again", "fault", ep.fault, "failures", ep.failures)
-	ep.failures = 0
+	failures, ep.failures = ep.failures, 0
 	ep.lasts.Store(false)
+	return failures
 }

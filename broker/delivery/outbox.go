@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"errors"
 	"net"
 	"sync"
@@ -25,15 +26,9 @@ type OutboxLimits struct {
 }
 
 func (l *OutboxLimits) setDefaults() {
-	if l.PerConn == 0 {
-		l.PerConn = 256 << 10
-	}
-	if l.Total == 0 {
-		l.Total = 1 << 30
-	}
-	if l.Timeout == 0 {
-		l.Timeout = time.Minute
-	}
+	l.PerConn = cmp.Or(l.PerConn, 256<<10)
+	l.Total = cmp.Or(l.Total, 1<<30)
+	l.Timeout = cmp.Or(l.Timeout, time.Minute)
 }
 
 // Held returns the bytes of all outbox buffers in use.
@@ -155,14 +150,6 @@ func (c *Conn) force(frames []byte, offsets []int32, first uint16) bool {
 	}
 	number(c.appendLocked(frames), offsets, first)
 	return true
-}
-
-// number fills in packet ids.
-func number(b []byte, offsets []int32, first uint16) {
-	for _, off := range offsets {
-		b[off], b[off+1] = byte(first>>8), byte(first)
-		first = nextPacketID(first)
-	}
 }
 
 // room returns how many bytes of messages the outbox takes. An empty one takes a message
@@ -431,51 +418,4 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	}
 	c.readDeadline = next
 	return c.SetReadDeadline(t)
-}
-
-// buffer is a recycled byte slice.
-type buffer struct{ b []byte }
-
-// bufferSizes are the capacities that are recycled.
-var bufferSizes = [...]int{512, 4 << 10, 16 << 10, 64 << 10, 320 << 10}
-
-var bufferPools [len(bufferSizes)]sync.Pool
-
-// get returns an empty buffer with room for n bytes and counts it as held.
-func (l *OutboxLimits) get(n int) *buffer {
-	for i, size := range bufferSizes {
-		if n <= size {
-			l.held.Add(int64(size))
-			if b, ok := bufferPools[i].Get().(*buffer); ok {
-				return b
-			}
-			return &buffer{make([]byte, 0, size)}
-		}
-	}
-	l.held.Add(int64(n))
-	return &buffer{make([]byte, 0, n)}
-}
-
-// put gives a buffer back.
-func (l *OutboxLimits) put(b *buffer) {
-	l.held.Add(-int64(cap(b.b)))
-	for i, size := range bufferSizes {
-		if cap(b.b) == size {
-			b.b = b.b[:0]
-			bufferPools[i].Put(b)
-			return
-		}
-	}
-}
-
-// grow returns a buffer with the content of b and room for n bytes more; b is given
-// back if that is another one.
-func (l *OutboxLimits) grow(b *buffer, n int) *buffer {
-	if len(b.b)+n <= cap(b.b) {
-		return b
-	}
-	bigger := l.get(len(b.b) + n)
-	bigger.b = append(bigger.b, b.b...)
-	l.put(b)
-	return bigger
 }

@@ -1,11 +1,6 @@
 package delivery
 
-import (
-	"fmt"
-	"slices"
-
-	"mynah/chat"
-)
+import "slices"
 
 // takeTurnLocked is the queue's part in a round of the pump: some messages whenever the
 // log has had some sent, or can have none sent. So when it is the log's turn, the log does,
@@ -212,15 +207,6 @@ func (w *plainWriter) encode(it *plainItem, id uint16, dup bool) []byte {
 		number(frame, []int32{int32(at)}, id) //nolint:gosec // an offset within a packet
 	}
 	return frame
-}
-
-// plainTooLarge tells a client that it misses a message because of its own Maximum Packet
-// Size.
-func (e *Engine) plainTooLarge(s *Session, topic string) {
-	e.stats.TooLarge.Add(1)
-	refusal := chat.Refuse(chat.CodeTooLarge,
-		fmt.Sprintf("a message on %s is larger than the maximum packet size that you announced", topic))
-	go e.Signal(chat.ErrorTopic(s.Subject), refusal.Payload(topic, ""))
 }
 
 // retained returns the retained message of a topic.

@@ -1,51 +1,6 @@
 package delivery
 
-import (
-	"maps"
-
-	"mynah/broker/msglog"
-)
-
-// plan is what a session that is behind reads: its logged topics, or the whole log if
-// it subscribes to every user's or every group's messages. A plan is never changed,
-// only replaced.
-type plan struct {
-	topics []*topicSub
-	users  *topicSub // subscription to all users' topics
-	groups *topicSub // subscription to all groups' topics
-	byName map[string]*topicSub
-}
-
-func newPlan(topics map[string]*topicSub) *plan {
-	p := &plan{byName: topics}
-	for topic, t := range topics {
-		switch {
-		case t.signal:
-		case topic == allUsers:
-			p.users = t
-		case topic == allGroups:
-			p.groups = t
-		default:
-			p.topics = append(p.topics, t)
-		}
-	}
-	return p
-}
-
-// item is a message that a session is to get, and by which subscription.
-type item struct {
-	rec *msglog.Record
-	sub *topicSub
-}
-
-// topic returns the topic of the item's PUBLISH and the prev that belongs to it.
-func (it item) topic() (topic string, prev uint64) {
-	switch it.sub.topic {
-	case allUsers, allGroups, it.rec.To:
-		return it.rec.To, it.rec.Prev
-	}
-	return it.sub.topic, it.rec.PrevSender
-}
+import "maps"
 
 // How much the pump reads at a time.
 const (
@@ -192,114 +147,6 @@ func (s *Session) pause() bool {
 	}
 	s.pumping = false
 	return false
-}
-
-// encodeItems renders the items into frames, as many as make up the given bytes. What is not for this client (expired, its
-// own with No Local, too large) becomes an empty frame.
-func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32, bytes int) {
-	e := s.engine
-	if w.out == nil {
-		w.out = e.limits.get(0)
-	}
-	w.out.b = w.out.b[:0]
-	w.ids, w.ends, w.idsAt = w.ids[:0], w.ends[:0], w.idsAt[:0]
-	w.again = w.again[:0]
-	now := e.now().UnixMilli()
-	for i, it := range w.items {
-		o := s.optionsOf(it.sub)
-		if _, had := s.restored[it.rec.Seq]; had {
-			s.encodeRestored(w, i, o, v5, maxPacket)
-		} else if !s.skips(it, o, now) {
-			topic, prev := it.topic()
-			w.payload = it.rec.AppendEnvelope(w.payload[:0], prev)
-			w.props = w.props[:0]
-			if v5 {
-				w.props = appendProps(w.props, it.rec.Expires, now, o.ids)
-			}
-			qos := min(it.rec.QoS, o.qos)
-			w.out = e.limits.grow(w.out, len(topic)+len(w.props)+len(w.payload)+maxFrameOverhead)
-			before := len(w.out.b)
-			frame, at := appendPublish(w.out.b, topic, qos, false, v5, w.props, w.payload)
-			switch {
-			case maxPacket > 0 && len(frame)-before > int(maxPacket):
-				e.tooLarge(s, it.rec)
-			default:
-				w.out.b = frame
-				if at >= 0 {
-					w.ids = append(w.ids, int32(at)) //nolint:gosec // a round is bounded
-				}
-			}
-		}
-		w.ends = append(w.ends, len(w.out.b))
-		w.idsAt = append(w.idsAt, len(w.ids))
-		if len(w.out.b) >= bytes {
-			break // enough for one round
-		}
-	}
-}
-
-// encodeRestored encodes the next step for a QoS 2 message that was on its way when the
-// broker stopped: the PUBLISH under the packet id that it has, PUBREL, or nothing.
-func (s *Session) encodeRestored(w *pumpWork, i int, o options, v5 bool, maxPacket uint32) {
-	it := w.items[i]
-	id := s.restored[it.rec.Seq]
-	due, received := s.restoredDue(id, it.rec.Seq)
-	if !due {
-		return
-	}
-	frame := pubrel(id)
-	if !received {
-		topic, _ := it.topic()
-		if frame = s.encodeAgain(w, it.rec, topic, 2, id, o.ids, v5, maxPacket); frame == nil {
-			s.finishRestored(id, it.rec.Seq)
-			return
-		}
-	}
-	w.out = s.engine.limits.grow(w.out, len(frame))
-	w.out.b = append(w.out.b, frame...)
-	w.again = append(w.again, restoredItem{i, id})
-}
-
-// restoredDue reports whether an exchange of before the broker stopped is to go on, and
-// whether the client has the message.
-func (s *Session) restoredDue(id uint16, seq uint64) (due, received bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := s.win.get(id)
-	due = e != nil && e.seq == seq && !e.wire && e.state != stateReceiving
-	return due, due && e.state == stateReceived
-}
-
-// finishRestored ends an exchange whose message is not for this client any more.
-func (s *Session) finishRestored(id uint16, seq uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e := s.win.get(id); e != nil && e.seq == seq {
-		s.finishLocked(id, e)
-	}
-}
-
-// options are what a session asked for with a subscription.
-type options struct {
-	qos     byte
-	noLocal bool
-	ids     []int
-}
-
-// optionsOf returns the options as they are now. If they change before what was made
-// with them is sent, so does the plan, and sendItems throws it away.
-func (s *Session) optionsOf(t *topicSub) options {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return options{t.qos, t.noLocal, t.ids}
-}
-
-// skips reports whether a message is not for the session.
-func (s *Session) skips(it item, o options, now int64) bool {
-	if it.rec.Expires != 0 && it.rec.Expires <= now {
-		return true
-	}
-	return o.noLocal && it.rec.From == s.Subject && it.rec.Client == s.ClientID
 }
 
 // sendItems passes the encoded items on as far as they fit.
@@ -463,4 +310,30 @@ func (s *Session) advanceLocked(w *pumpWork, n int, horizon uint64) {
 // stepID returns the packet id that is n after id.
 func stepID(id uint16, n int) uint16 {
 	return uint16((int(id)-1+n)%maxWindow) + 1 //nolint:gosec // below 65536 by construction
+}
+
+// wake says that the outbox has room again.
+func (s *Session) wake() {
+	s.guarded(func(s *Session) {
+		s.movePlainLocked()
+		s.wakeLocked()
+	})
+}
+
+// wakeLocked makes a session that is behind read on.
+func (s *Session) wakeLocked() {
+	if s.mode == behind {
+		s.pumpLocked()
+	}
+}
+
+// pumpLocked starts the pump, or has it look again.
+func (s *Session) pumpLocked() {
+	if s.pumping {
+		s.again = true
+		return
+	}
+	s.pumping = true
+	s.engine.pumps.Add(1)
+	go s.pump()
 }

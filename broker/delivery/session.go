@@ -33,12 +33,12 @@ type Session struct {
 	engine *Engine
 
 	// subsMu serialises what changes the subscriptions or attaches and detaches.
-	subsMu  sync.Mutex
-	filters map[string]Subscription
-	groups  map[string]struct{}
-	any     bool // it may read what is not its own
-	ended   bool
-	kept    bool // it is in the store
+	subsMu   sync.Mutex
+	filters  map[string]Subscription
+	groups   map[string]struct{}
+	anyTopic bool // it may read what is not its own
+	ended    bool
+	kept     bool // it is in the store
 
 	inbound inbound
 
@@ -126,9 +126,9 @@ func (s *Session) endIfOffline() {
 	s.subsMu.Lock()
 	defer s.subsMu.Unlock()
 	s.mu.Lock()
-	offline := !s.expiresAt.IsZero()
+	away := !s.expiresAt.IsZero()
 	s.mu.Unlock()
-	if offline {
+	if away {
 		s.endLocked()
 	}
 }
@@ -200,4 +200,11 @@ func (s *Session) rewindLocked(seq uint64) {
 		s.mode = behind
 	}
 	s.wakeLocked()
+}
+
+// Attached returns the session's connection, nil if it is offline.
+func (s *Session) Attached() *Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn
 }

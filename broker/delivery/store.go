@@ -18,8 +18,8 @@ import (
 // client id; no MQTT string has a zero byte.
 const (
 	subsPrefix    = "subs/"    // + session key → storedSubs
-	cursorPrefix  = "cursor/"  // + session key → storedCursor
-	exactlyPrefix = "exactly/" // + session key, zero byte, seq → storedExactly
+	cursorPrefix  = "cursor/"  // + session key → cursorValue
+	exactlyPrefix = "exactly/" // + session key, zero byte, seq → the rest of an exchange
 )
 
 func (k Key) bytes() string { return k.Subject + "\x00" + k.ClientID }
@@ -32,7 +32,7 @@ type storedSubs struct {
 	Groups   []string          `json:"groups,omitempty"`
 	Since    map[string]uint64 `json:"since,omitempty"` // by delivery topic
 	Archiver bool              `json:"archiver,omitempty"`
-	AnyGroup bool              `json:"any_group,omitempty"`
+	AnyTopic bool              `json:"any_group,omitempty"`
 }
 
 // exchange is a QoS 2 message on its way to a client.
@@ -69,6 +69,8 @@ func newStore(kv msglog.Store, logger *slog.Logger, now func() time.Time) *store
 // cursorLen is how long a stored cursor is.
 const cursorLen = 24
 
+// cursorValue returns a cursor as it is stored: the seq, then expiry and expiresAt of the
+// session.
 func cursorValue(cursor uint64, expiry time.Duration, expiresAt time.Time) []byte {
 	b := binary.BigEndian.AppendUint64(nil, cursor)
 	b = binary.BigEndian.AppendUint64(b, uint64(expiry)) //nolint:gosec // not negative
@@ -110,7 +112,7 @@ func (st *store) saveSubscriptions(s *Session, changed bool) error {
 	// A client that is told of a session counts on it, so a new one is synced too.
 	changed = changed || !s.kept
 	v, err := json.Marshal(storedSubs{
-		Subject: s.Subject, ClientID: s.ClientID, Archiver: s.archiver, AnyGroup: s.any, Since: since,
+		Subject: s.Subject, ClientID: s.ClientID, Archiver: s.archiver, AnyTopic: s.anyTopic, Since: since,
 		Filters: slices.Collect(maps.Values(s.filters)),
 		Groups:  slices.Collect(maps.Keys(s.groups)),
 	})
@@ -270,13 +272,13 @@ func (st *store) load(e *Engine) error {
 			return false
 		}
 		s := &Session{
-			Key: Key{v.Subject, v.ClientID}, Serial: e.serial.Add(1), engine: e, kept: true, archiver: v.Archiver, any: v.AnyGroup, groups: setOf(v.Groups),
+			Key: Key{v.Subject, v.ClientID}, Serial: e.serial.Add(1), engine: e, kept: true, archiver: v.Archiver, anyTopic: v.AnyTopic, groups: setOf(v.Groups),
 			filters: make(map[string]Subscription, len(v.Filters)),
 		}
 		for _, f := range v.Filters {
 			s.filters[f.Filter] = f
 		}
-		s.topics = expand(s.filters, s.Subject, s.groups, s.any)
+		s.topics = expand(s.filters, s.Subject, s.groups, s.anyTopic)
 		for topic, t := range s.topics {
 			t.session, t.since = s, v.Since[topic]
 		}

@@ -101,7 +101,7 @@ func (s *Session) subscribeLocked(changed bool) error {
 // bringInLine brings the topics in line with filters and groups and reports whether
 // there are others now. subsMu is held.
 func (s *Session) bringInLine() (changed bool) {
-	want := expand(s.filters, s.Subject, s.groups, s.any)
+	want := expand(s.filters, s.Subject, s.groups, s.anyTopic)
 	s.mu.Lock()
 	have := s.topics
 	attached := s.conn != nil

@@ -1,0 +1,187 @@
+package delivery
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"mynah/broker/msglog"
+	"mynah/chat"
+)
+
+// unsent is a message of the window that the present connection has not had.
+type unsent struct {
+	id    uint16
+	seq   uint64
+	topic string
+	qos   byte
+	state state
+	frame []byte // nil if there is nothing to be sent any more
+	gone  bool   // the log no longer has it
+}
+
+// stuckLocked reports whether no packet id is left while the window has restored messages
+// that are to be sent in their turn. Their ids would stay taken until then, so their turn
+// is now. s.mu is held.
+func (s *Session) stuckLocked() bool {
+	if s.restored == nil || s.win.spare() > 0 {
+		return false
+	}
+	for i := range s.win.n {
+		if e := s.win.at(i); !e.wire && e.state != stateDone && e.seq != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// resendItems is how much a round sends again at the most.
+const resendItems = 64
+
+// resendRound sends some of what the client did not acknowledge on its last
+// connection, in order and with DUP (MQTT 5, 4.4). It is part of the pump.
+func (s *Session) resendRound(w *pumpWork, conn *Conn, v5 bool, maxPacket uint32) bool {
+	some, left := s.pickUnsent()
+	if !left {
+		return true
+	}
+	if len(some) == 0 || !conn.hasRoom() {
+		return s.pause()
+	}
+	bytes := 0
+	for i := range some {
+		if bytes > s.engine.limits.PerConn/2 {
+			some = some[:i] // the outbox, at most half full now, takes no more
+			break
+		}
+		err := s.encodeUnsent(w, &some[i], v5, maxPacket)
+		if err != nil && s.engine.closing.Load() {
+			return s.pause()
+		}
+		if s.engine.reads.begins(err) {
+			s.engine.logger.Error("cannot read a message for a session again; its connection is closed so that it tries again, and so are others'",
+				"subject", s.Subject, "client_id", s.ClientID, "seq", some[i].seq, "error", err)
+		}
+		if err != nil {
+			_ = conn.Close()
+			return s.pause()
+		}
+		bytes += len(some[i].frame)
+	}
+	return s.sendUnsent(conn, some, s.encodeGone(w, some, v5))
+}
+
+// pickUnsent returns some of what is to be sent again, in order, and whether there is any.
+func (s *Session) pickUnsent() (some []unsent, left bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	most := min(max(s.quotaLocked(), 0), resendItems)
+	mixed := s.restored != nil || s.rewound
+	upto := s.pos
+	if s.stuckLocked() {
+		upto = math.MaxUint64
+	}
+	for i := range s.win.n {
+		e := s.win.at(i)
+		if e.wire || e.state == stateDone || e.seq == 0 || e.seq > upto {
+			continue
+		}
+		left = true
+		if e.state == stateReceiving {
+			continue // received will wake us
+		}
+		if !mixed && len(some) >= most {
+			break
+		}
+		some = append(some, unsent{id: e.id, seq: e.seq, topic: e.topic, qos: e.qos, state: e.state})
+	}
+	s.resends = left
+	if mixed {
+		// Exchanges that came back with the session have lower packet ids than what
+		// was sent between them.
+		slices.SortFunc(some, func(a, b unsent) int { return cmp.Compare(a.seq, b.seq) })
+		some = some[:min(len(some), most)]
+	}
+	return some, left
+}
+
+// sendUnsent passes on what is to be sent again, and notices before it.
+func (s *Session) sendUnsent(conn *Conn, some []unsent, notices []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != conn || !conn.force(notices, nil, 0) {
+		return true
+	}
+	s.yieldLocked()
+	for _, u := range some {
+		e := s.win.get(u.id)
+		if e == nil || e.seq != u.seq || e.state != u.state {
+			continue
+		}
+		if u.frame == nil {
+			s.finishLocked(u.id, e)
+			continue
+		}
+		if !conn.force(u.frame, nil, 0) {
+			return true
+		}
+		if !e.sent { // its first connection ended before its turn
+			s.engine.stats.Deliveries.Add(1)
+		}
+		e.wire, e.sent = true, true
+		s.onWire++
+	}
+	return true
+}
+
+// encodeUnsent renders the packet with which an exchange goes on.
+func (s *Session) encodeUnsent(w *pumpWork, u *unsent, v5 bool, maxPacket uint32) error {
+	if u.state == stateReceived {
+		u.frame = pubrel(u.id)
+		return nil
+	}
+	u.gone = true
+	return s.engine.log.ReadTopic(s.engine.ctx, u.topic, u.seq-1, u.seq, func(rec *msglog.Record) bool {
+		u.gone = false
+		u.frame = s.encodeAgain(w, rec, u.topic, u.qos, u.id, s.identifiers(u.topic), v5, maxPacket)
+		return false
+	})
+}
+
+// encodeGone renders a notice for each topic of which there are messages that were sent,
+// were not acknowledged and can no longer be sent again.
+func (s *Session) encodeGone(w *pumpWork, some []unsent, v5 bool) (frames []byte) {
+	var gone []unsent
+	for _, u := range some {
+		if u.gone {
+			gone = append(gone, u)
+		}
+	}
+	slices.SortFunc(gone, func(a, b unsent) int { return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.seq, b.seq)) })
+	now := s.engine.now().UnixMilli()
+	for len(gone) > 0 {
+		topic, n := gone[0].topic, 1
+		for n < len(gone) && gone[n].topic == topic {
+			n++
+		}
+		m := chat.GapNotice(topic, gone[0].seq, gone[n-1].seq, now)
+		gone = gone[n:]
+		w.payload = m.AppendEnvelope(w.payload[:0], 0)
+		w.props = w.props[:0]
+		if v5 {
+			w.props = appendProps(w.props, 0, now, s.identifiers(topic))
+		}
+		frames, _ = appendPublish(frames, topic, 0, false, v5, w.props, w.payload)
+	}
+	return frames
+}
+
+// identifiers returns the subscription identifiers of a delivery topic.
+func (s *Session) identifiers(topic string) []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.topics[topic]; t != nil {
+		return t.ids
+	}
+	return nil
+}

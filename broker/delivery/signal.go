@@ -1,0 +1,76 @@
+package delivery
+
+import (
+	"fmt"
+
+	"mynah/broker/msglog"
+	"mynah/chat"
+)
+
+// Signal hands a message that is not logged to the attached sessions that subscribe to
+// its topic, at QoS 0, and to none that is under pressure.
+func (e *Engine) Signal(topic string, payload []byte) {
+	if en := e.entryOf(topic); en != nil {
+		e.signal(en, topic, payload)
+	}
+	if chat.ParseTopic(topic).Kind != chat.KindUserSignal {
+		return
+	}
+	if en := e.entryOf(allUserSignals); en != nil {
+		e.signal(en, topic, payload)
+	}
+}
+
+// signal hands it to the sessions of one entry.
+func (e *Engine) signal(en *entry, topic string, payload []byte) {
+	var frames [2][]byte
+	en.mu.RLock()
+	defer en.mu.RUnlock()
+	for _, t := range en.subs {
+		s := t.session
+		s.mu.Lock()
+		conn, v5, maxPacket, ids, started := s.conn, s.v5, s.maxPacket, t.ids, s.mode != offline
+		s.mu.Unlock()
+		if conn == nil || !started {
+			continue // nothing may come before the CONNACK
+		}
+		var frame []byte
+		switch {
+		case v5 && ids != nil:
+			frame, _ = appendPublish(nil, topic, 0, false, true, appendProps(nil, 0, 0, ids), payload)
+		case v5:
+			if frames[1] == nil {
+				frames[1], _ = appendPublish(nil, topic, 0, false, true, nil, payload)
+			}
+			frame = frames[1]
+		default:
+			if frames[0] == nil {
+				frames[0], _ = appendPublish(nil, topic, 0, false, false, nil, payload)
+			}
+			frame = frames[0]
+		}
+		if (maxPacket == 0 || len(frame) <= int(maxPacket)) && conn.offerSignal(frame) {
+			e.stats.Signals.Add(1)
+		} else {
+			e.stats.Dropped.Add(1)
+		}
+	}
+}
+
+// tooLarge tells a client that it misses a message because of its own Maximum Packet
+// Size (MQTT 5, 3.1.2.11.4), so that it can fetch it from history.
+func (e *Engine) tooLarge(s *Session, rec *msglog.Record) {
+	e.stats.TooLarge.Add(1)
+	refusal := chat.Refuse(chat.CodeTooLarge,
+		fmt.Sprintf("message %d is larger than the maximum packet size that you announced; fetch it from history", rec.Seq))
+	go e.Signal(chat.ErrorTopic(s.Subject), refusal.Payload(rec.To, rec.Mid))
+}
+
+// plainTooLarge tells a client that it misses a message because of its own Maximum Packet
+// Size.
+func (e *Engine) plainTooLarge(s *Session, topic string) {
+	e.stats.TooLarge.Add(1)
+	refusal := chat.Refuse(chat.CodeTooLarge,
+		fmt.Sprintf("a message on %s is larger than the maximum packet size that you announced", topic))
+	go e.Signal(chat.ErrorTopic(s.Subject), refusal.Payload(topic, ""))
+}
