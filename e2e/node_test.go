@@ -26,9 +26,11 @@ type node struct {
 }
 
 // launch starts `mynah` with JSON logs and does not wait.
-func launch(args ...string) *node {
-	n := &node{log: newOutput(), stdout: newOutput(), exited: make(chan struct{})}
-	n.cmd = exec.Command(mynah, args...)
+func launch(args ...string) *node { return launchCommand(exec.Command(mynah, args...)) }
+
+// launchCommand is launch with a command that becomes mynah.
+func launchCommand(cmd *exec.Cmd) *node {
+	n := &node{cmd: cmd, log: newOutput(), stdout: newOutput(), exited: make(chan struct{})}
 	n.cmd.Env = append(cleanEnv(), "MYNAH_LOG_FORMAT=json")
 	n.cmd.Stdout, n.cmd.Stderr = n.stdout, n.log
 	// In a process group of its own, so that a test's Ctrl-C is the test's.
@@ -81,7 +83,12 @@ func (n *node) awaitReady() {
 // test unless the test has ended it.
 func start(tb testing.TB, args ...string) *node {
 	tb.Helper()
-	n := launch(args...)
+	return started(tb, launch(args...))
+}
+
+// started is start for a node that has been launched.
+func started(tb testing.TB, n *node) *node {
+	tb.Helper()
 	n.awaitReady()
 	if n.failed != nil {
 		tb.Fatalf("%v\n%s%s", n.failed, n.stdout.String(), n.log.String())

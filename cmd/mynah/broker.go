@@ -49,6 +49,8 @@ func (s *server) startBroker(ctx context.Context) error {
 		TrustedProxies: proxies,
 		AllowedOrigins: s.cfg.AllowOrigin,
 		MaxConns:       s.cfg.MaxConnections,
+		Descriptors:    s.files.shared,
+		Log:            msglog.Options{OpenFiles: s.files.forLog()},
 		NoArchive:      s.cfg.NoArchive,
 		Limits:         chat.Limits{Payload: s.cfg.MaxPayload, Depth: s.cfg.MaxDepth, Rendered: s.cfg.MaxMessage},
 		Retention:      msglog.Retention{MaxAge: s.cfg.RetainAge, MaxBytes: uint64(max(s.cfg.RetainSize, 0))},
@@ -141,7 +143,7 @@ func (s *server) ownDoor(ctx context.Context) (string, error) {
 	if s.cfg.MQTTAddr != off && !s.cfg.ProxyProtocol {
 		return "tcp://" + loopback(s.broker.MQTTAddr()), nil
 	}
-	door, err := listenWeb(ctx, "mqtt-addr", "127.0.0.1:0", s.log)
+	door, err := s.listenWeb(ctx, "own", "mqtt-addr", "127.0.0.1:0", operatorsExtra)
 	if err != nil {
 		return "", err
 	}

@@ -29,6 +29,7 @@ type server struct {
 	registry *prometheus.Registry
 	health   *health
 	stops    stops
+	files    descriptors
 
 	metrics   *webServer // nil if switched off
 	web       *webServer // nil in commands without HTTP
@@ -45,6 +46,8 @@ func newServer(cfg Config, p *process) *server {
 	s := &server{cfg: cfg, log: cfg.logger(p.stderr), registry: prometheus.NewRegistry(), health: &health{}}
 	s.stops.log = s.log
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.files = newDescriptors(s.log)
+	s.registry.MustRegister(s.files.shared)
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "mynah_info", Help: "Always 1; the label says the version.", ConstLabels: prometheus.Labels{"version": version},
 	})
@@ -61,7 +64,7 @@ func (s *server) openMetrics(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	if s.metrics, err = listenWeb(ctx, "metrics-addr", s.cfg.MetricsAddr, s.log); err != nil {
+	if s.metrics, err = s.listenWeb(ctx, "metrics", "metrics-addr", s.cfg.MetricsAddr, operatorsExtra); err != nil {
 		return err
 	}
 	s.stops.push("metrics", s.metrics.stop)
@@ -71,8 +74,9 @@ func (s *server) openMetrics(ctx context.Context) error {
 
 // openHTTP takes the HTTP port. Requests wait until serveHTTP.
 func (s *server) openHTTP(ctx context.Context) error {
+	s.files.warn(s.cfg.MaxConnections, s.log)
 	var err error
-	if s.web, err = listenWeb(ctx, "http-addr", s.cfg.HTTPAddr, s.log); err != nil {
+	if s.web, err = s.listenWeb(ctx, "http", "http-addr", s.cfg.HTTPAddr, 0); err != nil {
 		return err
 	}
 	s.stops.push("HTTP listener", s.web.stop)

@@ -24,23 +24,24 @@ type webServer struct {
 	log      *slog.Logger
 }
 
-// listenWeb opens the address of the flag.
-func listenWeb(ctx context.Context, flag, addr string, log *slog.Logger) (*webServer, error) {
+// listenWeb opens the address of the flag for the door of the name, which may have
+// extra connections open when the doors together have all that they may.
+func (s *server) listenWeb(ctx context.Context, door, flag, addr string, extra int) (*webServer, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, listenError(flag, addr, err)
 	}
 	return &webServer{
-		listener: listener,
+		listener: s.files.shared.Listener(listener, door, extra),
 		done:     make(chan struct{}),
-		log:      log,
+		log:      s.log,
 		server: &http.Server{
 			// A client that is slow with its request's head holds one
 			// goroutine for so long, and no longer.
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       2 * time.Minute,
 			MaxHeaderBytes:    32 << 10,
-			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		},
 	}, nil
 }
