@@ -8,15 +8,15 @@ import (
 	"strings"
 	"testing"
 
+	"mynah/internal/leak"
 	"mynah/internal/pgtest"
 	"mynah/schema"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 func connect(t *testing.T, address string) *pgx.Conn {
 	t.Helper()

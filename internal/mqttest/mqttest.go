@@ -16,8 +16,10 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// Patience is how long a client waits for a packet that should come.
-const Patience = 10 * time.Second
+// Patience is how long a client waits for a packet that should come: long, since it costs
+// nothing when the packet comes, and a machine that is busy or stands still for seconds is
+// no failure.
+const Patience = 30 * time.Second
 
 // Options of Dial. The zero value is a 3.1.1 client with a clean session.
 type Options struct {

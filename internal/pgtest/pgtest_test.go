@@ -5,13 +5,13 @@ import (
 	"syscall"
 	"testing"
 
+	"mynah/internal/leak"
 	"mynah/internal/pgtest"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 func connect(t *testing.T, address string) *pgx.Conn {
 	t.Helper()

@@ -13,10 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"mynah/internal/leak"
 	"mynah/internal/postgres"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 )
 
 // childEnv makes this test binary a process that runs a server on the folder it
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		fmt.Println("ready")
 		select {}
 	}
-	goleak.VerifyTestMain(m)
+	leak.Main(m)
 }
 
 func config(dir string) postgres.Config {
