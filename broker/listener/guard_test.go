@@ -126,13 +126,12 @@ func TestFirstPacketDeadline(t *testing.T) {
 // Guards against the first-packet deadline staying on the connection.
 func TestDeadlineEndsWithTheFirstPacket(t *testing.T) {
 	t.Parallel()
-	const timeout = 500 * time.Millisecond
-	l := startTCP(t, listener.TCPConfig{Guard: listener.Guard{Handler: echo, FirstPacketTimeout: timeout}})
+	l := startTCP(t, listener.TCPConfig{Guard: listener.Guard{Handler: echo, FirstPacketTimeout: patience}})
 	conn := dial(t, l.Addr())
 	packet := connect(4, "abc", 60)
 	mustWrite(t, conn, packet)
 	mustRead(t, conn, packet)
-	_ = conn.SetReadDeadline(time.Now().Add(2 * timeout))
+	_ = conn.SetReadDeadline(time.Now().Add(patience + patience/8))
 	if _, err := conn.Read(make([]byte, 1)); !isTimeout(err) {
 		t.Fatalf("the connection ended: %v", err)
 	}

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -16,15 +19,30 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 
 	"mynah/broker/listener"
+	"mynah/internal/leak"
 )
 
-// wait bounds everything that a test waits for.
-const wait = 10 * time.Second
+// wait bounds everything that a test waits for. It is long, since it costs nothing when
+// what is waited for comes.
+const wait = 30 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// patience is a deadline that a peer must keep, or that is to pass while it does nothing:
+// more than what a busy machine may stand still for.
+const patience = 4 * time.Second
+
+// parallel is how many tests run at once where the command line does not say: they mostly
+// wait for time to pass.
+const parallel = "8"
+
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", parallel); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	leak.Main(m)
+}
 
 // connect returns a CONNECT of the given level with a clean session.
 func connect(level byte, clientID string, keepAlive uint16) []byte {

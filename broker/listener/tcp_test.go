@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mynah/broker/listener"
+	"mynah/internal/leak"
 )
 
 // replayed puts bytes that were read back in front of a connection.
@@ -150,7 +151,7 @@ func TestStopLeavesNothing(t *testing.T) {
 	if err := l.Start(t.Context()); !errors.Is(err, listener.ErrStopped) {
 		t.Errorf("Start after Stop: %v, want ErrStopped", err)
 	}
-	if err := goleak.Find(before); err != nil {
+	if err := leak.Find(before); err != nil {
 		t.Error(err)
 	}
 }

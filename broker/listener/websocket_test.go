@@ -17,6 +17,8 @@ import (
 	"go.uber.org/goleak"
 
 	"mynah/broker/listener"
+	"mynah/internal/leak"
+	"mynah/internal/stopwatch"
 )
 
 // startWS mounts a WebSocket door at /mqtt and returns its URL.
@@ -454,14 +456,18 @@ func TestWebSocketGuards(t *testing.T) {
 		"silent": {func(testing.TB, *websocket.Conn) {}, websocket.CloseNormalClosure, "timeout"},
 		"pings only": {func(tb testing.TB, c *websocket.Conn) {
 			tb.Helper()
-			for range 20 {
-				_ = c.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second))
-				time.Sleep(10 * time.Millisecond) // is the attack
-			}
+			done := make(chan struct{})
+			go func() { // until the close has been answered
+				defer close(done)
+				for c.WriteControl(websocket.PingMessage, nil, time.Now().Add(wait)) == nil {
+					time.Sleep(100 * time.Millisecond) // is the attack
+				}
+			}()
+			tb.Cleanup(func() { _ = c.Close(); <-done })
 		}, websocket.CloseNormalClosure, "timeout"},
 		"client closes": {func(tb testing.TB, c *websocket.Conn) {
 			tb.Helper()
-			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4000, "bye"), time.Now().Add(time.Second))
+			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4000, "bye"), time.Now().Add(wait))
 		}, 4000, "closed"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -469,7 +475,7 @@ func TestWebSocketGuards(t *testing.T) {
 			m := listener.NewMetrics()
 			timeout := wait
 			if c.reason == "timeout" {
-				timeout = 200 * time.Millisecond
+				timeout = patience // the handshake has to be over by then
 			}
 			_, url := startWS(t, listener.WSConfig{MessageLimit: 1000, Guard: listener.Guard{
 				Handler: func(string, *listener.Conn) error { t.Error("the handler was called"); return nil },
@@ -489,45 +495,53 @@ func TestWebSocketGuards(t *testing.T) {
 // and the pongs that keep it open: without either it would end.
 func TestPings(t *testing.T) {
 	t.Parallel()
-	const interval = 200 * time.Millisecond
-	_, url := startWS(t, listener.WSConfig{PingInterval: interval, Guard: listener.Guard{Handler: echo}})
-	c := dialWS(t, url, nil)
+	// Two of them may be missed: the time that a busy machine may need for a pong.
+	const interval = time.Second
 	packet := connect(4, "abc", 0)
-	sendWS(t, c, packet)
-	readWS(t, c, packet)
-	pings := 0
-	pong := c.PingHandler()
-	c.SetPingHandler(func(s string) error {
-		if pings++; pings == 4 { // past the two that may be missed
-			sendWS(t, c, pingreq)
+	t.Run("answered", func(t *testing.T) {
+		t.Parallel()
+		_, url := startWS(t, listener.WSConfig{PingInterval: interval, Guard: listener.Guard{Handler: echo}})
+		c := dialWS(t, url, nil)
+		sendWS(t, c, packet)
+		readWS(t, c, packet)
+		pings := 0
+		pong := c.PingHandler()
+		c.SetPingHandler(func(s string) error {
+			if pings++; pings == 4 { // past the two that may be missed
+				sendWS(t, c, pingreq)
+			}
+			return pong(s)
+		})
+		readWS(t, c, pingreq)
+		if pings < 4 {
+			t.Errorf("%d pings", pings)
 		}
-		return pong(s)
 	})
-	readWS(t, c, pingreq)
-	if pings < 4 {
-		t.Errorf("%d pings", pings)
-	}
-
 	// A peer that is gone without a word, as a suspended mini-program, ends.
-	gone := dialWS(t, url, nil)
-	gone.SetPingHandler(func(string) error { return nil })
-	sendWS(t, gone, packet)
-	mustClose(t, gone, websocket.CloseNormalClosure)
+	t.Run("not answered", func(t *testing.T) {
+		t.Parallel()
+		_, url := startWS(t, listener.WSConfig{PingInterval: interval, Guard: listener.Guard{Handler: echo}})
+		gone := dialWS(t, url, nil)
+		gone.SetPingHandler(func(string) error { return nil })
+		sendWS(t, gone, packet)
+		mustClose(t, gone, websocket.CloseNormalClosure)
+	})
 }
 
 // Guards against deadlines that the pings swallow, or that swallow the pings.
 func TestWebSocketDeadlines(t *testing.T) {
 	t.Parallel()
+	const interval, deadline = time.Second, 2500 * time.Millisecond
 	done := make(chan error, 1)
-	_, url := startWS(t, listener.WSConfig{PingInterval: 40 * time.Millisecond, Guard: listener.Guard{Handler: func(_ string, c *listener.Conn) error {
+	_, url := startWS(t, listener.WSConfig{PingInterval: interval, Guard: listener.Guard{Handler: func(_ string, c *listener.Conn) error {
 		p := make([]byte, 100)
 		if _, err := c.Read(p); err != nil {
 			return err
 		}
 		start := time.Now()
-		_ = c.SetReadDeadline(start.Add(100 * time.Millisecond))
+		_ = c.SetReadDeadline(start.Add(deadline))
 		_, err := c.Read(p)
-		if took := time.Since(start); took < 100*time.Millisecond {
+		if took := time.Since(start); took < deadline {
 			t.Errorf("the read ended after %v", took)
 		}
 		_ = c.SetWriteDeadline(time.Now().Add(-time.Second))
@@ -539,6 +553,12 @@ func TestWebSocketDeadlines(t *testing.T) {
 	}}})
 	c := dialWS(t, url, nil)
 	sendWS(t, c, connect(4, "abc", 0))
+	read := make(chan struct{})
+	go func() { // which answers the pings
+		defer close(read)
+		_, _, _ = c.ReadMessage()
+	}()
+	t.Cleanup(func() { _ = c.Close(); <-read })
 	select {
 	case err := <-done:
 		if !isTimeout(err) {
@@ -583,9 +603,10 @@ func TestCloseEndsABlockedWrite(t *testing.T) {
 		}
 		return last > 0 && time.Since(since) > 200*time.Millisecond
 	})
-	start := time.Now()
+	watch := stopwatch.New(t)
+	start := watch.Elapsed()
 	_ = conn.Close()
-	if took := time.Since(start); took > time.Second {
+	if took := watch.Since(start); took > time.Second {
 		t.Errorf("Close took %v", took)
 	}
 	select {
@@ -622,7 +643,7 @@ func TestWritesAndControlFramesDoNotMix(t *testing.T) {
 	total := 0
 	for i := 0; ; i++ {
 		if i%3 == 0 {
-			_ = c.WriteControl(websocket.PingMessage, []byte("ping"), time.Now().Add(time.Second))
+			_ = c.WriteControl(websocket.PingMessage, []byte("ping"), time.Now().Add(wait))
 		}
 		_, p, err := c.ReadMessage()
 		if err != nil {
@@ -690,7 +711,7 @@ func TestWebSocketStopLeavesNothing(t *testing.T) {
 	if n := count(t, m, "open"); n != 0 {
 		t.Errorf("%d connections counted as open", n)
 	}
-	if err := goleak.Find(before); err != nil {
+	if err := leak.Find(before); err != nil {
 		t.Error(err)
 	}
 }
@@ -756,7 +777,7 @@ func TestReadAfterTheEnd(t *testing.T) {
 	}}})
 	c := dialWS(t, url, nil)
 	sendWS(t, c, connect(4, "abc", 0))
-	_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Second))
+	_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(wait))
 	<-done
 	eventually(t, "the connection is gone", func() bool { return count(t, m, "open") == 0 })
 	if n := count(t, m, "panics_total"); n > 0 {
