@@ -31,7 +31,7 @@ func TestFullDisk(t *testing.T) {
 		c.Log = msglog.Options{MemTableBytes: 1 << 20, MinFree: 12 << 20, Ballast: 4 << 20, DiskPoll: 20 * time.Millisecond}
 	})
 	t.Cleanup(func() { // before the unmount
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
 		defer cancel()
 		_ = b.Stop(ctx)
 	})

@@ -56,13 +56,14 @@ func TestDelayedWillIsVoidAfterReconnect(t *testing.T) {
 		o.WillDelay = delay
 		return o
 	}
-	o := will("void", 1)
+	const delay = 4 // seconds, in which the session is back also on a busy machine
+	o := will("void", delay)
 	mqttest.Dial(t, addr, o).Cut()
 	o.Will = nil
 	mqttest.Dial(t, addr, o).Cut()
 	// One that is to come, later than the other would have, tells when that time is over.
 	time.Sleep(100 * time.Millisecond)
-	mqttest.Dial(t, addr, will("due", 1)).Cut()
+	mqttest.Dial(t, addr, will("due", delay)).Cut()
 	if m := alice.ReceiveAcked(); m.Body != "due" {
 		t.Errorf("got %v", m.Body)
 	}

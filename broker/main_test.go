@@ -3,9 +3,9 @@ package broker_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"mynah/internal/leak"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
+	leak.Main(m)
 }

@@ -40,6 +40,7 @@ import (
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"mynah/authhook"
 	"mynah/broker"
@@ -260,7 +261,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 		c.SendBytes([]byte(strings.Repeat(payload, 20)))
 		c.Ended()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
 	defer cancel()
 	if err := b.Stop(ctx); err != nil {
 		t.Error(err)
@@ -598,7 +599,8 @@ func TestRacingReconnectsLeaveOne(t *testing.T) {
 // it did not subscribe to.
 func TestExpiredSessionIsUnsubscribed(t *testing.T) {
 	t.Parallel()
-	b := mustStart(t, t.TempDir(), nil)
+	reg := prometheus.NewRegistry()
+	b := mustStart(t, t.TempDir(), func(c *broker.Config) { c.Registry = reg })
 	addr := b.MQTTAddr().String()
 	o := v5(keep(plain(t, "dev")))
 	o.Properties.SessionExpiryInterval = 1
@@ -607,7 +609,7 @@ func TestExpiredSessionIsUnsubscribed(t *testing.T) {
 	dev.Cut()
 	other := mqttest.Dial(t, addr, plain(t, "other"))
 	other.PublishAcked("plant/in", 1, "meanwhile")
-	time.Sleep(time.Second + 100*time.Millisecond) // the time that is to pass
+	waitFor(t, "the other's session is the only one", func() bool { return metric(t, reg, "mynah_sessions") == 1 })
 	dev = mqttest.Dial(t, addr, o)
 	if dev.Connack.SessionPresent {
 		t.Error("the expired session is present")
@@ -638,7 +640,7 @@ func TestRetainedOutlivesADay(t *testing.T) {
 	retain(b, "plant/old", 0)
 	retain(b, "plant/short", 3)
 	retain(b, "plant/always", 0)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
 	defer cancel()
 	if err := b.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -710,7 +712,7 @@ func TestStopWithManyConnections(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
 	defer cancel()
 	if err := b.Stop(ctx); err != nil {
 		t.Fatal(err)

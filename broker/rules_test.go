@@ -244,12 +244,12 @@ func TestWill(t *testing.T) {
 	// Delayed: not if the session is back in time. One that is due later, and is not back,
 	// tells when that time is over.
 	o := v5(keep(user(t, "bob", "phone")))
-	o.Will, o.WillDelay = will, 1
+	o.Will, o.WillDelay = will, 4 // seconds: it is back in time also on a busy machine
 	mqttest.Dial(t, addr, o).Cut()
 	o.Will = nil
 	back := mqttest.Dial(t, addr, o)
 	o = v5(keep(user(t, "carol", "phone")))
-	o.Will, o.WillDelay = will, 2
+	o.Will, o.WillDelay = will, 5
 	mqttest.Dial(t, addr, o).Cut()
 	forbidden := user(t, "bob", "other")
 	forbidden.Will = &packets.Packet{TopicName: "group/secret", Payload: []byte("x")}
@@ -304,7 +304,7 @@ func TestSignals(t *testing.T) {
 func TestPresence(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	b := mustStart(t, dir, func(c *broker.Config) { c.PresenceSettle = 200 * time.Millisecond })
+	b := mustStart(t, dir, func(c *broker.Config) { c.PresenceSettle = 4 * time.Second }) // time enough to come back
 	watch := mqttest.Dial(t, b.MQTTAddr().String(), user(t, "alice", "phone"))
 	type state struct {
 		User     string
@@ -395,7 +395,7 @@ func TestRenewal(t *testing.T) {
 	t.Parallel()
 	b := mustStart(t, t.TempDir(), nil)
 	addr := b.MQTTAddr().String()
-	o := v5(mqttest.Options{ClientID: "phone", Token: mustToken(t, authhook.TokenClaims{Subject: "alice", TTL: 2 * time.Second})})
+	o := v5(mqttest.Options{ClientID: "phone", Token: mustToken(t, authhook.TokenClaims{Subject: "alice", TTL: 5 * time.Second})})
 	stays, ends := mqttest.Dial(t, addr, o), (*mqttest.Client)(nil)
 	o.ClientID = "laptop"
 	ends = mqttest.Dial(t, addr, o)
@@ -420,7 +420,10 @@ func TestRenewal(t *testing.T) {
 // order when it reads on.
 func TestStalledSubscriber(t *testing.T) {
 	t.Parallel()
-	b := mustStart(t, t.TempDir(), func(c *broker.Config) { c.Outbox = 32 << 10 })
+	b := mustStart(t, t.TempDir(), func(c *broker.Config) {
+		c.Outbox = 32 << 10
+		c.Log.NoSync = true // or a slow disk would keep it stalled until the write deadline
+	})
 	addr := b.MQTTAddr().String()
 	stalled := mqttest.Dial(t, addr, user(t, "alice", "stalled", "room"))
 	stalled.Subscribe(1, "group/room")

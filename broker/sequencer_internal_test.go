@@ -19,7 +19,7 @@ func TestRetiredConnectionIsOut(t *testing.T) {
 	}
 	blocked := make(chan bool)
 	go func() { blocked <- q.put(publication{c: old}) }()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
 		q.mu.Lock()
 		waiting := q.waiting
 		q.mu.Unlock()

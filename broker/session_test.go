@@ -36,7 +36,7 @@ func v5(o mqttest.Options) mqttest.Options {
 // restart stops a broker and starts another on its folder.
 func restart(tb testing.TB, b *broker.Broker, dir string) *broker.Broker {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
 	defer cancel()
 	if err := b.Stop(ctx); err != nil {
 		tb.Fatal(err)

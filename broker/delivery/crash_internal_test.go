@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -203,15 +204,25 @@ func TestPanicEndsOneConnection(t *testing.T) {
 			until(t, "the session is offline", func() bool { return victim.Attached() == nil })
 			sent = append(sent, mustPublish(t, e, 1), mustPublish(t, e, qos))
 			until(t, "the other gets everything", func() bool { return otherOut.has(sent...) })
+			var held []sync.Locker // by us
 			until(t, "no lock is held", func() bool {
-				return victim.subsMu.TryLock() && victim.mu.TryLock() && e.mu.TryLock()
+				for _, l := range []interface {
+					sync.Locker
+					TryLock() bool
+				}{&victim.subsMu, &victim.mu, &e.mu} {
+					if !l.TryLock() { // somebody may just need it
+						unlock(held)
+						held = nil
+						return false
+					}
+					held = append(held, l)
+				}
+				return true
 			})
-			e.mu.Unlock()
 			if victim.pumping || victim.broken || victim.win.n != 0 || victim.onWire != 0 {
 				t.Errorf("what is left: pumping %t, broken %t, %d in the window, %d on the wire", victim.pumping, victim.broken, victim.win.n, victim.onWire)
 			}
-			victim.mu.Unlock()
-			victim.subsMu.Unlock()
+			unlock(held)
 			_, out = mustJoin(t, e, "victim", qos, time.Hour)
 			until(t, "the session goes on with all that was not acknowledged", func() bool { return out.has(sent...) })
 			if n := bytes.Count(logged.Bytes(), []byte("level=ERROR")); n != 1 || !bytes.Contains(logged.Bytes(), []byte("subject=victim")) ||
@@ -219,6 +230,12 @@ func TestPanicEndsOneConnection(t *testing.T) {
 				t.Errorf("logged %d errors: %s", n, logged)
 			}
 		})
+	}
+}
+
+func unlock(locks []sync.Locker) {
+	for _, l := range slices.Backward(locks) {
+		l.Unlock()
 	}
 }
 

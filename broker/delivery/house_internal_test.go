@@ -31,7 +31,7 @@ func (a alarm) set(t *testing.T, want ...time.Duration) (wake func()) {
 		select {
 		case one := <-a:
 			got, all = append(got, one.after), append(all, one)
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 		}
 	}
 	slices.Sort(got)

@@ -34,7 +34,7 @@ func (s *Session) held() (open, ring int) {
 // until waits for something that is to happen soon.
 func until(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("this did not come true: " + what)
 		}

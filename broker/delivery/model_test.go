@@ -226,7 +226,7 @@ func (m *model) settle(t *rapid.T, u *modelUser) {
 		return
 	}
 	_, last := m.log.Bounds()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for u.peer.session.Cursor() != last || len(u.got()) < len(u.want) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s has %d messages and is at %d, want %d and %d", u.name, len(u.got()), u.peer.session.Cursor(), len(u.want), last)

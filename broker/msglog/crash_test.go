@@ -219,7 +219,7 @@ func note(t *testing.T, line string, acked map[uint64]string, changes *int) {
 // waitFor waits for a condition.
 func waitFor(tb testing.TB, what string, cond func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			tb.Fatalf("timed out waiting until %s", what)
 		}

@@ -8,10 +8,9 @@ import (
 	"strconv"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"mynah/broker/msglog"
 	"mynah/chat"
+	"mynah/internal/leak"
 )
 
 // childEnv tells the test binary that it is a process to be killed: it appends to
@@ -26,7 +25,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	leak.Main(m)
 }
 
 // appendUntilKilled appends batches with several on their way, and changes the
