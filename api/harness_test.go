@@ -14,15 +14,15 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.uber.org/goleak"
 
 	"mynah/api"
 	"mynah/api/accounts"
 	"mynah/authhook"
+	"mynah/internal/leak"
 	"mynah/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // secret signs tokens of "another issuer".
 const secret = "a secret of at least thirty-two bytes"
@@ -202,9 +202,9 @@ func (w *world) exec(sql string, args ...any) {
 // eventually waits until ok is true.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			tb.Fatalf("not within 10 s: %s", what)
+			tb.Fatalf("not within 30 s: %s", what)
 		}
 	}
 }

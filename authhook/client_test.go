@@ -118,14 +118,14 @@ type client struct {
 // dial opens a connection to the broker.
 func (b *broker) dial(tb testing.TB, version byte) *client {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
 	defer cancel()
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", b.addr)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = c.Close() }) // also closed by tests
@@ -165,7 +165,7 @@ func (b *broker) connected(tb testing.TB, version byte, clientID, token string, 
 	select {
 	case cl := <-b.events.sessions:
 		return c, cl
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		tb.Fatal("no session was established")
 		return nil, nil
 	}

@@ -19,12 +19,12 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-	"go.uber.org/goleak"
 
 	"mynah/authhook"
+	"mynah/internal/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // secret is long enough and nobody's.
 var secret = []byte("0123456789abcdef0123456789abcdef")
@@ -119,7 +119,7 @@ func newVerifier(tb testing.TB, cfg authhook.VerifierConfig) *authhook.Verifier 
 // eventually waits until the condition holds and fails after a while.
 func eventually(tb testing.TB, what string, condition func() bool) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

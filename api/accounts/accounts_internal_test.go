@@ -129,7 +129,7 @@ func TestHashingIsBounded(t *testing.T) {
 			}
 		})
 	}
-	for deadline := time.Now().Add(10 * time.Second); len(h.queue) < cap(h.queue); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); len(h.queue) < cap(h.queue); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the queue does not fill")
 		}

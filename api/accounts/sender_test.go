@@ -18,12 +18,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"mynah/api/accounts"
+	"mynah/internal/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 var code = accounts.Code{To: "anna@example.com", Purpose: accounts.PurposeSignIn, Digits: "123456", Expires: time.Now().Add(5 * time.Minute)}
 
@@ -60,7 +59,7 @@ func newSMTP(tb testing.TB, reject map[string]string) *smtpServer {
 
 func (s *smtpServer) serve(c net.Conn) {
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	in := bufio.NewReader(c)
 	say := func(line string) { _, _ = io.WriteString(c, line+"\r\n") }
 	say("220 test ESMTP")

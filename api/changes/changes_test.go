@@ -155,7 +155,7 @@ func TestWhatIsTold(t *testing.T) {
 	} {
 		exec(sql)
 		if want != nil {
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			if _, err := ear.Conn().WaitForNotification(ctx); err != nil {
 				t.Fatalf("%s: nobody is woken: %v", sql, err)
 			}

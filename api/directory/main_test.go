@@ -7,16 +7,18 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.uber.org/goleak"
+	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/api/directory"
 	"mynah/authhook"
 	"mynah/broker"
+	"mynah/internal/leak"
 	"mynah/internal/mqttest"
 	"mynah/internal/pgtest"
+	"mynah/internal/stopwatch"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 var secret = []byte("a secret for tests, 32 bytes or more")
 
@@ -28,6 +30,7 @@ type world struct {
 	dir    *directory.Directory
 	broker *broker.Broker
 	addr   string
+	watch  *stopwatch.Stopwatch
 }
 
 func must(tb testing.TB, err error) {
@@ -40,7 +43,7 @@ func must(tb testing.TB, err error) {
 // newWorld starts all on the database at the address.
 func newWorld(tb testing.TB, url string, configure ...func(*directory.Config)) *world {
 	tb.Helper()
-	w := &world{tb: tb, url: url}
+	w := &world{tb: tb, url: url, watch: stopwatch.New(tb)}
 	w.db = mustPool(tb, url)
 	w.dir = startDirectory(tb, url, configure...)
 	verifier, err := authhook.NewVerifier(authhook.VerifierConfig{Secret: secret})
@@ -51,7 +54,7 @@ func newWorld(tb testing.TB, url string, configure ...func(*directory.Config)) *
 	})
 	must(tb, err)
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
 		defer cancel()
 		must(tb, w.broker.Stop(ctx))
 		verifier.Close()
@@ -89,7 +92,7 @@ func startDirectory(tb testing.TB, url string, configure ...func(*directory.Conf
 
 func stop(tb testing.TB, d *directory.Directory) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
 	defer cancel()
 	must(tb, d.Stop(ctx))
 }
@@ -121,7 +124,8 @@ func (w *world) group(id, join string, members ...string) {
 	w.exec(`INSERT INTO members (grp, account) SELECT $1, m FROM unnest($2::text[]) m`, id, members)
 }
 
-// connect connects somebody with a token.
+// connect connects somebody with a token. Like any client it comes again if it is told that
+// it cannot be checked right now, as when the machine is too busy to ask PostgreSQL in time.
 func (w *world) connect(id string, change ...func(*authhook.TokenClaims)) *mqttest.Client {
 	w.tb.Helper()
 	claims := authhook.TokenClaims{Subject: id, TTL: time.Hour}
@@ -130,7 +134,12 @@ func (w *world) connect(id string, change ...func(*authhook.TokenClaims)) *mqtte
 	}
 	token, err := authhook.Mint(secret, claims)
 	must(w.tb, err)
-	return mqttest.Dial(w.tb, w.addr, mqttest.Options{Version: 5, ClientID: "c", Token: token})
+	for end := time.Now().Add(mqttest.Patience); ; {
+		c := mqttest.Dial(w.tb, w.addr, mqttest.Options{Version: 5, ClientID: "c", Token: token})
+		if c.Connack.ReasonCode != packets.ErrServerUnavailable.Code || time.Now().After(end) {
+			return c
+		}
+	}
 }
 
 // listen connects somebody who is subscribed to the filters.
@@ -152,9 +161,9 @@ func (w *world) operator() *mqttest.Client {
 // eventually waits until ok is true.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(mqttest.Patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			tb.Fatalf("not within 15 s: %s", what)
+			tb.Fatalf("not within %v: %s", mqttest.Patience, what)
 		}
 	}
 }

@@ -14,18 +14,18 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.uber.org/goleak"
 
 	"mynah/api/notice"
 	"mynah/api/pgtx"
 	"mynah/api/social"
 	"mynah/authhook"
 	"mynah/broker"
+	"mynah/internal/leak"
 	"mynah/internal/mqttest"
 	"mynah/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 var secret = []byte("a secret for tests, 32 bytes or more")
 
@@ -51,7 +51,7 @@ func startBroker(tb testing.TB) *broker.Broker {
 	b, err := broker.New(broker.Config{DataDir: tb.TempDir(), MQTTAddr: "127.0.0.1:0", Verifier: verifier})
 	must(tb, err)
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
 		defer cancel()
 		must(tb, b.Stop(ctx))
 		verifier.Close()
@@ -71,7 +71,7 @@ func startRelay(tb testing.TB, db, address string) (r *notice.Relay, stop func()
 	must(tb, err)
 	must(tb, r.Start(context.Background()))
 	stop = func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
 		defer cancel()
 		must(tb, r.Stop(ctx))
 	}
@@ -87,9 +87,9 @@ func count(tb testing.TB, pool *pgxpool.Pool, query string) (n int) {
 
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(mqttest.Patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			tb.Fatalf("not within 15 s: %s", what)
+			tb.Fatalf("not within %v: %s", mqttest.Patience, what)
 		}
 	}
 }

@@ -6,13 +6,13 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.uber.org/goleak"
 
 	"mynah/api/pgtx"
+	"mynah/internal/leak"
 	"mynah/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 func open(tb testing.TB) *pgtx.DB {
 	tb.Helper()
