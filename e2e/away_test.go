@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"mynah/internal/stopwatch"
 )
 
 // outage is how long PostgreSQL is away: longer than the time-outs, keep-alives and pauses
@@ -53,14 +55,15 @@ func TestMinuteWithoutPostgres(t *testing.T) {
 	}
 	alice, bob := connect("alice"), connect("bob")
 	said := 0
+	watch := stopwatch.New(t)
 	talk := func(topic string) {
 		t.Helper()
 		text := fmt.Sprintf("message %d", said)
 		said++
-		began := time.Now()
+		began := watch.Elapsed()
 		bob.pub(t, topic, 1, text)
 		alice.waitText(t, text)
-		if took := time.Since(began); took > 5*time.Second {
+		if took := watch.Since(began); took > 5*time.Second {
 			t.Errorf("%s took %v", text, took)
 		}
 	}

@@ -267,7 +267,7 @@ func TestExpiryAndRenewal(t *testing.T) {
 	// Each its own, made when it is needed: a busy machine may take seconds
 	// between two connections.
 	soon := func() string {
-		return token(t, alice, jwt.MapClaims{"exp": float64(time.Now().Add(5*time.Second).UnixMilli()) / 1e3})
+		return token(t, alice, jwt.MapClaims{"exp": float64(time.Now().Add(6*time.Second).UnixMilli()) / 1e3})
 	}
 
 	js := newJS(t)
@@ -276,8 +276,8 @@ func TestExpiryAndRenewal(t *testing.T) {
 	}
 	old := dial(t, n, "old", soon())
 	renewed := dial(t, n, "renewed", soon())
+	renewed.pub(t, "$mynah/token", 1, token(t, alice)) // while there is time
 	stranger := dial(t, n, "stranger", soon())
-	renewed.pub(t, "$mynah/token", 1, token(t, alice))
 	stranger.Publish("$mynah/token", 1, false, token(t, bob)) // another subject's renews nothing
 
 	e := js.event(t, "disconnect", func(e jsEvent) bool { return e.Event == "disconnect" })

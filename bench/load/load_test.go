@@ -9,7 +9,11 @@ import (
 	"mynah/bench/load"
 	"mynah/bench/stand"
 	"mynah/bench/wire"
+	"mynah/internal/stopwatch"
 )
+
+// patience bounds every wait.
+const patience = 30 * time.Second
 
 func mosquitto(t *testing.T) int {
 	t.Helper()
@@ -22,7 +26,7 @@ func mosquitto(t *testing.T) int {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := p.Stop(10 * time.Second); err != nil {
+		if err := p.Stop(patience); err != nil {
 			t.Error(err)
 		}
 	})
@@ -58,13 +62,21 @@ func TestEverythingArrives(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		must(t, l.RunUntil(l.Ready, 10*time.Second, "connect"))
+		must(t, l.RunUntil(l.Ready, patience, "connect"))
 		p.Burst(1000)
-		must(t, l.RunUntil(p.Settled, 10*time.Second, "burst"))
+		must(t, l.RunUntil(p.Settled, patience, "burst"))
+		watch := stopwatch.New(t)
+		began := time.Now()
 		p.Pace(2000, 0)
-		must(t, l.RunFor(300*time.Millisecond))
+		must(t, l.RunUntil(func() bool { return p.Sent >= 1600 }, patience, "pace"))
 		p.Hold()
-		must(t, l.RunUntil(p.Settled, 10*time.Second, "pace"))
+		if due := 1001 + 2000*time.Since(began).Seconds(); float64(p.Sent) > due {
+			t.Errorf("sent %d messages, %.0f are due", p.Sent, due)
+		}
+		if took := watch.Elapsed(); took > 450*time.Millisecond {
+			t.Errorf("600 messages took %v, want about 300 ms", took)
+		}
+		must(t, l.RunUntil(p.Settled, patience, "acknowledgements"))
 		all := func() bool {
 			for _, s := range subs {
 				if s.Seen < p.Sent {
@@ -73,10 +85,7 @@ func TestEverythingArrives(t *testing.T) {
 			}
 			return true
 		}
-		must(t, l.RunUntil(all, 10*time.Second, "deliveries"))
-		if p.Sent < 1400 || p.Sent > 2000 {
-			t.Errorf("sent %d messages, want about 1,600", p.Sent)
-		}
+		must(t, l.RunUntil(all, patience, "deliveries"))
 		for _, s := range subs {
 			must(t, s.Check(false))
 			if s.Next(7) != p.Sent || uint64(len(s.Latencies)) != p.Sent {
@@ -129,7 +138,7 @@ func TestWrongDeliveriesAreCounted(t *testing.T) {
 				t.Fatal(err)
 			}
 			n := uint64(len(c.payloads))
-			must(t, l.RunUntil(func() bool { return s.Seen+s.Repeated+s.Foreign >= n }, 5*time.Second, "deliveries"))
+			must(t, l.RunUntil(func() bool { return s.Seen+s.Repeated+s.Foreign >= n }, patience, "deliveries"))
 			if s.Lost != c.lost || s.Repeated != c.repeated || s.Disordered != c.disordered || s.Broken != c.broken || s.Foreign != c.foreign {
 				t.Errorf("%+v", s)
 			}

@@ -95,7 +95,7 @@ func TestMosquittoIsStartedMeasuredAndStopped(t *testing.T) {
 	if done, _ := p.Exited(); done {
 		t.Error("it ended")
 	}
-	if err := p.Stop(10 * time.Second); err != nil {
+	if err := p.Stop(30 * time.Second); err != nil {
 		t.Error(err)
 	}
 	if done, _ := p.Exited(); !done {

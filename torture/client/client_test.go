@@ -11,13 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"mynah/bench/wire"
+	"mynah/internal/leak"
 	"mynah/torture/client"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // script is a broker that says what the test tells it to.
 type script struct {
@@ -45,7 +44,7 @@ func (s *script) accept(sessionPresent byte) {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		s.t.Fatal(err)
 	}
 	s.conn, s.r = conn, bufio.NewReader(conn)
@@ -107,7 +106,7 @@ func (r *told) add(format string, args ...any) {
 // wait waits until just these things have been reported.
 func (r *told) wait(t *testing.T, want ...string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		r.mu.Lock()
 		got := slices.Clone(r.lines)
