@@ -83,6 +83,35 @@ func TestIDsInUseCannotBeRegistered(t *testing.T) {
 	}
 }
 
+// Guards against people and groups that no browser can kick, block or look up: it takes
+// . and .. out of addresses.
+func TestIDsThatNoAddressCanHold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	admin := w.token("boss", authhook.RoleAdmin)
+	for _, id := range []string{".", ".."} {
+		w.do(http.MethodPost, "/v1/accounts", "", map[string]any{"id": id, "password": goodPassword}).problem(http.StatusConflict, "conflict")
+		w.do(http.MethodPost, "/v1/devices", admin, map[string]any{"id": id}).problem(http.StatusConflict, "conflict")
+		w.do(http.MethodPost, "/v1/groups", admin, map[string]any{"id": id, "name": "x"}).problem(http.StatusConflict, "conflict")
+	}
+	w.register("...")
+}
+
+// Guards against names that turn the line round in which others see them: whoever
+// registers has no more freedom than whoever changes a name later.
+func TestNamesAreOneLine(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const odd = "\u202eevil\u2028x"
+	w.do(http.MethodPost, "/v1/accounts", "", map[string]any{"id": "eve", "password": goodPassword, "name": odd}).problem(http.StatusUnprocessableEntity, "invalid")
+	var eve person
+	w.do(http.MethodPost, "/v1/accounts", "", map[string]any{"id": "eve", "password": goodPassword, "name": "Eve", "device": odd}).want(http.StatusCreated).into(&eve)
+	w.do(http.MethodPatch, "/v1/me", eve.AccessToken, map[string]any{"name": odd}).problem(http.StatusUnprocessableEntity, "invalid")
+	if got := w.column(`SELECT device FROM sessions WHERE account = 'eve'`); len(got) != 1 || got[0] != "evilx" {
+		t.Errorf("the device is called %q, want what is plain of it", got)
+	}
+}
+
 // The access token is PROTOCOL.md's: the broker takes it.
 func TestAccessTokenIsProtocols(t *testing.T) {
 	t.Parallel()

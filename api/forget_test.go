@@ -18,36 +18,6 @@ import (
 	"mynah/schema"
 )
 
-// meanwhile begins call while the person is locked, as somebody is who is being
-// forgotten, waits until call waits for that, runs the SQL and lets go. It fails the
-// test if call does not wait.
-func (w *world) meanwhile(person, sql string, call func() *reply) *reply {
-	w.tb.Helper()
-	ctx := context.Background()
-	tx, err := w.db.Begin(ctx)
-	must(w.tb, err)
-	defer func() { _ = tx.Rollback(ctx) }() // does nothing once it is committed
-	_, err = tx.Exec(ctx, schema.LockPerson, person)
-	must(w.tb, err)
-	done := make(chan *reply, 1)
-	go func() { done <- call() }()
-	eventually(w.tb, "the call waits for the person's lock", func() bool {
-		select {
-		case r := <-done:
-			w.tb.Fatalf("%s did not wait: status %d: %s", r.what, r.Status, r.Body)
-		default:
-		}
-		var waits bool
-		must(w.tb, w.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
-			AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`).Scan(&waits))
-		return waits
-	})
-	_, err = tx.Exec(ctx, sql)
-	must(w.tb, err)
-	must(w.tb, tx.Commit(ctx))
-	return <-done
-}
-
 // Guards against a group that has no owner, or one who is gone, for ever: it is handed
 // to somebody who is deleting their account at that moment.
 func TestTransferToWhoIsLeaving(t *testing.T) {
@@ -55,9 +25,9 @@ func TestTransferToWhoIsLeaving(t *testing.T) {
 	w := newWorld(t)
 	w.made("g", social.JoinOpen)
 	owner := w.token("owner", authhook.RoleUser)
-	r := w.meanwhile("member", `DELETE FROM members WHERE account = 'member'`, func() *reply {
+	r := w.meanwhile(schema.LockPerson, "member", `DELETE FROM members WHERE account = 'member'`, func() *reply {
 		return w.do(http.MethodPost, "/v1/groups/g/transfer", owner, `{"to":"member"}`)
-	})
+	})[0]
 	r.problem(http.StatusNotFound, "not_found")
 	if got := w.do(http.MethodGet, "/v1/groups/g", owner, nil).want(http.StatusOK).get("me.role"); got != "owner" {
 		t.Errorf("the owner is %q now", got)
@@ -80,9 +50,9 @@ func TestRequestsOfWhoIsLeaving(t *testing.T) {
 	} {
 		id := fmt.Sprintf("leaving%d", i)
 		token := w.token(id, authhook.RoleUser)
-		r := w.meanwhile(id, `UPDATE accounts SET deleted_at = now() WHERE id = '`+id+`'`, func() *reply {
+		r := w.meanwhile(schema.LockPerson, id, `UPDATE accounts SET deleted_at = now() WHERE id = '`+id+`'`, func() *reply {
 			return w.do(http.MethodPost, call.path, token, call.body)
-		})
+		})[0]
 		r.problem(http.StatusUnauthorized, "unauthenticated")
 	}
 	var left int

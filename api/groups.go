@@ -51,6 +51,9 @@ func (a *API) createGroup(ctx context.Context, in *groupInput) (*groupOutput, er
 		// other issuers' tokens speak of.
 		return nil, chat.Refuse(chat.CodeNotAllowed, "Only an admin chooses a group's id. Leave id out.")
 	}
+	if b.ID == "." || b.ID == ".." { // clients take them out of addresses
+		return nil, chat.Refuse(chat.CodeConflict, "This id cannot be had. Choose another.")
+	}
 	if err := validIDs(b.Invite); err != nil {
 		return nil, err
 	}

@@ -48,7 +48,10 @@ func newWorld(tb testing.TB, configure ...func(*api.Config)) *world {
 func newWorldOn(tb testing.TB, database string, configure ...func(*api.Config)) *world {
 	tb.Helper()
 	ctx := context.Background()
-	pool, err := pgxpool.New(ctx, database)
+	config, err := pgxpool.ParseConfig(database)
+	must(tb, err)
+	config.MaxConns = 10 // tests hold some of them
+	pool, err := pgxpool.NewWithConfig(ctx, config)
 	must(tb, err)
 	tb.Cleanup(pool.Close)
 	w := &world{tb: tb, db: pool, log: &logBook{}}

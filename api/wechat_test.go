@@ -45,6 +45,8 @@ func newWeChat(tb testing.TB) *httptest.Server {
 			say(`{"errcode":-1,"errmsg":"system error, rid: 1"}`)
 		case code == "empty":
 			say(`{}`)
+		case code == "nul":
+			say(`{"openid":"o\u0000Anna"}`)
 		case code == "html":
 			say(`<html>gateway</html>`)
 		case code == "gateway":
@@ -99,6 +101,7 @@ func TestSignInWithWeChat(t *testing.T) {
 		"blocked":    {http.StatusForbidden, "not_allowed"},
 		"busy":       {http.StatusServiceUnavailable, "unavailable"},
 		"empty":      {http.StatusBadGateway, "upstream_refused"},
+		"nul":        {http.StatusBadGateway, "upstream_refused"},
 		"html":       {http.StatusServiceUnavailable, "unavailable"},
 		"gateway":    {http.StatusServiceUnavailable, "unavailable"},
 		"redirect":   {http.StatusServiceUnavailable, "unavailable"},

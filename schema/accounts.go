@@ -85,6 +85,12 @@ SELECT $1::text, $2, $3 WHERE NOT EXISTS (SELECT FROM accounts WHERE lower(id) =
   AND NOT EXISTS (SELECT FROM members WHERE account = $1::text)
 ON CONFLICT (id) DO NOTHING`
 
+	// LockAccount keeps account $1 from being deleted, and others that lock it from
+	// going on, until the transaction ends. No row: it is deleted, or never was. It is
+	// a statement of its own, and the first: what comes after it sees what was
+	// committed while it waited.
+	LockAccount = `SELECT id FROM accounts WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE`
+
 	// SelectAccount gives id, kind, name, avatar, ext, find_by_id,
 	// find_by_phone, find_by_mail, created_at of account $1.
 	SelectAccount = `
@@ -123,7 +129,7 @@ WHERE i.provider = 'mail' AND i.subject = $1 AND a.find_by_mail AND a.deleted_at
 	// DeleteAccount takes the name of account $1 away and marks it deleted.
 	DeleteAccount = `
 UPDATE accounts SET deleted_at = now(), updated_at = now(), name = '', avatar = '', ext = '{}', seen_at = NULL,
-    find_by_id = false, find_by_phone = false, find_by_mail = false
+    find_by_id = false, find_by_phone = false, find_by_mail = false, write_policy = NULL, presence_policy = NULL
 WHERE id = $1 AND deleted_at IS NULL`
 
 	// UpdateDisabled disables account $1 ($2 true) or enables it.
@@ -154,12 +160,8 @@ UPDATE identities SET alias = $3 WHERE provider = $1 AND account = $2 AND alias 
 	SelectIdentities = `SELECT provider, subject, created_at FROM identities WHERE account = $1 ORDER BY provider`
 
 	// CountIdentities gives how many identities account $1 has, and how many
-	// of them are of provider $2. It locks the account until the transaction
-	// ends.
-	CountIdentities = `
-WITH locked AS (SELECT id FROM accounts WHERE id = $1 FOR UPDATE)
-SELECT (SELECT count(*) FROM identities WHERE account = (SELECT id FROM locked)),
-       (SELECT count(*) FROM identities WHERE account = $1 AND provider = $2)`
+	// of them are of provider $2. LockAccount comes before it.
+	CountIdentities = `SELECT count(*), count(*) FILTER (WHERE provider = $2) FROM identities WHERE account = $1`
 
 	// DeleteIdentity removes the identity of account $1 at provider $2,
 	// DeleteIdentities all of account $1.

@@ -70,7 +70,7 @@ ORDER BY since DESC, peer DESC LIMIT $5`
 	UpdatePrivacy = `
 UPDATE accounts SET write_policy = CASE WHEN $2::text IS NULL THEN write_policy ELSE nullif($2, '') END,
     presence_policy = CASE WHEN $3::text IS NULL THEN presence_policy ELSE nullif($3, '') END, updated_at = now()
-WHERE id = $1`
+WHERE id = $1 AND deleted_at IS NULL`
 
 	// SelectAcquainted gives those of the ids $2 that are contacts of $1 or in a
 	// common group that is not open (anybody can be in one of those).

@@ -65,23 +65,17 @@ func (s *Service) CreateDevice(ctx context.Context, creator string, spec DeviceS
 	if spec.ID == "" {
 		spec.ID = newID(string(spec.Role[0]))
 	}
-	if isReserved(spec.ID) {
-		return nil, nil, errNoID
-	}
 	var device *Device
 	var credential *Credential
 	err := s.db.Tx(ctx, func(ctx context.Context) error {
 		q := s.db.Q(ctx)
-		inserted, err := q.Exec(ctx, schema.InsertAccount, spec.ID, string(spec.Role), spec.Name)
-		if err != nil {
-			return fmt.Errorf("make device's account: %w", err)
-		}
-		if inserted.RowsAffected() == 0 {
-			return errNoID
+		if err := s.takeID(ctx, spec.ID, string(spec.Role), spec.Name); err != nil {
+			return err
 		}
 		if _, err := q.Exec(ctx, schema.InsertDevice, spec.ID, orNull(spec.Group), spec.Groups, spec.Pub, spec.Sub, creator); err != nil {
 			return fmt.Errorf("make device: %w", err)
 		}
+		var err error
 		if device, err = s.Device(ctx, spec.ID); err != nil {
 			return err
 		}

@@ -215,7 +215,7 @@ func (s *Service) exchange(ctx context.Context, p *oidcProvider, code, nonce, ve
 	if len(id.Audience) > 1 && claims.AuthorizedParty != p.cfg.ClientID || claims.AuthorizedParty != "" && claims.AuthorizedParty != p.cfg.ClientID {
 		return "", "", errors.New("verify ID token: it was issued to another party (azp)")
 	}
-	if id.Subject == "" || len(id.Subject) > maxSubject || strings.ContainsRune(id.Subject, 0) {
+	if id.Subject == "" || !validSubject(id.Subject) {
 		return "", "", errors.New("verify ID token: it has no usable sub")
 	}
 	return id.Subject, cleanName(claims.Name), nil

@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"mynah/api/pgtx"
+	"mynah/api/plain"
+	"mynah/authhook"
 	"mynah/chat"
 	"mynah/schema"
 )
@@ -103,16 +105,8 @@ func (s *Service) EditProfile(ctx context.Context, id string, e Edit) (*Account,
 
 var errExt = chat.Refuse(chat.CodeInvalid, fmt.Sprintf("ext has at most %d bytes, as PostgreSQL writes it.", MaxExt))
 
-// checkName refuses names with control characters, which could break out of the
-// line that they are shown in. Everything else is for the client to escape.
-func checkName(name string) error {
-	if strings.ContainsFunc(name, func(c rune) bool {
-		return c < ' ' || c == 0x7f || c >= 0x80 && c < 0xa0 || c == '\u2028' || c == '\u2029' || c >= '\u202a' && c <= '\u202e' || c >= '\u2066' && c <= '\u2069'
-	}) {
-		return chat.Refuse(chat.CodeInvalid, "A name has no control characters and no marks of writing direction.")
-	}
-	return nil
-}
+// checkName returns nil for a name that others may be shown.
+func checkName(name string) error { return plain.Check("A name", name) }
 
 // CheckAvatar returns nil for "", an https address, and the id of an uploaded
 // file. javascript: and data: addresses must not reach other people's pages.
@@ -214,8 +208,9 @@ func (s *Service) Find(ctx context.Context, viewer, by, key string) (*Profile, e
 }
 
 // Delete deletes the account: its name, identities, devices' credentials and
-// sessions. Its messages stay, with its id, which nobody gets again. hooks run in
-// the same transaction.
+// sessions. Its messages stay, with its id, which nobody gets again. OnDelete runs in
+// the same transaction. What else is under way for the account either comes before it
+// or finds it gone (lock).
 func (s *Service) Delete(ctx context.Context, id string) error {
 	return s.db.Tx(ctx, func(ctx context.Context) error {
 		q := s.db.Q(ctx)
@@ -239,14 +234,27 @@ func (s *Service) Delete(ctx context.Context, id string) error {
 }
 
 // SetDisabled disables or enables an account. A disabled one cannot sign in, its
-// tokens are refused and what it has connected ends.
+// tokens are refused and what it has connected ends. Somebody can be disabled before
+// they come for the first time with a token that others signed; the server's own parts
+// cannot.
 func (s *Service) SetDisabled(ctx context.Context, id string, disabled bool) error {
-	changed, err := s.db.Q(ctx).Exec(ctx, schema.UpdateDisabled, id, disabled)
-	if err != nil {
-		return fmt.Errorf("disable account: %w", err)
+	if id == authhook.SubjectArchiver || id == authhook.SubjectSystem {
+		return chat.Refuse(chat.CodeNotAllowed, "This is a part of the server itself.")
 	}
-	if changed.RowsAffected() == 0 {
-		return chat.Refuse(chat.CodeNotFound, "There is no such account.")
-	}
-	return nil
+	return s.db.Tx(ctx, func(ctx context.Context) error {
+		q := s.db.Q(ctx)
+		if disabled {
+			if _, err := q.Exec(ctx, schema.InsertKnownAccount, id, "user"); err != nil {
+				return fmt.Errorf("make account to disable: %w", err)
+			}
+		}
+		changed, err := q.Exec(ctx, schema.UpdateDisabled, id, disabled)
+		if err != nil {
+			return fmt.Errorf("disable account: %w", err)
+		}
+		if changed.RowsAffected() == 0 {
+			return chat.Refuse(chat.CodeNotFound, "There is no such account.")
+		}
+		return nil
+	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"mynah/api/pgtx"
+	"mynah/api/plain"
 	"mynah/chat"
 	"mynah/schema"
 )
@@ -99,13 +100,11 @@ func normalTarget(channel, to string) (string, error) {
 
 // cleanName makes a provider's name for a person into one that a profile may
 // have, or "".
-func cleanName(s string) string {
-	s = strings.Join(strings.FieldsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f || c == utf8.RuneError }), "")
-	s = strings.TrimSpace(s)
-	if runes := []rune(s); len(runes) > MaxName {
-		s = string(runes[:MaxName])
-	}
-	return s
+func cleanName(s string) string { return plain.Clean(s, MaxName) }
+
+// validSubject reports whether a provider's name for an identity can be stored.
+func validSubject(s string) bool {
+	return len(s) <= maxSubject && utf8.ValidString(s) && !strings.ContainsRune(s, 0)
 }
 
 // account returns the account of the identity, or "" if it has none, and whether
@@ -166,6 +165,8 @@ func (s *Service) signIn(ctx context.Context, p Proof, from Client) (tokens *Tok
 		return nil, false, err
 	case disabled:
 		return nil, false, errDisabled
+	case id == "" && p.Provider == ProviderPassword:
+		return nil, false, errProof // deleted since the password was checked
 	case id == "" && s.cfg.Registration == RegisterClosed:
 		return nil, false, errClosed
 	case id == "":
@@ -176,7 +177,15 @@ func (s *Service) signIn(ctx context.Context, p Proof, from Client) (tokens *Tok
 		if err := s.insertIdentity(ctx, id, p, ""); err != nil {
 			return nil, false, err
 		}
-	case p.Alias != "":
+	default:
+		if err := s.lock(ctx, id); err != nil {
+			if errors.Is(err, errRefused) {
+				err = errProof
+			}
+			return nil, false, err
+		}
+	}
+	if !created && p.Alias != "" {
 		// The mini-program may have been bound to an open platform since, or
 		// the person comes from a second one.
 		if _, err := s.db.Q(ctx).Exec(ctx, schema.UpdateIdentityAlias, p.Provider, id, p.Alias); err != nil {
@@ -199,7 +208,7 @@ func (s *Service) Register(ctx context.Context, id, password, name string, from 
 	case id != "" && !chat.ValidID(id):
 		return nil, errID
 	}
-	if err := checkPassword(password, id); err != nil {
+	if err := errors.Join(checkPassword(password, id), checkName(name)); err != nil {
 		return nil, err
 	}
 	hash, err := s.hasher.hash(ctx, password)
@@ -227,23 +236,50 @@ func (s *Service) insertAccount(ctx context.Context, id, name string) (string, e
 	if id == "" {
 		id = newID("u")
 	}
+	return id, s.takeID(ctx, id, "user", cleanName(name))
+}
+
+// takeID makes an account with the id, as part of the context's transaction, unless
+// the id, in whatever case, is or was in use.
+func (s *Service) takeID(ctx context.Context, id, kind, name string) error {
 	if isReserved(id) {
-		return "", errNoID
+		return errNoID
 	}
-	inserted, err := s.db.Q(ctx).Exec(ctx, schema.InsertAccount, id, "user", cleanName(name))
+	q := s.db.Q(ctx)
+	if _, err := q.Exec(ctx, schema.LockID, id); err != nil {
+		return fmt.Errorf("lock id: %w", err)
+	}
+	inserted, err := q.Exec(ctx, schema.InsertAccount, id, kind, name)
 	if err != nil {
-		return "", fmt.Errorf("make account: %w", err)
+		return fmt.Errorf("make account: %w", err)
 	}
 	if inserted.RowsAffected() == 0 {
-		return "", errNoID
+		return errNoID
 	}
-	return id, nil
+	return nil
+}
+
+// lock keeps the account from being deleted until the context's transaction ends, and
+// refuses if it has been: a request that was let in before must not leave a password or
+// a phone number behind.
+func (s *Service) lock(ctx context.Context, account string) error {
+	err := s.db.Q(ctx).QueryRow(ctx, schema.LockAccount, account).Scan(&account)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return errRefused
+	}
+	if err != nil {
+		return fmt.Errorf("lock account: %w", err)
+	}
+	return nil
 }
 
 // newID returns an id of 80 random bits after the kind's letter.
 func newID(kind string) string { return kind + strings.ToLower(rand.Text()[:16]) }
 
 func isReserved(id string) bool {
+	if id == "." || id == ".." { // clients take them out of addresses: RFC 3986 section 5.2.4
+		return true
+	}
 	for _, r := range reserved {
 		if strings.EqualFold(id, r) {
 			return true
@@ -271,8 +307,18 @@ func (s *Service) CheckPassword(ctx context.Context, id, password string, from C
 		return Proof{}, err
 	}
 	if err := s.limits.passwordAll.Allow(id); err != nil {
+		s.limits.passwordHere.Forgive(here) // it was not tried
 		return Proof{}, err
 	}
+	// Only wrong ones count, and not those that could not be looked at: people would
+	// be shut out after an outage, when all sign in again.
+	wrong := false
+	defer func() {
+		if !wrong {
+			s.limits.passwordHere.Forgive(here)
+			s.limits.passwordAll.Forgive(id)
+		}
+	}()
 	hash := ""
 	err := s.db.Q(ctx).QueryRow(ctx, schema.SelectPassword, id).Scan(&hash)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
@@ -286,11 +332,9 @@ func (s *Service) CheckPassword(ctx context.Context, id, password string, from C
 		return Proof{}, err
 	}
 	if !ok {
+		wrong = true
 		return Proof{}, errProof
 	}
-	// Only wrong ones count.
-	s.limits.passwordHere.Forgive(here)
-	s.limits.passwordAll.Forgive(id)
 	return Proof{Provider: ProviderPassword, Subject: id}, nil
 }
 
@@ -330,6 +374,9 @@ func (s *Service) Link(ctx context.Context, account string, p Proof) error {
 				return err
 			}
 		}
+		if err := s.lock(ctx, account); err != nil {
+			return err
+		}
 		owner, _, err := s.account(ctx, p)
 		switch {
 		case err != nil:
@@ -352,9 +399,11 @@ func (s *Service) Link(ctx context.Context, account string, p Proof) error {
 // person could not sign in any more.
 func (s *Service) Unlink(ctx context.Context, account, provider string) error {
 	return s.db.Tx(ctx, func(ctx context.Context) error {
+		// Two removals at once must not remove the last two.
+		if err := s.lock(ctx, account); err != nil {
+			return err
+		}
 		var all, this int
-		// The row of the account is locked, so that two removals at once do
-		// not remove the last two.
 		if err := s.db.Q(ctx).QueryRow(ctx, schema.CountIdentities, account, provider).Scan(&all, &this); err != nil {
 			return fmt.Errorf("count identities: %w", err)
 		}
@@ -386,6 +435,9 @@ func (s *Service) SetPassword(ctx context.Context, account, password, keep strin
 }
 
 func (s *Service) setPassword(ctx context.Context, account, hash, keep string) error {
+	if err := s.lock(ctx, account); err != nil {
+		return err
+	}
 	q := s.db.Q(ctx)
 	if _, err := q.Exec(ctx, schema.UpsertHash, account, hash); err != nil {
 		return fmt.Errorf("set password: %w", err)

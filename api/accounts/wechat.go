@@ -85,7 +85,7 @@ func (s *Service) CheckWeChat(ctx context.Context, code string) (Proof, error) {
 		s.log.LogAttrs(ctx, slog.LevelError, "wechat refuses this server", slog.Int("errcode", answer.ErrCode), slog.String("errmsg", answer.ErrMsg))
 		return Proof{}, errUpstreamOdd
 	}
-	if answer.OpenID == "" || len(answer.OpenID) > maxSubject || len(answer.UnionID) > maxSubject {
+	if answer.OpenID == "" || !validSubject(answer.OpenID) || !validSubject(answer.UnionID) {
 		s.log.LogAttrs(ctx, slog.LevelError, "wechat answered without an openid")
 		return Proof{}, errUpstreamOdd
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"mynah/api/plain"
 	"mynah/chat"
 	"mynah/schema"
 )
@@ -76,7 +77,7 @@ func (s *Service) withPeer(ctx context.Context, me, peer string, action ContactA
 // contacts now and it returns true. Whether the peer exists, or has blocked the
 // person, is not told: the request is noted for the person all the same.
 func (s *Service) Ask(ctx context.Context, me, peer, note string) (contacts bool, err error) {
-	if err := checkLine("A note", note); err != nil {
+	if err := plain.Check("A note", note); err != nil {
 		return false, err
 	}
 	err = s.withPeer(ctx, me, peer, Ask, func(ctx context.Context, r Relation, blocked bool) error {
@@ -169,7 +170,7 @@ func (s *Service) EndRequest(ctx context.Context, me, peer string) error {
 
 // SetRemark sets what the person calls a contact.
 func (s *Service) SetRemark(ctx context.Context, me, peer, remark string) (f *Friend, err error) {
-	if err := checkLine("A remark", remark); err != nil {
+	if err := plain.Check("A remark", remark); err != nil {
 		return nil, err
 	}
 	err = s.withPeer(ctx, me, peer, Remark, func(ctx context.Context, _ Relation, _ bool) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"mynah/api/plain"
 	"mynah/chat"
 	"mynah/schema"
 )
@@ -191,11 +192,11 @@ func checkGroup(name, announcement string, ext json.RawMessage) error {
 	}
 	// An announcement may have lines; a name is one.
 	for line := range strings.SplitSeq(strings.ReplaceAll(announcement, "\t", " "), "\n") {
-		if err := checkLine("An announcement", strings.TrimSuffix(line, "\r")); err != nil {
+		if err := plain.Check("An announcement", strings.TrimSuffix(line, "\r")); err != nil {
 			return err
 		}
 	}
-	return checkLine("A name", name)
+	return plain.Check("A name", name)
 }
 
 // Create makes a group that the actor owns.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"mynah/api/plain"
 	"mynah/chat"
 	"mynah/schema"
 )
@@ -25,7 +26,7 @@ const (
 
 // Join makes the actor a member, or asks for approval with the note.
 func (s *Service) Join(ctx context.Context, a Actor, group, note string) (o Outcome, err error) {
-	if err := checkLine("A note", note); err != nil {
+	if err := plain.Check("A note", note); err != nil {
 		return "", err
 	}
 	a.Operator = false // one joins as anybody does

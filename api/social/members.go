@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"mynah/api/plain"
 	"mynah/chat"
 	"mynah/schema"
 )
@@ -81,7 +82,7 @@ type MemberEdit struct {
 // table allows.
 func (s *Service) EditMember(ctx context.Context, a Actor, group, id string, e MemberEdit) (p *Person, err error) {
 	if e.Nickname != nil {
-		if err := checkLine("A nickname", *e.Nickname); err != nil {
+		if err := plain.Check("A nickname", *e.Nickname); err != nil {
 			return nil, err
 		}
 	}
@@ -249,7 +250,7 @@ type Ban struct {
 // Ban removes somebody and keeps them out, whatever their token says. Somebody who
 // is no member can be banned, too.
 func (s *Service) Ban(ctx context.Context, a Actor, group, id, reason string) error {
-	if err := checkLine("A reason", reason); err != nil {
+	if err := plain.Check("A reason", reason); err != nil {
 		return err
 	}
 	return s.change(ctx, a, group, ManageBans, []string{id}, func(ctx context.Context, st *standing) error {

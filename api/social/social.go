@@ -27,7 +27,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -244,15 +243,4 @@ func (s *Service) Acquainted(ctx context.Context, viewer string, ids []string) (
 		found[id] = true
 	}
 	return found, nil
-}
-
-// checkLine refuses text with control characters and marks of writing direction,
-// which could break out of the line that it is shown in.
-func checkLine(what, text string) error {
-	if strings.ContainsFunc(text, func(c rune) bool {
-		return c < ' ' || c >= 0x7f && c < 0xa0 || c == '\u2028' || c == '\u2029' || c >= '\u202a' && c <= '\u202e' || c >= '\u2066' && c <= '\u2069'
-	}) {
-		return chat.Refuse(chat.CodeInvalid, what+" has no control characters and no marks of writing direction.")
-	}
-	return nil
 }
