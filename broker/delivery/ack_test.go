@@ -53,6 +53,42 @@ func TestWrongAcknowledgement(t *testing.T) {
 	}
 }
 
+// A PUBCOMP that says that the client knows nothing of the exchange ends it, however far it
+// had got.
+func TestRefusedPubcomp(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	p := r.mute(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}, delivery.Subscription{Filter: "user/alice", QoS: 2})
+	rec := r.publish(2, "bob", "user/alice")[0]
+	waitFor(t, "the message", func() bool { return p.count() == 1 })
+	p.session.Acknowledged(p.out, 7, p.arrivals()[0].id, true)
+	if c := p.session.Cursor(); c != rec.Seq {
+		t.Errorf("the cursor is %d, want %d", c, rec.Seq)
+	}
+}
+
+// What a connection says after another has taken over is not heard: the message is under way
+// on the other by then, and may be lost with it.
+func TestAcknowledgedAfterTakeover(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
+	old := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1})
+	rec := r.publish(1, "bob", "user/alice")[0]
+	waitFor(t, "the message", func() bool { return old.count() == 1 })
+	id := old.arrivals()[0].id
+	fresh := r.mute(a)
+	waitFor(t, "the message again", func() bool { return fresh.count() == 1 })
+	old.session.Acknowledged(old.out, 4, id, false)
+	if c := fresh.session.Cursor(); c >= rec.Seq {
+		t.Errorf("the cursor is %d, and %d is not acknowledged", c, rec.Seq)
+	}
+	fresh.session.Acknowledged(fresh.out, 4, id, false)
+	if c := fresh.session.Cursor(); c != rec.Seq {
+		t.Errorf("the cursor is %d, want %d", c, rec.Seq)
+	}
+}
+
 // PUBREL is sent when it is on disk that the message has arrived, not before, since the
 // client forgets the packet id with it.
 func TestPubrelWaitsForTheDisk(t *testing.T) {

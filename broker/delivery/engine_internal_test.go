@@ -190,3 +190,29 @@ func TestLiveBehindWhatHasBegun(t *testing.T) {
 		t.Errorf("the sessions have %d, %d and %d messages, want one each", open(passed), open(served), open(next))
 	}
 }
+
+// A client that has acknowledged half of its window gets more at once, and not only when it is
+// looked next who has room: a fast one would have to wait 20 times a second.
+func TestHalfAWindowIsRefilledAtOnce(t *testing.T) {
+	t.Parallel()
+	e := mustNew(t, Config{Window: 100}) // not started, so nobody looks
+	s, _ := mustJoin(t, e, "alice", 1, 0)
+	until(t, "the session is live", s.Live)
+	for range 200 {
+		mustPublish(t, e, 1)
+	}
+	full := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.win.open == 100 && !s.pumping
+	}
+	until(t, "a full window", full)
+	for id := range uint16(49) {
+		s.Acknowledged(s.Attached(), typePuback, id+1, false)
+	}
+	if full() {
+		t.Error("more was sent before half of the window was free, a few messages at a time")
+	}
+	s.Acknowledged(s.Attached(), typePuback, 50, false)
+	until(t, "a full window again", full)
+}

@@ -40,6 +40,27 @@ func TestAcknowledgedBeforeSent(t *testing.T) {
 	hostile.Wait()
 }
 
+// The same without chance: the refusal comes while the packet id is being stored, and the
+// message goes out as if nothing had been said.
+func TestRefusedWhileItIsStored(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	g := &gated{Log: r.log}
+	r.cfg.Log = g
+	r.restart()
+	p := r.mute(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 2})
+	g.mu.Lock()
+	before := g.asked.Load()
+	rec := r.publish(2, "bob", "user/alice")[0]
+	waitFor(t, "the packet id is about to be stored", func() bool { return g.asked.Load() > before })
+	p.session.Acknowledged(p.out, 5, 1, true)
+	g.mu.Unlock()
+	waitFor(t, "the message", func() bool { return p.count() == 1 })
+	if c := p.session.Cursor(); c >= rec.Seq || p.arrivals()[0].id != 1 {
+		t.Errorf("the cursor is %d, and %d has not been acknowledged: %+v", c, rec.Seq, p.arrivals())
+	}
+}
+
 // A client that comes and goes while its session sends again what was unacknowledged does
 // no harm, whenever it goes. The race detector and the absence of a crash are the judges.
 func TestGoneWhileResending(t *testing.T) {

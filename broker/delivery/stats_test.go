@@ -66,3 +66,28 @@ func TestDeliveriesAreCountedOnce(t *testing.T) {
 	waitFor(t, "the messages of other topics", func() bool { return back.count() == 42 })
 	counted("messages of other topics", 2)
 }
+
+// What could not be sent on the connection that it was meant for counts when it is sent for
+// the first time, though that is as if it were sent again.
+func TestDeliveryOfALaterConnectionIsCounted(t *testing.T) {
+	t.Parallel()
+	r, store := mustStubRig(t)
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
+	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2})
+	waitFor(t, "the session is live", p.session.Live)
+	store.fail.Store(true)
+	r.publish(2, "bob", "user/alice")
+	<-p.ended // its packet id cannot be stored
+	store.fail.Store(false)
+	if n := r.engine.Stats().Deliveries.Load(); n != 0 {
+		t.Errorf("%d deliveries before anything was sent", n)
+	}
+	for range 2 {
+		p.offline(time.Hour)
+		p = r.mute(a)
+		waitFor(t, "the message", func() bool { return p.count() == 1 && p.session.Live() })
+		if n := r.engine.Stats().Deliveries.Load(); n != 1 {
+			t.Errorf("%d deliveries, want 1", n)
+		}
+	}
+}
