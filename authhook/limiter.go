@@ -15,7 +15,8 @@ import (
 // LimiterConfig bounds how much one client may ask for. Zero means the default.
 type LimiterConfig struct {
 	// PublishRate is how many messages a subject may publish per second, over
-	// all of its connections and on average; default 0, which is no limit.
+	// all of its connections and on average; default 0, which is no limit. Who
+	// publishes faster is slowed down: see Limiter.Publish.
 	PublishRate float64
 	// PublishBurst is how many it may publish at once; default twice the
 	// rate, at least 1.
@@ -69,20 +70,28 @@ func NewLimiter(cfg LimiterConfig) *Limiter {
 
 var refusedPublishRate = chat.Refuse(chat.CodeRateLimited, "you are sending too fast; wait a moment")
 
-// AllowPublish counts one publish of the identity's subject. It returns a
-// *chat.Error with CodeRateLimited if that is one too many. Roles that speak for
-// the server (service, archiver, admin) are not limited.
-func (l *Limiter) AllowPublish(id *Identity) error {
+// publishPatience is how long a publish may have to wait for its turn. A single
+// connection, which has one publish waiting at most, is never refused at a rate of one
+// message in that time, or more.
+const publishPatience = 5 * time.Second
+
+// Publish counts one publish of the identity's subject. It returns how long the
+// publish has to wait so that the subject keeps to its rate: 0 mostly. If that is longer
+// than 5 s, since many of the subject's connections wait already or since the rate is
+// very low, it counts nothing and returns a *chat.Error with CodeRateLimited. Roles that
+// speak for the server (service, archiver, admin) are not limited.
+func (l *Limiter) Publish(id *Identity) (wait time.Duration, err error) {
 	if l == nil || l.publish == nil || id == nil {
-		return nil
+		return 0, nil
 	}
 	if r := id.rights(); r != nil && r.unlimited {
-		return nil
+		return 0, nil
 	}
-	if !l.publish.take(id.Subject) {
-		return refusedPublishRate
+	wait, ok := l.publish.reserve(id.Subject, publishPatience)
+	if !ok {
+		return 0, refusedPublishRate
 	}
-	return nil
+	return wait, nil
 }
 
 // AllowConnect reports whether the remote address ("ip:port" or "ip") may try a
@@ -170,6 +179,13 @@ func (b *buckets) shard(key string) *bucketShard {
 
 // take takes one from the key's bucket and reports whether there was one.
 func (b *buckets) take(key string) bool {
+	_, ok := b.reserve(key, 0)
+	return ok
+}
+
+// reserve takes one from the key's bucket that is there or will be within patience. It
+// returns when, and false if it has taken none.
+func (b *buckets) reserve(key string, patience time.Duration) (wait time.Duration, ok bool) {
 	s, now := b.shard(key), b.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,7 +195,12 @@ func (b *buckets) take(key string) bool {
 		l = rate.NewLimiter(b.rate, b.burst)
 		s.held[key] = l
 	}
-	return l.AllowN(now, 1)
+	r := l.ReserveN(now, 1)
+	if wait = r.DelayFrom(now); wait > patience {
+		r.CancelAt(now)
+		return 0, false
+	}
+	return wait, true
 }
 
 // peek reports whether there is one in the key's bucket.

@@ -10,42 +10,58 @@ import (
 	"mynah/chat"
 )
 
+// TestPublishRate guards the rate: a burst goes at once, then one after the other
+// waits for its turn, and who would have to wait for too long is refused without
+// making those after him wait any longer.
 func TestPublishRate(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_800_000_000, 0)
 	l := authhook.NewLimiter(authhook.LimiterConfig{PublishRate: 2, PublishBurst: 3, Now: func() time.Time { return now }})
-	user := &authhook.Identity{Subject: "alice", Role: authhook.RoleUser}
-	sent := func(id *authhook.Identity) (n int) {
-		for range 10 {
-			err := l.AllowPublish(id)
+	// publish returns the waits of so many publishes at the same time, and how many
+	// more were refused.
+	publish := func(id *authhook.Identity, n int) (waits []time.Duration, refused int) {
+		for range n {
+			wait, err := l.Publish(id)
 			if err == nil {
-				n++
+				waits = append(waits, wait)
 				continue
 			}
-			if refusal, ok := errors.AsType[*chat.Error](err); !ok || refusal.Code != chat.CodeRateLimited {
-				t.Fatalf("got %v", err)
+			if refusal, ok := errors.AsType[*chat.Error](err); !ok || refusal.Code != chat.CodeRateLimited || wait != 0 {
+				t.Fatalf("got %v, %v", wait, err)
 			}
+			refused++
 		}
-		return n
+		return waits, refused
 	}
-	if n := sent(user); n != 3 {
-		t.Errorf("a burst of %d", n)
+	user := &authhook.Identity{Subject: "alice", Role: authhook.RoleUser}
+	waits, refused := publish(user, 20)
+	if len(waits) != 13 || refused != 7 { // the burst, and ten in the five seconds after it
+		t.Fatalf("waits of %v, and %d refused", waits, refused)
 	}
-	if n := sent(&authhook.Identity{Subject: "bob", Role: authhook.RoleUser}); n != 3 {
-		t.Errorf("bob pays for alice: %d", n)
+	for i, wait := range waits {
+		if want := time.Duration(max(0, i-2)) * time.Second / 2; wait != want {
+			t.Errorf("publish %d waits for %v, want %v", i, wait, want)
+		}
+	}
+	if waits, refused := publish(&authhook.Identity{Subject: "bob", Role: authhook.RoleUser}, 3); refused != 0 || waits[2] != 0 {
+		t.Errorf("bob pays for alice: waits of %v, and %d refused", waits, refused)
 	}
 	now = now.Add(time.Second)
-	if n := sent(user); n != 2 {
-		t.Errorf("%d in a second", n)
+	if waits, refused := publish(user, 3); len(waits) != 2 || refused != 1 || waits[1] != 5*time.Second {
+		t.Errorf("a second later: waits of %v, and %d refused", waits, refused)
 	}
-	if n := sent(&authhook.Identity{Subject: "alice", Role: authhook.RoleService}); n != 10 {
-		t.Errorf("a service was limited to %d", n)
+	now = now.Add(time.Hour)
+	if waits, _ := publish(user, 4); waits[2] != 0 || waits[3] != time.Second/2 {
+		t.Errorf("an hour later: waits of %v", waits)
+	}
+	if waits, _ := publish(&authhook.Identity{Subject: "alice", Role: authhook.RoleService}, 100); len(waits) != 100 || waits[99] != 0 {
+		t.Errorf("a service was limited: waits of %v", waits)
 	}
 	// Off by default, and a nil limiter limits nothing.
 	for _, l := range []*authhook.Limiter{nil, authhook.NewLimiter(authhook.LimiterConfig{})} {
 		for range 10_000 {
-			if err := l.AllowPublish(user); err != nil {
-				t.Fatal(err)
+			if wait, err := l.Publish(user); wait != 0 || err != nil {
+				t.Fatal(wait, err)
 			}
 		}
 	}
@@ -109,7 +125,7 @@ func TestLimiterIsBounded(t *testing.T) {
 	l := authhook.NewLimiter(authhook.LimiterConfig{PublishRate: 1, Entries: 160, Now: func() time.Time { return now }})
 	for i := range 5000 {
 		l.Failed(fmt.Sprintf("10.0.%d.%d:1", i/256, i%256))
-		_ = l.AllowPublish(&authhook.Identity{Subject: fmt.Sprintf("u%d", i), Role: authhook.RoleUser}) // counted, that is all
+		_, _ = l.Publish(&authhook.Identity{Subject: fmt.Sprintf("u%d", i), Role: authhook.RoleUser}) // counted, that is all
 		now = now.Add(time.Millisecond)
 	}
 	if subjects, addresses := l.Size(); subjects > 160 || addresses > 160 {
@@ -117,12 +133,12 @@ func TestLimiterIsBounded(t *testing.T) {
 	}
 }
 
-func BenchmarkAllowPublish(b *testing.B) {
+func BenchmarkPublish(b *testing.B) {
 	l := authhook.NewLimiter(authhook.LimiterConfig{PublishRate: 1e9, PublishBurst: 1e9})
 	id := &authhook.Identity{Subject: "alice", Role: authhook.RoleUser}
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := l.AllowPublish(id); err != nil {
+		if _, err := l.Publish(id); err != nil {
 			b.Fatal(err)
 		}
 	}

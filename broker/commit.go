@@ -118,7 +118,11 @@ func reasonOf(refusal *chat.Error) packets.Code {
 // acknowledgement, must be disconnected instead of being told that all is well: the
 // message itself is good and it is to try again.
 func retriable(refusal *chat.Error) bool {
-	return refusal.Code == chat.CodeLogFull || refusal.Code == chat.CodeUnavailable
+	switch refusal.Code {
+	case chat.CodeLogFull, chat.CodeUnavailable, chat.CodeRateLimited:
+		return true
+	}
+	return false
 }
 
 // MQTT 5 properties of PUBACK and PUBREC (3.4.2.2).

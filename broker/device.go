@@ -139,3 +139,7 @@ func (p *pace) due(now time.Time) bool { return p.tracked && now.Sub(p.at) >= se
 func (p *pace) heard(now time.Time, last uint64) {
 	p.settled, p.upTo, p.at = p.upTo, last, now
 }
+
+// paused says that the device was not listened to until now. What is read next it may have
+// sent before it could receive what has been written meanwhile.
+func (p *pace) paused(now time.Time) { p.at = now }

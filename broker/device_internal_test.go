@@ -33,6 +33,16 @@ func TestPaceSettles(t *testing.T) {
 	if (&pace{}).due(now) {
 		t.Error("a connection that has published nothing is followed")
 	}
+	// While it is slowed down, what is read may have been sent long before.
+	for range 5 {
+		if now = now.Add(4 * time.Second); p.due(now) {
+			t.Error("a device is heard of by what was not read in time")
+		}
+		p.paused(now)
+	}
+	if !p.due(now.Add(settling)) {
+		t.Error("a device that was slowed down once is never heard of again")
+	}
 }
 
 // What is remembered of devices is bounded, and forgetting one takes nothing for new that

@@ -13,6 +13,7 @@ type metrics struct {
 	messages prometheus.Counter
 	batches  prometheus.Histogram
 	refusals *prometheus.CounterVec
+	slowed   prometheus.Counter
 	byCode   map[chat.Code]prometheus.Counter
 }
 
@@ -28,6 +29,9 @@ func newMetrics(r prometheus.Registerer, b *Broker) *metrics {
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mynah_refused_publishes_total", Help: "Publishes refused, by code.",
 		}, []string{"code"}),
+		slowed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "mynah_slowed_publishes_total", Help: "Publishes that had to wait, since their sender was above the publish rate.",
+		}),
 		byCode: map[chat.Code]prometheus.Counter{},
 	}
 	for code := range reasons {
@@ -42,7 +46,7 @@ func newMetrics(r prometheus.Registerer, b *Broker) *metrics {
 	}
 	stats := b.engine.Stats()
 	collectors := []prometheus.Collector{
-		m.messages, m.batches, m.refusals, b.doors,
+		m.messages, m.batches, m.refusals, m.slowed, b.doors,
 		gauge("mynah_connections", "Open connections.", func() float64 { return float64(b.connected.Load()) }),
 		gauge("mynah_online_subjects", "Subjects with a connection.", func() float64 { return float64(b.presence.online()) }),
 		gauge("mynah_sessions", "Sessions, connected or not.", func() float64 { return float64(b.engine.Count()) }),

@@ -39,6 +39,9 @@ func (b *Broker) publish(c *conn, m *published) {
 		return // the token has ended and with it, in a moment, the connection
 	}
 	kind, err := b.admit(id, m.topic)
+	if err == nil {
+		err = b.slowDown(c, id)
+	}
 	if err != nil && (m.dup || m.qos == 2) && (kind == chat.KindUser || kind == chat.KindGroup) {
 		// It comes too fast, but it may be stored already. A client that is told
 		// no would publish it again as new, and it would be there twice.
@@ -91,8 +94,8 @@ func (b *Broker) recognise(c *conn, r *msglog.Record) {
 	}
 }
 
-// admit reports what a topic is, and why the holder of the token may not publish to it at
-// all, for which the kind is KindReserved, or not so fast.
+// admit reports what a topic is, and why the holder of the token may not publish to it,
+// for which the kind is KindReserved.
 func (b *Broker) admit(id *authhook.Identity, topic string) (chat.Kind, error) {
 	if strings.ContainsAny(topic, "+#") {
 		return chat.KindReserved, chat.Refuse(chat.CodeBadTopic, "a message is published to one topic, without wildcards")
@@ -105,7 +108,27 @@ func (b *Broker) admit(id *authhook.Identity, topic string) (chat.Kind, error) {
 	if err := b.policy.CanPublish(ctx, id, topic); err != nil {
 		return chat.KindReserved, err
 	}
-	return chat.ParseTopic(topic).Kind, b.cfg.Limiter.AllowPublish(id)
+	return chat.ParseTopic(topic).Kind, nil
+}
+
+// slowDown counts a publish. If its sender is above the rate, it lets some time pass in
+// which nothing is read from the connection; nobody else waits. It returns an error if
+// that would take too long.
+func (b *Broker) slowDown(c *conn, id *authhook.Identity) error {
+	wait, err := b.cfg.Limiter.Publish(id)
+	if wait == 0 {
+		return err
+	}
+	b.metrics.slowed.Inc()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-b.ctx.Done():
+	}
+	c.pace.paused(time.Now())
+	b.extend(c) // whatever the client has sent meanwhile waits to be read
+	return nil
 }
 
 // record parses a message for the log. It returns the message's mid also with an error,

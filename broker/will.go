@@ -184,6 +184,9 @@ func (b *Broker) publishWill(id *authhook.Identity, c *conn) {
 	w := c.will
 	kind, err := b.admit(id, w.topic)
 	if err == nil {
+		_, err = b.cfg.Limiter.Publish(id) // who is gone cannot be slowed down
+	}
+	if err == nil {
 		switch kind {
 		case chat.KindPlain:
 			b.plain.publish(newPlain(w.topic, w.payload, w.qos, w.retain, w.props), c.session.Key)

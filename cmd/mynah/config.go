@@ -60,7 +60,7 @@ type Doors struct {
 
 	ProxyProtocol  bool    `help:"MQTT connections from --trusted-proxy begin with a PROXY header, as HAProxy and load balancers send it."`
 	MaxConnections int     `default:"0" placeholder:"N" help:"Most connections at once; 0 for no limit but the system's."`
-	PublishRate    float64 `default:"0" placeholder:"N" help:"Most messages a second from one person, on average, twice that at once; 0 for no limit."`
+	PublishRate    float64 `default:"0" placeholder:"N" help:"Most messages a second from one person, on average, twice that at once; who sends faster is read from more slowly. 0 for no limit."`
 
 	MaxPayload    int           `default:"65536" placeholder:"BYTES" help:"Largest payload that a client may publish."`
 	MaxDepth      int           `default:"32" placeholder:"N" help:"Deepest nesting of JSON in a payload."`
