@@ -371,6 +371,47 @@ SELECT concat_ws(' ', coalesce(seq, 0), topic, coalesce(sqlstate, '-'), attempts
 	}
 }
 
+// Guards against columns of the user's own, which the table invites to add, that turn
+// messages into dead letters: those with a default by way of the staging table, which
+// lacked it, and that retrying went through as well; those without one for every message.
+func TestColumnsOfTheUser(t *testing.T) {
+	t.Parallel()
+	broker := newFakeBroker(t)
+	address := pgtest.New(t)
+	pool := mustPool(t, address)
+	mustExec(t, pool, `ALTER TABLE messages ADD COLUMN extra text NOT NULL DEFAULT 'x', ADD COLUMN id bigserial`)
+	all := chatter(1, 300)
+	a := mustStart(t, broker, address)
+	broker.publish(all[:100]...)
+	archived(t, broker, pool, all[:100])
+	// They come again, as after a crash, and so the staging table is used.
+	broker.mu.Lock()
+	broker.log = append(broker.log, all[:10]...)
+	broker.mu.Unlock()
+	broker.publish(all[100:200]...)
+	archived(t, broker, pool, all[:200])
+
+	// What cannot be stored at all waits until the operator has mended the table.
+	mustExec(t, pool, `ALTER TABLE messages ADD COLUMN mine text; UPDATE messages SET mine = ''; ALTER TABLE messages ALTER mine SET NOT NULL`)
+	broker.publish(all[200:]...)
+	eventually(t, "PostgreSQL takes none of them", func() error {
+		if a.Lag().Database {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	mustExec(t, pool, `ALTER TABLE messages ALTER mine SET DEFAULT ''`)
+	archived(t, broker, pool, all)
+	if n := mustQuery[int64](t, pool, `SELECT count(*) FROM dead_letters`)[0]; n != 0 {
+		t.Errorf("%d dead letters, want none", n)
+	}
+
+	mustExec(t, pool, `INSERT INTO dead_letters (seq, topic, payload, reason) VALUES (301, 'group/a', $1, 'test')`, say(301, "alice", "group/a", "late").payload)
+	if _, stored, failed, err := archiver.RetryDeadLetters(t.Context(), pool); err != nil || stored != 1 || failed != 0 {
+		t.Errorf("retry: %d stored, %d failed, %v", stored, failed, err)
+	}
+}
+
 // Guards against a stop that loses the last batch or does not tell the broker, and
 // one that hangs, or acknowledges, when PostgreSQL is away.
 func TestStop(t *testing.T) {

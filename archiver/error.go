@@ -2,13 +2,17 @@ package archiver
 
 import (
 	"errors"
+	"slices"
 	"strings"
+
+	"mynah/schema"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
 	uniqueViolation = "23505"
+	notNull         = "23502"
 	undefinedTable  = "42P01"
 	messagesKey     = "messages_pkey"
 )
@@ -20,6 +24,13 @@ func isDuplicate(err error) bool {
 	return ok && pgErr.Code == uniqueViolation && pgErr.ConstraintName == messagesKey
 }
 
+// isForeignColumn reports whether PostgreSQL refused a row because a column of the
+// user's own has neither a value nor a default: no message could be stored.
+func isForeignColumn(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == notNull && !slices.Contains(schema.MessageColumns(), pgErr.ColumnName)
+}
+
 // isPoison reports whether PostgreSQL refused the data itself, so that trying
 // again is in vain: classes 22 (data exception), 23 (a constraint), 54 (a limit,
 // such as an index entry too long) and P0 (raised by a trigger of the user's own).
@@ -27,7 +38,7 @@ func isDuplicate(err error) bool {
 // somebody has taken our rights.
 func isPoison(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok || isDuplicate(err) {
+	if !ok || isDuplicate(err) || isForeignColumn(err) {
 		return false
 	}
 	for _, class := range []string{"22", "23", "54", "P0"} {
@@ -48,6 +59,9 @@ func sqlstate(err error) *string {
 
 // hint says what the operator can do about an error, "" if nothing comes to mind.
 func hint(err error) string {
+	if isForeignColumn(err) {
+		return "give that column of table messages a default, or let it be NULL"
+	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == undefinedTable {
 		return "run mynah migrate"
 	}

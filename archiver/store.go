@@ -35,7 +35,9 @@ var (
 	columns     = strings.Join(schema.MessageColumns(), ", ")
 	copyDirect  = "COPY messages (" + columns + ") FROM STDIN (FORMAT binary)"
 	copyStaging = "COPY " + stagingTable + " (" + columns + ") FROM STDIN (FORMAT binary)"
-	makeStaging = "CREATE TEMPORARY TABLE IF NOT EXISTS mynah_incoming (LIKE messages) ON COMMIT DELETE ROWS"
+	// Our columns and nothing else: the user may have added some of their own, with
+	// defaults that LIKE would leave out.
+	makeStaging = "CREATE TEMPORARY TABLE IF NOT EXISTS mynah_incoming ON COMMIT DELETE ROWS AS SELECT " + columns + " FROM messages WITH NO DATA"
 	// In the order of seq, so that two archivers that store the same messages
 	// wait for each other instead of meeting crosswise.
 	fromStaging = "INSERT INTO messages (" + columns + ") SELECT " + columns + " FROM " + stagingTable + " ORDER BY seq ON CONFLICT (seq) DO NOTHING"
