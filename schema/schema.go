@@ -35,6 +35,8 @@ var (
 	// ErrNewer is returned when the database has been migrated by a newer
 	// version of mynah than this one.
 	ErrNewer = errors.New("the database was migrated by a newer version of mynah: start that version, or restore a backup made before the upgrade")
+	// ErrEncoding is returned when the database cannot hold what people write.
+	ErrEncoding = errors.New("the database is not UTF-8, so it could not hold what people write: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0")
 	// ErrOutdated is returned by Check when the database lacks migrations.
 	ErrOutdated = errors.New("the database is not at this version's schema: run mynah migrate")
 )
@@ -81,6 +83,13 @@ func Migrate(ctx context.Context, databaseURL string) error {
 	if err := db.PingContext(ctx); err != nil {
 		return fmt.Errorf("migrate: connect to the database: %w", err)
 	}
+	var encoding string
+	if err := db.QueryRowContext(ctx, selectEncoding).Scan(&encoding); err != nil {
+		return fmt.Errorf("migrate: read the database's encoding: %w", err)
+	}
+	if encoding != utf8 {
+		return fmt.Errorf("migrate: %w (it is %s)", ErrEncoding, encoding)
+	}
 	return migrate(ctx, db, Migrations())
 }
 
@@ -110,10 +119,22 @@ func migrate(ctx context.Context, db *sql.DB, files fs.FS) error {
 }
 
 // Check returns nil if the database has exactly this binary's migrations,
-// ErrOutdated if it lacks some and ErrNewer if it has more.
+// ErrOutdated if it lacks some, ErrNewer if it has more and ErrEncoding if it is not
+// UTF-8.
 func Check(ctx context.Context, db Querier) error {
+	rows, err := db.Query(ctx, selectEncoding)
+	if err != nil {
+		return fmt.Errorf("check the database's encoding: %w", err)
+	}
+	encoding, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("check the database's encoding: %w", err)
+	}
+	if encoding != utf8 {
+		return fmt.Errorf("%w (it is %s)", ErrEncoding, encoding)
+	}
 	var applied []int64
-	rows, err := db.Query(ctx, selectApplied)
+	rows, err = db.Query(ctx, selectApplied)
 	if err == nil {
 		applied, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 	}
@@ -137,6 +158,11 @@ func Check(ctx context.Context, db Querier) error {
 type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
+
+// utf8 is PostgreSQL's name for the encoding that a database must have.
+const utf8 = "UTF8"
+
+const selectEncoding = `SELECT current_setting('server_encoding')`
 
 const selectApplied = `SELECT version_id FROM ` + versionTable + ` WHERE version_id > 0 AND is_applied ORDER BY version_id`
 

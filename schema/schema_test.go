@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +92,36 @@ func TestLowerNumberIsApplied(t *testing.T) {
 	}
 	if err := schema.Check(t.Context(), conn); err != nil {
 		t.Error(err)
+	}
+}
+
+// Guards against an archive that stops for ever at the first umlaut: a database without
+// an encoding, which a bare PostgreSQL under LANG=C makes, is refused before anything is
+// done in it.
+func TestOnlyUTF8(t *testing.T) {
+	t.Parallel()
+	address := pgtest.NewEmpty(t)
+	admin := connect(t, address)
+	name := fmt.Sprintf("ascii_%d", os.Getpid())
+	if _, err := admin.Exec(t.Context(), `CREATE DATABASE `+name+` ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0`); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = admin.Exec(context.Background(), `DROP DATABASE `+name+` WITH (FORCE)`) })
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + name
+	if err := schema.Migrate(t.Context(), u.String()); !errors.Is(err, schema.ErrEncoding) {
+		t.Errorf("migrate: %v, want ErrEncoding", err)
+	}
+	conn := connect(t, u.String())
+	if err := schema.Check(t.Context(), conn); !errors.Is(err, schema.ErrEncoding) {
+		t.Errorf("check: %v, want ErrEncoding", err)
+	}
+	var tables int
+	if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_tables WHERE schemaname = 'public'`).Scan(&tables); err != nil || tables != 0 {
+		t.Errorf("%d tables were made (%v)", tables, err)
 	}
 }
 

@@ -141,7 +141,7 @@ func (c *migrateCmd) Run(ctx context.Context, p *process) error {
 // databaseError says which flag's database it was and what to do about it. What
 // the driver says may quote the address, so its password is taken out.
 func databaseError(url SecretURL, err error) error {
-	if errors.Is(err, schema.ErrNewer) {
+	if errors.Is(err, schema.ErrNewer) || errors.Is(err, schema.ErrEncoding) {
 		return refuse("database-url", "%s: %w", url, err)
 	}
 	// pgx tells every address that it tried on a line of its own, often the same.
