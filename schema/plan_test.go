@@ -95,7 +95,7 @@ var questions = []asked{
 	{"links", schema.SelectLinks, `'g7', '', 51`},
 	{"link", schema.SelectLinkGroup, `sha256('7')`},
 	{"outbox", schema.SelectOutbox, `200`},
-	{"dissolved groups", schema.DeleteDissolvedMembers, ``},
+	{"dissolved groups", schema.DeleteDissolvedMembers, `2000`},
 	{"devices of a dissolved group", schema.RevokeGroupDevices, `'g7'`},
 	{"groups to lock", schema.LockGroupsOf, `'p7'`},
 	{"farewells", schema.InsertFarewells, `'p7', 200`},

@@ -132,12 +132,14 @@ WHERE id = $1`
 UPDATE device_credentials SET revoked_at = now()
 WHERE revoked_at IS NULL AND account IN (SELECT account FROM devices WHERE grp = $1)`
 
-	// DeleteDissolvedMembers removes the members of dissolved groups about which
-	// no notice is waiting any more.
+	// DeleteDissolvedMembers removes at most $1 members of a dissolved group about
+	// which no notice is waiting any more.
 	DeleteDissolvedMembers = `
-DELETE FROM members WHERE grp IN (
+WITH gone AS (
     SELECT id FROM groups g WHERE dissolved_at IS NOT NULL AND members > 0
-    AND NOT EXISTS (SELECT FROM outbox o WHERE o.topic = 'group/' || g.id))`
+    AND NOT EXISTS (SELECT FROM outbox o WHERE o.topic = 'group/' || g.id) ORDER BY id LIMIT 1)
+DELETE FROM members WHERE grp = (SELECT id FROM gone) AND account = ANY (ARRAY(
+    SELECT account FROM members WHERE grp = (SELECT id FROM gone) ORDER BY account LIMIT $1))`
 
 	// SelectMyGroups gives group and standing (as SelectStanding, less the last
 	// two) of the groups that account $1 is in, after id $2, at most $3.

@@ -57,6 +57,9 @@ const (
 	queryTimeout = 10 * time.Second
 	pauseMin     = 100 * time.Millisecond
 	pauseMax     = 2 * time.Second
+	// piece is how many members of a dissolved group are removed at once: a tenth of a
+	// second in which no notice goes out.
+	piece = 2000
 )
 
 // Config is what a Relay needs.
@@ -192,7 +195,11 @@ func (r *Relay) turn(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if more {
+		left, err := r.clear(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if more || left {
 			continue
 		}
 		waiting, cancel := context.WithTimeout(ctx, pollEvery)
@@ -383,8 +390,18 @@ func (r *Relay) settle(ctx context.Context, conn *pgx.Conn, ids []int64) error {
 	if _, err := conn.Exec(deleting, schema.DeleteOutbox, ids); err != nil {
 		return fmt.Errorf("delete published notices: %w", err)
 	}
-	if _, err := conn.Exec(deleting, schema.DeleteDissolvedMembers); err != nil {
-		return fmt.Errorf("remove the members of dissolved groups: %w", err)
-	}
 	return nil
+}
+
+// clear removes some of the members of groups that are dissolved, who have been told.
+// left says that there may be more. It is done in pieces, and between batches, so that a
+// group of any size holds up nobody's notices.
+func (r *Relay) clear(ctx context.Context, conn *pgx.Conn) (left bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	removed, err := conn.Exec(ctx, schema.DeleteDissolvedMembers, piece)
+	if err != nil {
+		return false, fmt.Errorf("remove the members of dissolved groups: %w", err)
+	}
+	return removed.RowsAffected() > 0, nil
 }

@@ -143,6 +143,31 @@ func TestNoticesAreMessages(t *testing.T) {
 	}
 }
 
+// Guards against a large group that is dissolved and holds up everybody's notices while
+// its members are removed: that is done in pieces, with what comes meanwhile in between.
+func TestDissolvingALargeGroup(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pool, err := pgxpool.New(context.Background(), db)
+	must(t, err)
+	defer pool.Close()
+	b := startBroker(t)
+	_, err = pool.Exec(context.Background(), `
+		INSERT INTO groups (id, dissolved_at) VALUES ('crowd', now()), ('small', now());
+		INSERT INTO members (grp, account) SELECT 'crowd', 'p' || i FROM generate_series(1, 5000) i;
+		INSERT INTO members (grp, account) VALUES ('small', 'p1');
+		CREATE TABLE pieces (n bigint);
+		CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN INSERT INTO pieces SELECT count(*) FROM touched; RETURN NULL; END $$;
+		CREATE TRIGGER note AFTER DELETE ON members REFERENCING OLD TABLE AS touched FOR EACH STATEMENT EXECUTE FUNCTION note()`)
+	must(t, err)
+	startRelay(t, db, b.MQTTAddr().String())
+	eventually(t, "the members are removed", func() bool { return count(t, pool, `SELECT count(*) FROM members`) == 0 })
+	if n := count(t, pool, `SELECT max(n) FROM pieces`); n > 2000 {
+		t.Errorf("%d members were removed in one statement", n)
+	}
+}
+
 // deaf is a proxy that passes publishes on and, while it is set, loses the
 // acknowledgements: to the relay it looks as if it had crashed between the publish
 // and the deletion.
