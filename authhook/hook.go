@@ -71,6 +71,8 @@ type Hook struct {
 	cfg     HookConfig
 	clients registry
 
+	refusals *refusalLog
+
 	epoch atomic.Uint64 // counts what the directory said about who may be connected
 
 	once    sync.Once // of Stop
@@ -103,7 +105,7 @@ func NewHook(cfg HookConfig) (*Hook, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	h := &Hook{cfg: cfg, stopped: make(chan struct{}), recheck: make(chan struct{}, 1)}
+	h := &Hook{cfg: cfg, refusals: newRefusalLog(cfg.Now), stopped: make(chan struct{}), recheck: make(chan struct{}, 1)}
 	h.clients.now = cfg.Now
 	h.clients.expired = func(l *live) { h.endMarked(l, ErrExpired) }
 	h.clients.untilSweep.Store(leastSweep)
@@ -230,19 +232,26 @@ func connectToken(cl *mqtt.Client, pk packets.Packet) string {
 	return strings.TrimSpace(string(pk.Connect.Password))
 }
 
-// refused counts a refused CONNECT and writes its one log line.
+// refused counts a refused CONNECT and writes its one log line, unless there have been
+// too many.
 func (h *Hook) refused(cl *mqtt.Client, err error) {
-	level := slog.LevelWarn
-	if errors.Is(err, ErrThrottled) {
-		level = slog.LevelDebug // the log is not to be flooded either
-	}
-	attrs := []any{"remote", cl.Net.Remote, "client", clip(cl.ID), "reason", err}
+	remote := cl.Net.Remote
+	attrs := []any{"remote", remote, "client", clip(cl.ID), "reason", err}
 	if te, ok := errors.AsType[*TokenError](err); ok && te.Subject != "" {
 		attrs = append(attrs, "subject", te.Subject)
 	}
-	h.cfg.Log.Log(context.Background(), level, "connect refused", attrs...)
-	if level != slog.LevelDebug && h.cfg.Limiter.Failed(cl.Net.Remote) {
-		h.cfg.Log.Warn("address throttled after too many refused connects", "remote", cl.Net.Remote)
+	if errors.Is(err, ErrThrottled) {
+		h.cfg.Log.Debug("connect refused", attrs...)
+		return
+	}
+	if leftOut, ok := h.refusals.refusal(remote); ok {
+		if leftOut > 0 {
+			attrs = append(attrs, "left_out", leftOut) // refusals that were not logged
+		}
+		h.cfg.Log.Warn("connect refused", attrs...)
+	}
+	if h.cfg.Limiter.Failed(remote) && h.refusals.throttling(remote) {
+		h.cfg.Log.Warn("address throttled after too many refused connects", "remote", remote)
 	}
 }
 

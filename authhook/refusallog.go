@@ -1,0 +1,62 @@
+package authhook
+
+import (
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// How many refused CONNECTs are logged. Anybody can cause thousands a second without
+// a token, and a disk full of log lines is as full as any other. One address gets
+// what a broken device or an office behind one address may need to be understood,
+// and cannot hide what others do; all together stay below 15 MB a day.
+const (
+	refusalsAtOnce = 100              // of one address
+	refusalEvery   = 10 * time.Second // of one address, after that
+
+	allRefusalsAtOnce = 1000
+	allRefusalsEvery  = time.Second
+
+	// throttledEvery is how often it is logged that an address was throttled.
+	throttledEvery = 10 * time.Minute
+
+	refusalAddresses = 1 << 14 // that are remembered
+)
+
+// refusalLog decides which refusals are logged, and counts the others.
+type refusalLog struct {
+	now       func() time.Time
+	refused   *buckets // by address
+	throttled *buckets // by address
+	all       *rate.Limiter
+	leftOut   atomic.Int64
+}
+
+func newRefusalLog(now func() time.Time) *refusalLog {
+	perSecond := func(every time.Duration) float64 { return float64(time.Second) / float64(every) }
+	return &refusalLog{
+		now:       now,
+		refused:   newBuckets(perSecond(refusalEvery), refusalsAtOnce, refusalAddresses, now),
+		throttled: newBuckets(perSecond(throttledEvery), 1, refusalAddresses, now),
+		all:       rate.NewLimiter(rate.Every(allRefusalsEvery), allRefusalsAtOnce),
+	}
+}
+
+// refusal reports whether a refusal of the remote address is to be logged, and if so,
+// how many of all addresses were left out since the last that was.
+func (r *refusalLog) refusal(remote string) (leftOut int64, ok bool) {
+	if !r.may(r.refused, remote) {
+		r.leftOut.Add(1)
+		return 0, false
+	}
+	return r.leftOut.Swap(0), true
+}
+
+// throttling reports whether it is to be logged that the remote address is throttled.
+func (r *refusalLog) throttling(remote string) bool { return r.may(r.throttled, remote) }
+
+func (r *refusalLog) may(b *buckets, remote string) bool {
+	key, _ := addressKey(remote) // loopback, which is nobody's in particular, is one address too
+	return b.take(key) && r.all.AllowN(r.now(), 1)
+}
