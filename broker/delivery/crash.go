@@ -85,7 +85,7 @@ func (s *Session) forgetAll() (conn *Conn, v5 bool) {
 	s.broken, s.roomy = false, false
 	s.engine.orphaned(s.dropPlainLocked())
 	s.win, s.onWire = window{}, 0
-	s.resends, s.rewound, s.noticed = false, false, nil
+	s.resends, s.rewinds, s.noticed = false, 0, nil
 	s.stored, s.restored = nil, nil
 	return s.conn, s.v5
 }

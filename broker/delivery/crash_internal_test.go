@@ -134,6 +134,14 @@ func TestPanicEndsOneConnection(t *testing.T) {
 			s.wakeLocked()
 			return nil
 		},
+		"in the pump, when it has made the session live": func(_ *testing.T, _ *Engine, _ *trap, s *Session) *msglog.Record {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.plain = &plainQueue{waiting: make([]plainItem, 1)} // with neither message nor topics
+			s.mode = behind
+			s.wakeLocked()
+			return nil
+		},
 		"while it is delivered": func(t *testing.T, e *Engine, _ *trap, s *Session) *msglog.Record {
 			t.Helper()
 			s.spoil()

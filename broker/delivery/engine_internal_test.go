@@ -216,3 +216,21 @@ func TestHalfAWindowIsRefilledAtOnce(t *testing.T) {
 	s.Acknowledged(s.Attached(), typePuback, 50, false)
 	until(t, "a full window again", full)
 }
+
+// A reading of the whole log is bounded also when the session is to get little of it: others
+// take turns, and what was found is sent before the log's end has been reached.
+func TestCollectAllIsBounded(t *testing.T) {
+	t.Parallel()
+	e := mustNew(t, Config{})
+	var recs []*msglog.Record
+	for range 100 {
+		recs = append(recs, mustPublish(t, e, 1))
+	}
+	_, last := e.log.Bounds()
+	w := pumpWork{}
+	p := newPlan(map[string]*topicSub{allUsers: {topic: allUsers}}) // of which there is nothing
+	horizon, err := e.collectAll(&w, p, 0, last, 2)
+	if err != nil || len(w.items) > 0 || horizon != recs[15].Seq {
+		t.Errorf("read up to %d with %d messages, error %v; want up to %d with none", horizon, len(w.items), err, recs[15].Seq)
+	}
+}

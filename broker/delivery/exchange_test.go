@@ -144,3 +144,46 @@ func TestPubrelWaitsAcrossTakeover(t *testing.T) {
 		waitFor(t, "the next message", func() bool { got := p.arrivals(); return len(got) > 0 && !got[len(got)-1].dup })
 	}
 }
+
+// An archiver that subscribes to more while packet ids are being stored gets all that the log
+// has of it, though that comes before what it was about to be sent: it was passed over, and
+// would never have been archived.
+func TestSubscribedWhileItIsStored(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	g := &gated{Log: r.log}
+	r.cfg.Log = g
+	r.restart()
+	recs := r.publish(2, "bob", "group/a", "user/alice", "group/a", "user/alice")
+	a := delivery.Attachment{Key: key("archive"), Expiry: time.Hour, AnyTopic: true, Archiver: true}
+	p := r.mute(a, signals("archive"))
+	subscribe := func(filter string) {
+		if err := p.session.Subscribe([]delivery.Subscription{{Filter: filter, QoS: 2}}, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	subscribe("user/carol") // after which the session is as if it had been there from the beginning
+	p.offline(time.Hour)
+	p = r.attach(a)
+	p.silent = true
+	subscribe("user/#")
+	g.mu.Lock()
+	before := g.asked.Load()
+	r.begin(p, a)
+	waitFor(t, "packet ids are about to be stored", func() bool { return g.asked.Load() == before+1 })
+	var more sync.WaitGroup
+	more.Go(func() { subscribe("group/#") })
+	waitFor(t, "the subscription is about to be stored", func() bool { return g.asked.Load() == before+2 })
+	g.mu.Unlock()
+	more.Wait()
+	p.wantSeqs(t, recs...)
+	if c := p.session.Cursor(); c >= recs[0].Seq {
+		t.Errorf("the cursor is %d, and nothing has been acknowledged", c)
+	}
+	for _, got := range p.arrivals() {
+		p.session.Acknowledged(p.out, 5, got.id, true)
+	}
+	if c := p.session.Cursor(); c != recs[3].Seq {
+		t.Errorf("the cursor is %d and all is acknowledged up to %d", c, recs[3].Seq)
+	}
+}

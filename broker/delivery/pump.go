@@ -77,6 +77,7 @@ type round struct {
 	maxPacket   uint32
 	pos, target uint64 // what is due is after pos, up to target
 	room        int    // how many messages may be sent under new packet ids
+	rewinds     int
 }
 
 // begin begins a round.
@@ -93,7 +94,10 @@ func (s *Session) begin() (r round, do step) {
 		return r, stepStop
 	}
 	s.takeTurnLocked()
-	r = round{conn: s.conn, plan: s.plan, v5: s.v5, maxPacket: s.maxPacket, pos: s.pos, target: e.started.Load(), room: s.roomLocked()}
+	r = round{
+		conn: s.conn, plan: s.plan, v5: s.v5, maxPacket: s.maxPacket,
+		pos: s.pos, target: e.started.Load(), room: s.roomLocked(), rewinds: s.rewinds,
+	}
 	switch {
 	case s.resends || s.stuckLocked():
 		return r, stepResend
@@ -101,8 +105,9 @@ func (s *Session) begin() (r round, do step) {
 		// The engine sets started before it visits a session. So either it has
 		// not come to anything after pos, and will find us live, or we would have
 		// seen a later started.
-		s.mode, s.pumping = live, false
+		s.mode = live
 		s.movePlainLocked()
+		s.pumping = false // last, since after a panic this pump goes on
 		return r, stepStop
 	case r.room <= 0:
 		return r, stepWait
@@ -208,12 +213,18 @@ func (s *Session) reserve(w *pumpWork, r round, horizon uint64) (b batch, exactl
 func (s *Session) passExactly(w *pumpWork, r round, b batch, exactly []exchange, stored bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.rewinds != r.rewinds {
+		// It is to read all of that again, and what comes before it.
+		for i := range w.idsAt[b.n-1] {
+			id := stepID(b.first, i)
+			s.finishLocked(id, s.win.get(id))
+		}
+		return
+	}
 	for _, x := range exactly {
 		s.stored = append(s.stored, x.seq)
 	}
-	if s.pos >= r.pos { // or it has been told to read all of that again
-		s.passLocked(w, r.conn, b, stored)
-	}
+	s.passLocked(w, r.conn, b, stored)
 }
 
 // passLocked moves the position behind the items of a batch and passes them on. If they must

@@ -76,7 +76,7 @@ func (s *Session) pickUnsent() (some []unsent, left bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	most := min(max(s.quotaLocked(), 0), resendItems)
-	mixed := s.restored != nil || s.rewound
+	mixed := s.restored != nil || s.rewinds > 0
 	upto := s.pos
 	if s.stuckLocked() {
 		upto = math.MaxUint64

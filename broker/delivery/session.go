@@ -56,7 +56,7 @@ type Session struct {
 	win       window
 	onWire    int                 // messages sent on this connection and not acknowledged
 	resends   bool                // the window holds messages to be sent again
-	rewound   bool                // the window may not be in seq order
+	rewinds   int                 // how often it was told to read the log again; since then, the window may not be in seq order
 	noticed   map[string]struct{} // topics that have been told of the gap at pos, if not all have; replaced, never changed
 	over      bool                // it has ended: nothing is queued any more
 	broken    bool                // something has panicked, and the pump is to start it anew
@@ -173,7 +173,7 @@ func (s *Session) cursorLocked(delivered uint64) uint64 {
 	if s.mode == live {
 		cursor = max(cursor, delivered)
 	}
-	if oldest := s.win.oldest(s.restored != nil || s.rewound); oldest > 0 {
+	if oldest := s.win.oldest(s.restored != nil || s.rewinds > 0); oldest > 0 {
 		cursor = min(cursor, oldest-1)
 	}
 	return cursor
@@ -191,10 +191,11 @@ func (s *Session) movedLocked() {
 // that the log has, also what was acknowledged before an archiver ever came; what it
 // has already it recognises.
 func (s *Session) rewindLocked(seq uint64) {
+	s.rewinds++
 	if s.pos <= seq && s.mode != live {
 		return
 	}
-	s.pos, s.rewound = seq, true
+	s.pos = seq
 	s.movedLocked()
 	if s.mode == live {
 		s.mode = behind
