@@ -3,6 +3,7 @@ package broker_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"mynah/authhook"
 	"mynah/internal/mqttest"
@@ -65,5 +66,46 @@ func TestArchiverSessionIsTheArchivers(t *testing.T) {
 	mqttest.Dial(t, b.MQTTAddr().String(), user(t, "bob", "phone")).PublishAcked("user/alice", 1, "hello")
 	if m := archiver.ReceiveAcked(); m.Body != "hello" {
 		t.Errorf("the archiver got %v", m.Body)
+	}
+}
+
+// What was acknowledged is archived, also when its time was over before the archiver came to
+// it or had acknowledged it. Others do not get it.
+func TestArchiverGetsWhatHasExpired(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	addr := b.MQTTAddr().String()
+	o := mqttest.Options{
+		ClientID: "archiver", Keep: true,
+		Token: mustToken(t, authhook.TokenClaims{Subject: "archiver", Role: authhook.RoleArchiver}),
+	}
+	archiver := mqttest.Dial(t, addr, o)
+	archiver.Subscribe(1, "user/#", "group/#")
+	alice := mqttest.Dial(t, addr, user(t, "alice", "phone"))
+	alice.Subscribe(1, "user/alice")
+	bob := mqttest.Dial(t, addr, user(t, "bob", "phone"))
+	soon := time.Now().Add(500 * time.Millisecond)
+	bob.PublishAcked("user/alice", 1, `{"body":"over","expires":1}`)
+	bob.PublishAcked("user/alice", 1, fmt.Sprintf(`{"body":"soon","expires":%d}`, soon.UnixMilli()))
+	for _, want := range []string{"over", "soon"} {
+		if m := archiver.Receive(); m.Body != want {
+			t.Fatalf("got %v, want %s", m.Body, want)
+		}
+	}
+	archiver.Cut()
+	time.Sleep(time.Until(soon) + time.Millisecond)
+	bob.PublishAcked("user/alice", 1, `{"body":"over, too","expires":2}`)
+	archiver = mqttest.Dial(t, addr, o)
+	archiver.Subscribe(1, "user/#", "group/#")
+	for _, want := range []string{"over", "soon", "over, too"} {
+		if m := archiver.ReceiveAcked(); m.Body != want {
+			t.Fatalf("got %v, want %s", m.Body, want)
+		}
+	}
+	bob.PublishAcked("user/alice", 1, "last")
+	for m := alice.ReceiveAcked(); m.Body != "last"; m = alice.ReceiveAcked() {
+		if m.Body != "soon" {
+			t.Errorf("alice got %v", m.Body)
+		}
 	}
 }

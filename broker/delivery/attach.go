@@ -95,9 +95,11 @@ func (e *Engine) isArchiver(k Key) bool {
 	e.mu.RLock()
 	s := e.sessions[k]
 	e.mu.RUnlock()
-	if s == nil {
-		return false
-	}
+	return s != nil && s.archives()
+}
+
+// archives reports whether the session is an archiver's.
+func (s *Session) archives() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.archiver

@@ -104,10 +104,13 @@ func (s *Session) optionsOf(t *topicSub) options {
 
 // skips reports whether a message is not for the session.
 func (s *Session) skips(it item, o options, now int64) bool {
-	if it.rec.Expires != 0 && it.rec.Expires <= now {
-		return true
-	}
-	return o.noLocal && it.rec.From == s.Subject && it.rec.Client == s.ClientID
+	return s.isLate(it.rec, now) || o.noLocal && it.rec.From == s.Subject && it.rec.Client == s.ClientID
+}
+
+// isLate reports whether the time of a message is over (MQTT 5, 3.3.2.3.3). For an archiver
+// it never is: what was acknowledged is archived, whenever it comes to that.
+func (s *Session) isLate(rec *msglog.Record, now int64) bool {
+	return rec.Expires != 0 && rec.Expires <= now && !s.archives()
 }
 
 // encodeAgain returns a PUBLISH that the client may have had, with DUP and under the packet
@@ -116,7 +119,7 @@ func (s *Session) encodeAgain(
 	w *pumpWork, rec *msglog.Record, topic string, qos byte, id uint16, subIDs []int, v5 bool, maxPacket uint32,
 ) []byte {
 	now := s.engine.now().UnixMilli()
-	if rec.Expires != 0 && rec.Expires <= now {
+	if s.isLate(rec, now) {
 		return nil
 	}
 	prev := rec.Prev
