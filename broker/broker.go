@@ -185,7 +185,7 @@ func (b *Broker) open() (err error) {
 		retained: retained{store: b.log.Sessions(), logger: b.logger, count: &b.system.retained},
 	}
 	b.engine, err = delivery.New(delivery.Config{
-		Log: b.log, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.plain, OnEnd: b.wills.ended,
+		Log: b.log, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.plain, OnEnd: b.sessionEnded,
 		Limits: &delivery.OutboxLimits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
 	})
 	if err != nil {

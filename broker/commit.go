@@ -175,8 +175,12 @@ func (b *Broker) appendAck(dst []byte, p *publication) []byte {
 		var digits [20]byte
 		body = appendString(body, string(strconv.AppendUint(digits[:0], p.rec.Seq, 10)))
 	}
+	remaining := 2 + 1 + varintLen(len(body)) + len(body)
+	if most := p.c.maxPacket; most > 0 && 1+varintLen(remaining)+remaining > most {
+		body, remaining = nil, 2+1+1 // [MQTT-3.4.2-2], [MQTT-3.4.2-3]
+	}
 	// A variable byte integer of MQTT is, within its four bytes, Go's uvarint.
-	dst = binary.AppendUvarint(dst, uint64(2+1+varintLen(len(body))+len(body)))
+	dst = binary.AppendUvarint(dst, uint64(remaining))
 	dst = append(dst, byte(p.id>>8), byte(p.id), reason.Code)
 	dst = binary.AppendUvarint(dst, uint64(len(body)))
 	return append(dst, body...)

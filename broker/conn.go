@@ -29,6 +29,9 @@ type conn struct {
 	v5       atomic.Bool
 	quiet    bool // Request Problem Information is 0 (MQTT 5, 3.1.2.11.7)
 
+	maxPacket       int    // what the client takes, in bytes; 0 for anything (MQTT 5, 3.1.2.11.4)
+	renewalsRefused rarely // logged
+
 	will     *will
 	graceful atomic.Bool // DISCONNECT came, and without the wish to have the will sent
 	willDone atomic.Bool // it has been sent, or waits, or is not to be sent

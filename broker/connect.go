@@ -123,7 +123,12 @@ func (b *Broker) validate(cl *mqtt.Client, pk packets.Packet) packets.Code {
 	if b.stopping.Load() {
 		return packets.ErrServerUnavailable
 	}
-	if code := pk.ConnectValidate(); code != packets.CodeSuccess {
+	lenient := pk // with what may be empty (MQTT 5, 3.1.3.4 and 3.1.3.6), which Mochi refuses
+	if will := &lenient.Connect; will.WillFlag && len(will.WillPayload) == 0 {
+		will.WillPayload = []byte{0}
+	}
+	lenient.Connect.PasswordFlag = len(pk.Connect.Password) > 0
+	if code := lenient.ConnectValidate(); code != packets.CodeSuccess {
 		return code // [MQTT-3.1.4-1]
 	}
 	if cl.Properties.ProtocolVersion < 5 && !pk.Connect.Clean && pk.Connect.ClientIdentifier == "" {
@@ -142,10 +147,14 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 		return authhook.ErrNotConnected // its token has ended this moment
 	}
 	c.raw.ForgetToken()
+	// What is a piece of the CONNECT would keep all of it.
+	cl.Properties.Username, cl.Properties.Will = nil, mqtt.Will{}
+	cl.Properties.Props.User, cl.Properties.Props.AuthenticationData = nil, nil
 	c.holder = id
 	c.clientID = strings.TrimPrefix(cl.ID, id.Subject+"/")
 	c.quiet = pk.Properties.RequestProblemInfoFlag && pk.Properties.RequestProblemInfo == 0
-	c.takeWill(cl, &pk)
+	c.maxPacket = int(pk.Properties.MaximumPacketSize)
+	c.will = willOf(&pk.Connect)
 	before := b.memberships.Load()
 	groups, unknown := b.groups(id)
 	if unknown != nil {
@@ -171,7 +180,7 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 	c.client, c.session, c.resumed = cl, session, resumed
 	b.hold(c)
 	if !resumed {
-		b.devices.began(session.Key)
+		b.devices.over(session.Key)
 	}
 	b.wills.back(session.Key, resumed)
 	b.conns.Store(c.Conn, c)
@@ -222,4 +231,10 @@ func (b *Broker) finish(c *conn) {
 	b.fireWill(c)
 	b.presence.gone(c.subject())
 	b.auth.OnDisconnect(cl, nil, expiry == 0)
+}
+
+// sessionEnded is told that a session has ended, with its locks held.
+func (b *Broker) sessionEnded(k delivery.Key) {
+	b.devices.over(k)
+	b.wills.ended(k)
 }

@@ -36,12 +36,17 @@ type device struct {
 	// released is the seq after which nothing that it published at QoS 2 is open
 	// but what is in open; 0 if it has not published at QoS 2.
 	released uint64
-	// open holds the packet ids of QoS 2 publishes to chat topics that the client
-	// has not released with PUBREL (MQTT 5, 4.3.3), with true if they belong to its
-	// present session. Those of earlier sessions matter to a client that sends again
-	// after a clean start, against the rules, but not to one that begins anew.
-	open map[uint16]bool
+	// open holds the packet ids of QoS 2 publishes to chat topics that the client has
+	// not released with PUBREL (MQTT 5, 4.3.3), in its present session; left holds
+	// those of earlier sessions, which matter to a client that sends again after a
+	// clean start, against the rules, but not to one that begins anew.
+	open, left idSet
 }
+
+// maxLeft bounds how many exchanges of sessions that have ended are remembered of a device.
+// More than these are forgotten all: no client has so many open in earnest, and anybody can
+// begin session after session.
+const maxLeft = 16
 
 func newDevices() *devices { return &devices{known: make(map[delivery.Key]*device)} }
 
@@ -77,28 +82,42 @@ func (d *devices) opened(k delivery.Key, r *msglog.Record, last uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	dev := d.ofLocked(k)
-	if ours, open := dev.open[r.PacketID]; open && (ours || r.Dup) {
-		r.Dup, dev.open[r.PacketID] = true, true
+	if dev.open.has(r.PacketID) || r.Dup && dev.left.has(r.PacketID) {
+		r.Dup = true
+		dev.left.remove(r.PacketID)
+		dev.open.add(r.PacketID)
 		return
 	}
 	r.DupAfter, r.DupUpTo = dev.settled, dev.released
 	if dev.released == 0 {
 		dev.released = max(last, 1)
 	}
-	if dev.open == nil {
-		dev.open = make(map[uint16]bool)
-	}
-	dev.open[r.PacketID] = true
+	dev.left.remove(r.PacketID)
+	dev.open.add(r.PacketID)
 }
 
-// began says that a device has a new session.
-func (d *devices) began(k delivery.Key) {
+// exchanges returns how many QoS 2 publishes of the present session are open.
+func (d *devices) exchanges(k delivery.Key) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if dev := d.known[k]; dev != nil {
-		for id := range dev.open {
-			dev.open[id] = false
-		}
+		return dev.open.len()
+	}
+	return 0
+}
+
+// over says that a session of a device has ended.
+func (d *devices) over(k delivery.Key) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dev := d.known[k]
+	if dev == nil {
+		return
+	}
+	dev.left.addAll(&dev.open)
+	dev.open = idSet{}
+	if dev.left.len() > maxLeft {
+		dev.left = idSet{}
 	}
 }
 
@@ -107,7 +126,8 @@ func (d *devices) closed(k delivery.Key, id uint16) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if dev := d.known[k]; dev != nil {
-		delete(dev.open, id)
+		dev.open.remove(id)
+		dev.left.remove(id)
 	}
 }
 

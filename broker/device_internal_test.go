@@ -62,3 +62,38 @@ func TestDevicesAreBounded(t *testing.T) {
 		t.Errorf("a DUP of an unknown device is narrowed to %d…%d", r.DupAfter, r.DupUpTo)
 	}
 }
+
+// What sessions that have ended leave open is forgotten when it is more than a few: anybody
+// can begin session after session, with 65,535 packet ids each.
+func TestLeftExchangesAreBounded(t *testing.T) {
+	t.Parallel()
+	d := newDevices()
+	k := delivery.Key{Subject: "alice", ClientID: "phone"}
+	again := func(id uint16) bool {
+		r := &msglog.Record{QoS: 2, PacketID: id, Dup: true}
+		d.opened(k, r, 100)
+		return r.DupUpTo == 0 // known to be the same, wherever it is in the log
+	}
+	for i := range uint16(maxLeft) {
+		d.opened(k, &msglog.Record{QoS: 2, PacketID: 1000 * i}, 100)
+	}
+	if n := d.exchanges(k); n != maxLeft {
+		t.Errorf("%d are open, want %d", n, maxLeft)
+	}
+	d.over(k)
+	if n := d.exchanges(k); n != 0 {
+		t.Errorf("%d are open in the next session", n)
+	}
+	if !again(3000) {
+		t.Error("what the session before left open is forgotten")
+	}
+	d.closed(k, 3000)
+	d.closed(k, 4000)
+	for i := range uint16(3) {
+		d.opened(k, &msglog.Record{QoS: 2, PacketID: 1 + i}, 100)
+	}
+	d.over(k)
+	if dev := d.known[k]; dev.left.len() != 0 || dev.open.len() != 0 {
+		t.Errorf("%d are remembered, want none, as there were more than %d", dev.left.len(), maxLeft)
+	}
+}

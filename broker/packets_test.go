@@ -77,3 +77,63 @@ func TestSubscriptionsAreLimited(t *testing.T) {
 		t.Errorf("got %#x when there is room again", codes)
 	}
 }
+
+// An acknowledgement is no larger than its client takes: it tells less, then [MQTT-3.4.2-2],
+// [MQTT-3.4.2-3].
+func TestAcknowledgementsFitTheClient(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	for _, most := range []uint32{0, 29, 30, 100} {
+		o := v5(user(t, "alice", fmt.Sprint("phone", most)))
+		o.Properties.MaximumPacketSize = most
+		c := mqttest.Dial(t, b.MQTTAddr().String(), o)
+		ack := c.PublishAcked("user/bob", 1, "hello")
+		// 2 of fixed header, 2 of packet id, reason code, length, 1 + 5 + 18 of seq
+		if tells := len(ack.Properties.User) > 0; tells != (most == 0 || most >= 30) {
+			t.Errorf("Maximum Packet Size %d: seq is told: %t", most, tells)
+		}
+		if ack = c.PublishAcked("group/secret", 2, "hello"); ack.ReasonCode != 0x87 {
+			t.Errorf("Maximum Packet Size %d: a refusal got %#x", most, ack.ReasonCode)
+		}
+		if tells := ack.Properties.ReasonString != ""; tells != (most == 0 || most == 100) {
+			t.Errorf("Maximum Packet Size %d: the reason is told: %t", most, tells)
+		}
+	}
+}
+
+// Who has more publishes open than CONNACK allows is cut off (MQTT 5, 3.3.4), be they of the
+// chat or not, begun on this connection or before; the broker would have to remember them.
+func TestReceiveMaximumOfTheBroker(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	o := v5(keep(plain(t, "alice")))
+	c := mqttest.Dial(t, b.MQTTAddr().String(), o)
+	most := int(c.Connack.Properties.ReceiveMaximum)
+	if most < 100 {
+		t.Fatalf("Receive Maximum is %d", most)
+	}
+	publish := func(id int) {
+		c.Send(packets.Packet{
+			FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 2}, PacketID: uint16(id), //nolint:gosec // below 2,000
+			TopicName: []string{"user/bob", "plant/x"}[id%2], Payload: fmt.Append(nil, id),
+		})
+	}
+	for id := 1; id <= most; id++ {
+		if id == most/3 {
+			c.Disconnect()
+			c = mqttest.Dial(t, b.MQTTAddr().String(), o)
+		}
+		publish(id)
+		if pk := c.Expect(packets.Pubrec); pk.ReasonCode >= 0x80 {
+			t.Fatalf("publish %d of %d got %#x", id, most, pk.ReasonCode)
+		}
+	}
+	c.Ack(packets.Pubrel, 1)
+	c.Expect(packets.Pubcomp)
+	publish(most + 1) // in place of the first
+	c.Expect(packets.Pubrec)
+	publish(most + 2)
+	if pk := c.Ended(); pk.ReasonCode != packets.ErrReceiveMaximum.Code {
+		t.Errorf("one too many got %#x, want %#x", pk.ReasonCode, packets.ErrReceiveMaximum.Code)
+	}
+}

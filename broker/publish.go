@@ -168,7 +168,9 @@ func (b *Broker) renew(c *conn, token []byte) error {
 	defer cancel()
 	id, err := b.auth.Renew(ctx, c.client, strings.TrimSpace(string(token)))
 	if err != nil {
-		b.logger.Info("a token for renewal was refused", "subject", c.subject(), "client_id", c.clientID, "reason", err)
+		c.renewalsRefused.Do(func() {
+			b.logger.Info("a token for renewal was refused", "subject", c.subject(), "client_id", c.clientID, "reason", err)
+		})
 		return authhook.ClientError(err)
 	}
 	b.forgetForbidden(c.session)

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -125,6 +126,9 @@ func (b *Broker) handlePublish(c *conn, head byte, body []byte) error {
 	if p.topic == "" {
 		return packets.ErrProtocolViolationNoTopic // we announce no topic aliases
 	}
+	if p.qos == 2 && !p.dup && c.v5.Load() && b.devices.exchanges(c.session.Key)+c.session.Exchanges() >= maxQueuedPerConn {
+		return packets.ErrReceiveMaximum // 3.3.4: CONNACK has told how many
+	}
 	p.payload = body
 	b.system.received.Add(1)
 	b.publish(c, &p)
@@ -133,8 +137,13 @@ func (b *Broker) handlePublish(c *conn, head byte, body []byte) error {
 
 // properties decodes the properties of a PUBLISH and returns their size.
 func (p *published) properties(body []byte) (int, error) {
-	size, err := p.props.Decode(packets.Publish, bytes.NewBuffer(bytes.Clone(body)))
-	if err != nil || size > len(body) {
+	length, n := binary.Uvarint(body)
+	if n <= 0 || n > 4 || length > uint64(len(body)-n) {
+		return 0, packets.ErrMalformedProperties
+	}
+	size := n + int(length) //nolint:gosec // within body
+	// They are kept, if the message is. The payload is not to be kept with them.
+	if _, err := p.props.Decode(packets.Publish, bytes.NewBuffer(bytes.Clone(body[:size]))); err != nil {
 		return 0, packets.ErrMalformedProperties
 	}
 	if p.props.TopicAliasFlag {

@@ -9,24 +9,35 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// Sizes of a connection's read buffer: while nothing much comes, and while it does.
+// Sizes of a connection's read buffer: while it waits for something to come, and when more
+// has come than that holds.
 const (
 	idleBuffer = 128
 	busyBuffer = 16 << 10
 )
 
-var busyBuffers = sync.Pool{New: func() any { b := make([]byte, busyBuffer); return &b }}
+// busyBuffers lends buffers of busyBuffer bytes, of twice as many, and so on.
+var busyBuffers [16]sync.Pool
 
-// reader takes MQTT packets from a stream. An idle one owns a buffer of 128 bytes; one
-// that is busy borrows a larger one.
+// borrow returns a buffer of busyBuffer<<class bytes.
+func borrow(class int) *[]byte {
+	if b, ok := busyBuffers[class].Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, busyBuffer<<class)
+	return &b
+}
+
+// reader takes MQTT packets from a stream. One that waits for the next owns a buffer of 128
+// bytes, whatever came before; one that has more to take borrows a larger one.
 type reader struct {
 	src  io.Reader
 	most int // bytes of the largest packet that is accepted
 
 	buf   []byte
 	r, w  int     // unread bytes are buf[r:w]
-	big   *[]byte // the borrowed buffer behind buf, nil if buf is another one
-	small bool    // the last read brought less than an idle buffer holds
+	big   *[]byte // the borrowed buffer behind buf, nil if buf is idle
+	class int     // of big
 	idle  [idleBuffer]byte
 }
 
@@ -73,7 +84,6 @@ func (r *reader) need(n int) error {
 		r.makeRoom()
 		got, err := r.src.Read(r.buf[r.w:])
 		r.w += got
-		r.small = got < idleBuffer
 		if got == 0 && err == nil {
 			err = io.ErrNoProgress
 		}
@@ -87,15 +97,13 @@ func (r *reader) need(n int) error {
 	return nil
 }
 
-// makeRoom makes sure that the buffer is not full, and that an idle connection does not
-// keep a large one.
+// makeRoom makes sure that the buffer is not full, and that who waits for the next packet
+// does not keep a large one.
 func (r *reader) makeRoom() {
 	if r.r == r.w {
 		r.r, r.w = 0, 0
-		if r.buf == nil || r.small && len(r.buf) > idleBuffer {
-			r.giveBack()
-			r.buf = r.idle[:]
-		}
+		r.giveBack()
+		r.buf = r.idle[:]
 		return
 	}
 	if r.w < len(r.buf) {
@@ -106,23 +114,20 @@ func (r *reader) makeRoom() {
 		r.r = 0
 		return
 	}
-	var bigger []byte
-	var borrowed *[]byte
-	if len(r.buf) < busyBuffer {
-		borrowed, _ = busyBuffers.Get().(*[]byte)
-		bigger = *borrowed
-	} else {
-		bigger = make([]byte, 2*len(r.buf)) // it grows with what really comes
+	class := 0
+	if r.big != nil {
+		class = r.class + 1 // it grows with what really comes
 	}
-	n := copy(bigger, r.buf[r.r:r.w])
+	bigger := borrow(class)
+	n := copy(*bigger, r.buf[r.r:r.w])
 	r.giveBack()
-	r.buf, r.big, r.r, r.w = bigger, borrowed, 0, n
+	r.buf, r.big, r.class, r.r, r.w = *bigger, bigger, class, 0, n
 }
 
 // giveBack lets go of a borrowed buffer.
 func (r *reader) giveBack() {
 	if r.big != nil {
-		busyBuffers.Put(r.big)
+		busyBuffers[r.class].Put(r.big)
 		r.big = nil
 	}
 	r.buf = nil

@@ -24,9 +24,10 @@ const retainedPrefix = "retained/"
 // retained is what keeps retained messages in order and on disk. The messages themselves
 // are in the tree.
 type retained struct {
-	store  msglog.Store
-	logger *slog.Logger
-	count  *int64 // how many there are, for $SYS
+	store   msglog.Store
+	logger  *slog.Logger
+	failing rarely // logged
+	count   *int64 // how many there are, for $SYS
 
 	// order is held from retaining a message to the end of its fan-out, one of them for
 	// each topic.
@@ -74,8 +75,10 @@ func (p *plainTopics) retain(pk packets.Packet, keep bool) {
 	}
 	durably := pk.FixedHeader.Qos > 0 // its acknowledgement says so
 	if err := p.retained.store.Apply([]msglog.Op{op}, durably); err != nil {
-		p.retained.logger.Warn("cannot store a retained message; after a restart it will be as it was before",
-			"topic", pk.TopicName, "error", err)
+		p.retained.failing.Do(func() {
+			p.retained.logger.Warn("cannot store retained messages; after a restart they will be as they were before",
+				"topic", pk.TopicName, "error", err)
+		})
 	}
 }
 

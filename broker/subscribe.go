@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -48,7 +49,8 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 		}
 		reasons[i] = f.Qos
 		granted = append(granted, delivery.Subscription{
-			Filter: f.Filter, QoS: f.Qos, NoLocal: f.NoLocal, Identifier: f.Identifier,
+			Filter: strings.Clone(f.Filter), // a piece of the packet, which it would keep
+			QoS:    f.Qos, NoLocal: f.NoLocal, Identifier: f.Identifier,
 			RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling,
 		})
 	}

@@ -1,6 +1,9 @@
 package broker
 
 import (
+	"bytes"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,16 +43,21 @@ func (b *Broker) checkWill(cl *mqtt.Client, w *packets.ConnectParams) packets.Co
 	return packets.Code{Code: reasonOf(refusal).Code, Reason: "the will: " + refusal.Error()}
 }
 
-// takeWill takes the will from a CONNECT, and from Mochi.
-func (c *conn) takeWill(cl *mqtt.Client, pk *packets.Packet) {
-	cl.Properties.Will = mqtt.Will{}
-	w := &pk.Connect
+// willOf returns the will of a CONNECT, nil if it has none. It shares no memory with it.
+func willOf(w *packets.ConnectParams) *will {
 	if !w.WillFlag {
-		return
+		return nil
 	}
-	c.will = &will{
-		topic: w.WillTopic, payload: w.WillPayload, qos: w.WillQos, retain: w.WillRetain,
-		delay: time.Duration(w.WillProperties.WillDelayInterval) * time.Second, props: w.WillProperties,
+	props := w.WillProperties
+	props.ContentType, props.ResponseTopic = strings.Clone(props.ContentType), strings.Clone(props.ResponseTopic)
+	props.CorrelationData = bytes.Clone(props.CorrelationData)
+	props.User = slices.Clone(props.User)
+	for i, u := range props.User {
+		props.User[i] = packets.UserProperty{Key: strings.Clone(u.Key), Val: strings.Clone(u.Val)}
+	}
+	return &will{
+		topic: strings.Clone(w.WillTopic), payload: bytes.Clone(w.WillPayload), qos: w.WillQos, retain: w.WillRetain,
+		delay: time.Duration(w.WillProperties.WillDelayInterval) * time.Second, props: props,
 	}
 }
 

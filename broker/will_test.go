@@ -110,6 +110,7 @@ func TestWillIsCheckedAtConnect(t *testing.T) {
 		{"user/alice", "gone", 0},
 		{"user/alice/signal", "gone", 0},
 		{"plant/bob", `{"type":"notice.forged"}`, 0}, // no message, but plain MQTT
+		{"plant/bob", "", 0},
 	} {
 		for _, version := range []byte{4, 5} {
 			o := plain(t, "bob")

@@ -41,6 +41,13 @@ func (s *Session) Published(exchange uint16) bool {
 	return open
 }
 
+// Exchanges returns how many QoS 2 publishes outside the chat the client has not released.
+func (s *Session) Exchanges() int {
+	s.inbound.mu.Lock()
+	defer s.inbound.mu.Unlock()
+	return len(s.inbound.open)
+}
+
 // Release takes in a PUBREL of the client: its packet id may stand for another message.
 func (s *Session) Release(conn *Conn, exchange uint16) {
 	s.inbound.mu.Lock()
