@@ -61,6 +61,21 @@ func fieldOf(name []byte) field {
 // front of the tail.
 const written fieldSet = 1<<fieldSeq | 1<<fieldPrev | 1<<fieldFrom | 1<<fieldTo | 1<<fieldTS | 1<<fieldType
 
+// looksWritten reports whether there are receivers who take a name for one of written.
+// Many a JSON library, Go's among them, does not regard case where it fills a struct, and
+// the last of two such names wins.
+func looksWritten(name []byte) bool {
+	if len(name) > 4 { // "ſeq" has four bytes, too
+		return false
+	}
+	for _, known := range [...]string{"seq", "prev", "from", "to", "ts", "type"} {
+		if bytes.EqualFold(name, []byte(known)) {
+			return true
+		}
+	}
+	return false
+}
+
 type fieldSet uint16
 
 func (s fieldSet) has(f field) bool { return s>>f&1 == 1 }
@@ -80,6 +95,7 @@ type object struct {
 	all   span  // from brace to brace
 	typed bool  // there is a type that is a string
 	twice field // a known field that is there twice, or fieldOther
+	alike bool  // a name that is not known differs from one of written by its case only
 
 	// Where the names that are not known stand, without their quotes: the
 	// first few without an allocation.
@@ -125,6 +141,7 @@ func (s *scanner) document(o *object) bool {
 		switch {
 		case f == fieldOther:
 			o.add(name)
+			o.alike = o.alike || looksWritten(key)
 		case o.seen.has(f):
 			o.twice = f
 		default:

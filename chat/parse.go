@@ -32,6 +32,7 @@ var (
 	errNumber    = Refuse(CodeBadMessage, "a number of the message is out of the range of a double")
 	errDepth     = Refuse(CodeBadMessage, "the message is nested too deeply")
 	errTwice     = Refuse(CodeBadMessage, "a field of the message is there twice")
+	errAlike     = Refuse(CodeBadMessage, "a field differs from seq, prev, from, to, ts or type by upper and lower case only; receivers could take it for that one")
 	errType      = Refuse(CodeBadMessage, "type must be 1 to 32 characters of a-z 0-9 . _ -")
 	errTypeKind  = Refuse(CodeBadMessage, "type must be a string")
 	errNotice    = Refuse(CodeBadMessage, "types that begin with notice are sent by the system only")
@@ -79,7 +80,8 @@ func (l Limits) withDefaults() Limits {
 //   - a number anywhere in the object overflows a double, vanishes in it without
 //     being 0, or has more than 16,383 decimals;
 //   - the object is nested deeper than Limits.Depth, itself counted;
-//   - a message has a field twice, or type, mid, reply_to, mentions, expires or
+//   - a message has a field twice, or one that differs from type or from the
+//     broker's fields by its case only, or type, mid, reply_to, mentions, expires or
 //     ext of the wrong kind (null is a kind of its own), or a type that is not
 //     the sender's to use.
 //
@@ -193,6 +195,9 @@ func (l Limits) message(s *scanner, o *object, system bool) (Draft, error) {
 	}
 	if o.repeated(s.b) {
 		s.fail(errTwice)
+	}
+	if o.alike {
+		s.fail(errAlike)
 	}
 	s.checkOptional(o, &d)
 	if s.bad != nil {

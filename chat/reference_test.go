@@ -69,8 +69,15 @@ func reference(l chat.Limits, payload []byte, system bool) verdict {
 			return refused
 		}
 	}
-	for _, name := range []string{"seq", "prev", "from", "to", "ts"} {
-		delete(fields, name)
+	for _, known := range []string{"seq", "prev", "from", "to", "ts", "type"} {
+		for name := range fields {
+			if name != known && strings.EqualFold(name, known) {
+				return refused
+			}
+		}
+		if known != "type" {
+			delete(fields, known)
+		}
 	}
 	if _, ok := fields["type"]; !ok {
 		fields["type"] = "text"
