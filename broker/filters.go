@@ -8,8 +8,18 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// validFilter reports whether a topic filter is one (MQTT 5, 4.7 and 4.8.2).
+// maxLevels is how many levels a topic or a filter outside the chat may have. Mochi's tree
+// takes time by their square, with everybody else waiting: seconds for a few thousand.
+const maxLevels = 128
+
+func tooDeep(topic string) bool { return strings.Count(topic, "/") >= maxLevels }
+
+// validFilter reports whether a topic filter is one (MQTT 5, 4.7 and 4.8.2), and not too
+// deep.
 func validFilter(filter string) bool {
+	if tooDeep(filter) {
+		return false
+	}
 	if mqtt.IsSharedFilter(filter) {
 		var name string
 		if name, filter = cutShared(filter); name == "" || strings.ContainsAny(name, "+#") {

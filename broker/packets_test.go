@@ -2,7 +2,9 @@ package broker_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -135,5 +137,52 @@ func TestReceiveMaximumOfTheBroker(t *testing.T) {
 	publish(most + 2)
 	if pk := c.Ended(); pk.ReasonCode != packets.ErrReceiveMaximum.Code {
 		t.Errorf("one too many got %#x, want %#x", pk.ReasonCode, packets.ErrReceiveMaximum.Code)
+	}
+}
+
+// A client that never pauses is heard of all the same, although each piece that comes of it
+// ends in the middle of a packet.
+func TestKeepAliveOfABusyClient(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	o := v5(user(t, "alice", "phone"))
+	o.Keepalive = 1
+	c := mqttest.Dial(t, b.MQTTAddr().String(), o)
+	packet := "\x30\x17\x00\x0fuser/bob/signal\x00hello"
+	head, rest := packet[:5], packet[5:]
+	c.SendBytes([]byte(head))
+	for began := time.Now(); time.Since(began) < 2500*time.Millisecond; time.Sleep(50 * time.Millisecond) {
+		c.SendBytes([]byte(rest + head))
+	}
+	c.SendBytes([]byte(rest + "\xc0\x00"))
+	if pk := c.Expect(packets.Pingresp); pk.FixedHeader.Type != packets.Pingresp {
+		t.Errorf("got packet type %d", pk.FixedHeader.Type)
+	}
+}
+
+// A topic outside the chat, and a filter, has 128 levels at most, and a session's filters
+// 64 KiB: the tree takes time by the square of the one, and the disk gets all of the others
+// again with each change.
+func TestLevelsAndFiltersAreLimited(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	deep := func(levels int) string { return "plant" + strings.Repeat("/x", levels-1) }
+	o := v5(plain(t, "alice"))
+	c := mqttest.Dial(t, b.MQTTAddr().String(), o)
+	if codes := c.Subscribe(1, deep(128), deep(129), deep(30_000)); string(codes) != "\x01\x8f\x8f" {
+		t.Errorf("SUBACK %#x", codes)
+	}
+	for levels, want := range map[int]byte{128: 0, 129: packets.ErrTopicNameInvalid.Code, 30_000: packets.ErrTopicNameInvalid.Code} {
+		if ack := c.PublishAcked(deep(levels), 1, "x"); ack.ReasonCode != want {
+			t.Errorf("%d levels: PUBACK %#x, want %#x", levels, ack.ReasonCode, want)
+		}
+		o.ClientID, o.Will = "other", &packets.Packet{TopicName: deep(levels), Payload: []byte("gone")}
+		if got := mqttest.Dial(t, b.MQTTAddr().String(), o).Connack.ReasonCode; got != want {
+			t.Errorf("will with %d levels: CONNACK %#x, want %#x", levels, got, want)
+		}
+	}
+	long := func(i int) string { return fmt.Sprint("plant/", i, strings.Repeat("x", 30_000)) }
+	if codes := c.Subscribe(1, long(1), long(2), long(3), "plant/short", long(1)); string(codes) != "\x01\x01\x97\x01\x01" {
+		t.Errorf("SUBACK %#x", codes)
 	}
 }

@@ -57,6 +57,9 @@ func (p *plainTopics) of(id string) *subscriber {
 
 // Subscribed implements delivery.PlainTopics.
 func (p *plainTopics) Subscribed(s *delivery.Session, f delivery.Subscription) {
+	if tooDeep(f.Filter) {
+		return // it was stored before that was refused
+	}
 	id := treeID(s)
 	sub := p.of(id)
 	if sub == nil {

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"time"
 
@@ -100,6 +101,9 @@ func (b *Broker) admit(id *authhook.Identity, topic string) (chat.Kind, error) {
 	if strings.ContainsAny(topic, "+#") {
 		return chat.KindReserved, chat.Refuse(chat.CodeBadTopic, "a message is published to one topic, without wildcards")
 	}
+	if tooDeep(topic) {
+		return chat.KindReserved, errTooDeep
+	}
 	ctx, cancel := b.ctx, context.CancelFunc(nil)
 	if b.lookups {
 		ctx, cancel = context.WithTimeout(b.ctx, publishTimeout)
@@ -130,6 +134,8 @@ func (b *Broker) slowDown(c *conn, id *authhook.Identity) error {
 	b.extend(c) // whatever the client has sent meanwhile waits to be read
 	return nil
 }
+
+var errTooDeep = chat.Refuse(chat.CodeBadTopic, "a topic has no more than "+strconv.Itoa(maxLevels)+" levels")
 
 // record parses a message for the log. It returns the message's mid also with an error,
 // if it is known.

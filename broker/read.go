@@ -17,7 +17,9 @@ import (
 // read takes packets from a client until the connection ends.
 func (b *Broker) read(c *conn) error {
 	for {
-		if !c.in.buffered() {
+		// Not for each packet of a batch, since it looks at the clock; but a client
+		// that sends without a pause never has nothing buffered.
+		if c.in.came() || !c.in.buffered() {
 			b.extend(c)
 		}
 		head, body, err := c.in.next()

@@ -38,6 +38,7 @@ type reader struct {
 	r, w  int     // unread bytes are buf[r:w]
 	big   *[]byte // the borrowed buffer behind buf, nil if buf is idle
 	class int     // of big
+	fresh bool    // something has come since this was last looked at; see came
 	idle  [idleBuffer]byte
 }
 
@@ -78,12 +79,20 @@ func (r *reader) next() (head byte, body []byte, err error) {
 // buffered reports whether a further packet, or the beginning of one, has been read.
 func (r *reader) buffered() bool { return r.r < r.w }
 
+// came reports whether anything has come since it was last called.
+func (r *reader) came() bool {
+	fresh := r.fresh
+	r.fresh = false
+	return fresh
+}
+
 // need reads until there are n unread bytes.
 func (r *reader) need(n int) error {
 	for r.w-r.r < n {
 		r.makeRoom()
 		got, err := r.src.Read(r.buf[r.w:])
 		r.w += got
+		r.fresh = true
 		if got == 0 && err == nil {
 			err = io.ErrNoProgress
 		}

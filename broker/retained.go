@@ -131,7 +131,7 @@ func (p *plainTopics) restore() error {
 	now := time.Now().Unix()
 	return p.retained.store.Scan(retainedPrefix, func(_ string, value []byte) bool {
 		var m storedRetained
-		if json.Unmarshal(value, &m) != nil || m.Expiry > 0 && m.Expiry <= now {
+		if json.Unmarshal(value, &m) != nil || m.Expiry > 0 && m.Expiry <= now || tooDeep(m.Topic) {
 			return true
 		}
 		var props packets.Properties

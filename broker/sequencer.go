@@ -57,6 +57,9 @@ func (q *queue) put(p publication) bool {
 		q.waiting++
 		q.finished.Wait()
 		q.waiting--
+		if p.c != nil {
+			p.c.in.fresh = true // it was not listened to, which is not its silence
+		}
 	}
 	if q.closed || p.c != nil && p.c.retired {
 		return false

@@ -17,9 +17,12 @@ import (
 // subscribeTimeout bounds what a SUBSCRIBE waits for the directory.
 const subscribeTimeout = 5 * time.Second
 
-// maxSubscriptions is how many subscriptions a session may have. Each is visited when the
-// session comes, changes or goes.
-const maxSubscriptions = 1000
+// Bounds of a session's subscriptions. Each is visited when the session comes, changes or
+// goes, and all of them are written to disk when one changes.
+const (
+	maxSubscriptions = 1000
+	maxFilterBytes   = 64 << 10 // of all their filters together
+)
 
 // subscribe deals with a SUBSCRIBE (MQTT 5, 3.8): what it may have is on disk before the
 // SUBACK, and what is retained comes after it.
@@ -29,17 +32,21 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 	}
 	reasons := make([]byte, len(pk.Filters))
 	had := c.filters()
-	count := len(had)
+	count, size := len(had), 0
+	for f := range had {
+		size += len(f)
+	}
 	isNew := make(map[string]bool, len(pk.Filters))
 	var granted []delivery.Subscription
 	for i, f := range pk.Filters {
 		code := b.mayHave(c, f)
 		if _, known := isNew[f.Filter]; code == packets.CodeSuccess && !known {
 			if _, replaces := had[f.Filter]; !replaces {
-				if count++; count > maxSubscriptions {
+				if count == maxSubscriptions || size+len(f.Filter) > maxFilterBytes {
 					code = packets.ErrQuotaExceeded
 				} else {
 					isNew[f.Filter] = true
+					count, size = count+1, size+len(f.Filter)
 				}
 			}
 		}

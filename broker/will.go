@@ -32,10 +32,16 @@ type will struct {
 // at before.
 func (b *Broker) checkWill(cl *mqtt.Client, w *packets.ConnectParams) packets.Code {
 	id := b.auth.Identity(cl)
-	if !w.WillFlag || id == nil || chat.ParseTopic(w.WillTopic).Kind == chat.KindPlain {
+	if !w.WillFlag || id == nil {
 		return packets.CodeSuccess
 	}
-	_, err := b.cfg.Limits.Parse(w.WillPayload, speaksForSystem(id.Role))
+	var err error
+	switch {
+	case chat.ParseTopic(w.WillTopic).Kind != chat.KindPlain:
+		_, err = b.cfg.Limits.Parse(w.WillPayload, speaksForSystem(id.Role))
+	case tooDeep(w.WillTopic):
+		err = errTooDeep
+	}
 	if err == nil {
 		return packets.CodeSuccess
 	}
