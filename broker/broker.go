@@ -182,7 +182,7 @@ func (b *Broker) open() (err error) {
 	}
 	b.plain = &plainTopics{
 		tree: b.mochi.Topics, may: b.mayReceive, subscriptions: &b.system.subscriptions,
-		retained: retained{store: b.log.Sessions(), logger: b.logger, count: &b.system.retained},
+		retained: retained{store: b.log.Sessions(), logger: b.logger},
 	}
 	b.engine, err = delivery.New(delivery.Config{
 		Log: b.log, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.plain, OnEnd: b.sessionEnded,
@@ -193,10 +193,11 @@ func (b *Broker) open() (err error) {
 	}
 	b.presence = &presence{
 		settle: max(b.cfg.PresenceSettle, 0), store: b.log.Sessions(), logger: b.logger, now: time.Now,
-		subjects: map[string]*seen{},
-		plain:    b.plain,
+		subjects: map[string]*seen{}, away: map[string]int64{},
+		plain: b.plain,
 	}
-	if err := b.plain.restore(); err != nil {
+	b.plain.presence = b.presence
+	if err := b.plain.retained.restore(); err != nil {
 		return fmt.Errorf("restore retained messages: %w", err)
 	}
 	if err := b.presence.restore(); err != nil {

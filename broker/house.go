@@ -37,7 +37,7 @@ func (b *Broker) keepHouse() {
 			b.tellSystem()
 		case <-minute.C:
 			b.trim()
-			b.plain.forgetExpired(time.Now().Unix())
+			b.plain.retained.forgetExpired(time.Now().UnixMilli())
 		}
 	}
 }

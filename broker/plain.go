@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -19,8 +18,8 @@ import (
 	"mynah/broker/delivery"
 )
 
-// plainTopics serves the topics outside the chat. It has Mochi's tree of subscriptions and
-// retained messages; what a message does on its way is ours. A message is in the queue of
+// plainTopics serves the topics outside the chat. It has Mochi's tree of subscriptions; what
+// a message does on its way is ours. A message is in the queue of
 // every session that is to get it before it is acknowledged to its publisher, and a
 // session is in the tree from its SUBSCRIBE to its end, connected or not.
 type plainTopics struct {
@@ -32,6 +31,7 @@ type plainTopics struct {
 	subscriptions *int64   // how many there are, for $SYS
 
 	retained retained
+	presence *presence
 }
 
 // subscriber is a session with subscriptions outside the chat.
@@ -226,65 +226,31 @@ func (p *plainTopics) Orphaned(left []delivery.Orphan) {
 
 // publish retains a message if that is asked for, and fans it out. It reports false if
 // nobody has subscribed to its topic.
-func (p *plainTopics) publish(pk packets.Packet, from delivery.Key) (matched bool) {
-	if pk.FixedHeader.Retain {
+func (p *plainTopics) publish(m *delivery.PlainMessage) (matched bool) {
+	if m.Retain {
 		// Whoever is there gets the messages of a topic in the order in which they
 		// are retained, the last of them last.
-		defer p.retained.inOrder(pk.TopicName)()
-		p.retain(pk, true)
+		defer p.retained.inOrder(m.Topic)()
+		p.retained.retain(m, true)
 	}
-	m := plainMessage(&pk)
-	m.From = from
 	return p.fanOut(m)
 }
 
 // publishLatest is publish for what the broker itself tells, of which only the latest
 // matters.
 func (p *plainTopics) publishLatest(topic string, payload []byte, qos byte) {
-	pk := ownMessage(topic, payload, qos)
+	m := &delivery.PlainMessage{Topic: topic, Payload: payload, QoS: qos, Retain: true, Latest: true}
 	defer p.retained.inOrder(topic)()
-	p.retain(pk, false)
-	p.fanOutLatest(&pk)
-}
-
-func (p *plainTopics) fanOutLatest(pk *packets.Packet) {
-	m := plainMessage(pk)
-	m.Latest = true
+	p.retained.retain(m, false)
 	p.fanOut(m)
 }
 
-// ownMessage returns a retained message of the broker.
-func ownMessage(topic string, payload []byte, qos byte) packets.Packet {
-	return packets.Packet{
-		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: qos, Retain: true},
-		TopicName:   topic, Payload: payload, Created: time.Now().Unix(),
+// newPlain returns a message of a client.
+func newPlain(topic string, payload []byte, qos byte, retain bool, props *packets.Properties) *delivery.PlainMessage {
+	return &delivery.PlainMessage{
+		Topic: topic, Payload: payload, QoS: qos, Retain: retain,
+		Props: appendForwarded(nil, props), Expires: earlier(0, props.MessageExpiryInterval),
 	}
-}
-
-// newPlain returns a message of a client as Mochi's tree keeps it when it is retained.
-func newPlain(topic string, payload []byte, qos byte, retain bool, props packets.Properties) packets.Packet {
-	pk := packets.Packet{
-		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: qos, Retain: retain},
-		TopicName:   topic, Payload: payload, Properties: props,
-		Created: time.Now().Unix(), ProtocolVersion: 5, // or Mochi does not look at Expiry
-	}
-	if every := props.MessageExpiryInterval; every > 0 {
-		pk.Expiry = pk.Created + int64(every) + 1 // in whole seconds, and not too early
-	}
-	return pk
-}
-
-// plainMessage returns a message as it goes to sessions.
-func plainMessage(pk *packets.Packet) *delivery.PlainMessage {
-	m := &delivery.PlainMessage{
-		Topic: pk.TopicName, Payload: pk.Payload, QoS: pk.FixedHeader.Qos, Retain: pk.FixedHeader.Retain,
-		Props: appendForwarded(nil, &pk.Properties),
-	}
-	if pk.Expiry > 0 {
-		left := time.Duration(pk.Properties.MessageExpiryInterval) * time.Second
-		m.Expires = min(pk.Expiry*1000, time.Now().Add(left).UnixMilli())
-	}
-	return m
 }
 
 // MQTT 5 properties of a PUBLISH that a server passes on as they are (3.3.2.3).
@@ -324,8 +290,9 @@ func (b *Broker) publishPlain(p publication, m *published) {
 		exchange = m.id
 	}
 	current := c.session.Publish(c.Conn, exchange, func() {
-		pk := newPlain(m.topic, bytes.Clone(m.payload), m.qos, m.retain, m.props)
-		p.nobody = !b.plain.publish(pk, c.session.Key)
+		msg := newPlain(m.topic, bytes.Clone(m.payload), m.qos, m.retain, &m.props)
+		msg.From = c.session.Key
+		p.nobody = !b.plain.publish(msg)
 	})
 	if current && m.qos > 0 {
 		b.queue.put(p)

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/broker/delivery"
 )
@@ -27,15 +26,11 @@ func topicsOf(levels ...string) []string {
 
 // Whoever has subscribed is found by the tree, whatever the filter, and nobody else: also at
 // the parent level of "+/#" and for topics with $, where Mochi's own search is wrong, and
-// when others with filters much alike have gone. What is retained is found likewise.
+// when others with filters much alike have gone.
 func TestTreeAgainstMatches(t *testing.T) {
 	t.Parallel()
-	var subscriptions, retained int64
-	p := &plainTopics{
-		tree: mqtt.NewTopicsIndex(), subscriptions: &subscriptions,
-		may: func(*delivery.Session, string) bool { return true },
-	}
-	p.retained.count = &retained
+	var subscriptions int64
+	p := &plainTopics{tree: mqtt.NewTopicsIndex(), subscriptions: &subscriptions}
 	topics := topicsOf("a", "b", "", "$x")
 	filters := slices.DeleteFunc(topicsOf("a", "b", "", "$x", "+", "#"), func(f string) bool { return !validFilter(f) })
 	for _, f := range slices.Clip(filters) {
@@ -79,25 +74,6 @@ func TestTreeAgainstMatches(t *testing.T) {
 	}
 	if left := len(p.tree.Subscribers("a/b").Subscriptions) + len(p.tree.Subscribers("a/b").Shared); left > 0 || subscriptions != 0 {
 		t.Errorf("%d found and %d counted when all have gone", left, subscriptions)
-	}
-
-	for _, topic := range topics {
-		p.retain(newPlain(topic, []byte("x"), 0, true, packets.Properties{}), false)
-	}
-	for _, f := range filters {
-		if mqtt.IsSharedFilter(f) {
-			continue
-		}
-		var want []string
-		for _, topic := range topics {
-			if matches(f, topic) {
-				want = append(want, topic)
-			}
-		}
-		slices.Sort(want)
-		if got := p.retainedFor(nil, f); !slices.Equal(got, want) {
-			t.Errorf("retained for %q: %q, want %q", f, got, want)
-		}
 	}
 }
 

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
+	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/chat"
 )
@@ -15,8 +17,12 @@ import (
 // milliseconds since 1970, 0 while it is online.
 const presencePrefix = "presence/"
 
+// maxAway is of how many subjects that are away it is kept in memory when they were seen.
+const maxAway = 1 << 17
+
 // presence tells on presence/<id> whether a subject is online, which it is while it has
-// a connection. One that comes back within the settling time was never away.
+// a connection. One that comes back within the settling time was never away. In memory are
+// those who are online and some of the others; all are on disk.
 type presence struct {
 	settle time.Duration
 	store  msglog.Store
@@ -26,15 +32,17 @@ type presence struct {
 
 	mu       sync.Mutex
 	subjects map[string]*seen
+	away     map[string]int64 // when some of the others were last seen, in milliseconds since 1970
 	stopped  bool
-	waiting  []presenceState // to be told, oldest first
-	telling  bool            // a goroutine does that
+	waiting  []string // subjects to be told of, oldest first
+	telling  bool     // a goroutine does that
 	tellers  sync.WaitGroup
 }
 
 // seen is a subject that is online, or was a moment ago.
 type seen struct {
 	connections int
+	since       time.Time   // when the first connection came
 	leaving     *time.Timer // runs while there are none
 	last        time.Time   // when the last connection ended
 }
@@ -46,29 +54,20 @@ type presenceState struct {
 	LastSeen int64  `json:"last_seen"` // milliseconds since 1970
 }
 
-// restore has everybody who has ever been seen offline: whoever was online when the broker
-// stopped was seen until then. That is for those who ask from now on: nobody is connected,
-// and sessions are not to be filled with it.
+// restore has everybody offline: whoever was online when the broker stopped was seen until
+// then.
 func (p *presence) restore() error {
-	now := p.now().UnixMilli()
-	var states []presenceState
-	err := p.store.Scan(presencePrefix, func(key string, value []byte) bool {
-		last, err := strconv.ParseInt(string(value), 10, 64)
-		if err != nil || last == 0 {
-			last = now
+	last := strconv.AppendInt(nil, p.now().UnixMilli(), 10)
+	var ops []msglog.Op
+	if err := p.store.Scan(presencePrefix, func(key string, value []byte) bool {
+		if string(value) == "0" {
+			ops = append(ops, msglog.Op{Key: key, Value: last})
 		}
-		states = append(states, presenceState{User: key[len(presencePrefix):], LastSeen: last})
 		return true
-	})
-	if err != nil {
+	}); err != nil {
 		return err
 	}
-	for _, s := range states {
-		if topic, payload := p.message(s); payload != nil {
-			p.plain.retain(ownMessage(topic, payload, presenceQoS), false)
-		}
-	}
-	return nil
+	return p.store.Apply(ops, false)
 }
 
 // came says that a subject has one connection more.
@@ -77,10 +76,11 @@ func (p *presence) came(subject string) {
 	defer p.mu.Unlock()
 	s := p.subjects[subject]
 	if s == nil {
-		s = &seen{}
+		s = &seen{since: p.now()}
 		p.subjects[subject] = s
+		delete(p.away, subject)
 		p.note(subject, 0)
-		p.announce(presenceState{User: subject, Online: true, LastSeen: p.now().UnixMilli()})
+		p.announce(subject)
 	}
 	s.connections++
 	if s.leaving != nil {
@@ -117,9 +117,9 @@ func (p *presence) gone(subject string) {
 // leave makes a subject offline. p.mu is held.
 func (p *presence) leave(subject string, s *seen) {
 	delete(p.subjects, subject)
-	last := s.last.UnixMilli()
-	p.note(subject, last)
-	p.announce(presenceState{User: subject, LastSeen: last})
+	p.note(subject, s.last.UnixMilli())
+	p.rememberLocked(subject, s.last.UnixMilli())
+	p.announce(subject)
 }
 
 // stop makes those who are about to leave offline at once.
@@ -150,47 +150,121 @@ func (p *presence) note(subject string, last int64) {
 	}
 }
 
-// announce has a state told, in order and soon: not here, since whoever watches a subject
-// may have to be looked up in the directory first, and a connection is not to wait for
-// that. p.mu is held.
-func (p *presence) announce(s presenceState) {
-	p.waiting = append(p.waiting, s)
+// announce has it told that a subject has come or gone, in order and soon: not here, since
+// whoever watches a subject may have to be looked up in the directory first, and a
+// connection is not to wait for that. p.mu is held.
+func (p *presence) announce(subject string) {
+	p.waiting = append(p.waiting, subject)
 	if !p.telling {
 		p.telling = true
 		p.tellers.Go(p.tellWaiting)
 	}
 }
 
-func (p *presence) tellWaiting() {
-	for {
-		p.mu.Lock()
-		states := p.waiting
-		p.waiting = nil
-		p.telling = len(states) > 0
-		p.mu.Unlock()
-		if len(states) == 0 {
-			return
-		}
-		for _, s := range states {
-			p.tell(s)
-		}
-	}
-}
-
 // presenceQoS is at which QoS presence is published.
 const presenceQoS = 1
 
-func (p *presence) tell(s presenceState) {
-	if topic, payload := p.message(s); payload != nil {
-		p.plain.publishLatest(topic, payload, presenceQoS)
+func (p *presence) tellWaiting() {
+	for {
+		p.mu.Lock()
+		subjects := p.waiting
+		p.waiting = nil
+		p.telling = len(subjects) > 0
+		p.mu.Unlock()
+		if len(subjects) == 0 {
+			return
+		}
+		for _, subject := range subjects {
+			// Who is to be told asks for the state when its turn comes.
+			p.plain.fanOut(&delivery.PlainMessage{
+				Topic: chat.PresenceTopic(subject), QoS: presenceQoS, Retain: true, Latest: true,
+			})
+		}
 	}
 }
 
-// message returns what is told of a state.
-func (p *presence) message(s presenceState) (topic string, payload []byte) {
-	payload, err := json.Marshal(s)
-	if err != nil {
-		p.logger.Warn("cannot tell whether somebody is online", "subject", s.User, "error", err)
+// message returns what is told of a subject now, nil if it has never been seen.
+func (p *presence) message(subject string) *delivery.PlainMessage {
+	state, known := p.state(subject)
+	if !known {
+		return nil
 	}
-	return chat.PresenceTopic(s.User), payload
+	payload, err := json.Marshal(state)
+	if err != nil {
+		return nil // it has nothing that JSON does not
+	}
+	return &delivery.PlainMessage{Topic: chat.PresenceTopic(subject), Payload: payload, QoS: presenceQoS, Retain: true}
+}
+
+func (p *presence) state(subject string) (state presenceState, known bool) {
+	p.mu.Lock()
+	s := p.subjects[subject]
+	last, known := p.away[subject]
+	if s != nil {
+		state = presenceState{User: subject, Online: true, LastSeen: s.since.UnixMilli()}
+	}
+	p.mu.Unlock()
+	switch {
+	case s != nil:
+		return state, true
+	case known:
+		return presenceState{User: subject, LastSeen: last}, true
+	}
+	if err := p.scan(subject, func(found string, at int64) bool {
+		last, known = at, found == subject
+		return false // it would be the first
+	}); err != nil {
+		p.logger.Warn("cannot tell when somebody was last seen", "subject", subject, "error", err)
+		return state, false
+	}
+	if !known || last == 0 {
+		return state, false // unknown, or it has come this moment, which is about to be told
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.subjects[subject] == nil {
+		p.rememberLocked(subject, last)
+	}
+	return presenceState{User: subject, LastSeen: last}, true
+}
+
+// rememberLocked keeps when a subject was last seen in memory, so that not everybody's
+// contacts are looked for on disk when many come at a time.
+func (p *presence) rememberLocked(subject string, last int64) {
+	if len(p.away) >= maxAway {
+		for other := range p.away { // any
+			delete(p.away, other)
+			break
+		}
+	}
+	p.away[subject] = last
+}
+
+// scan calls fn for the subjects that have been seen and whose ids begin with prefix, in
+// byte order, with when that was, until fn returns false.
+func (p *presence) scan(prefix string, fn func(subject string, last int64) bool) error {
+	return p.store.Scan(presencePrefix+prefix, func(key string, value []byte) bool {
+		last, err := strconv.ParseInt(string(value), 10, 64)
+		return err != nil || fn(key[len(presencePrefix):], last)
+	})
+}
+
+// topics returns the topics of those who have been seen that a filter matches. One without
+// wildcards is returned whether or not there is anything to tell.
+func (p *presence) topics(filter string) (topics []string) {
+	if chat.ParseTopic(filter).Kind == chat.KindPresence {
+		return []string{filter}
+	}
+	if first, _, _ := strings.Cut(filter, "/"); first != "+" && first != "#" && first+"/" != presencePrefix {
+		return nil
+	}
+	if err := p.scan("", func(subject string, _ int64) bool {
+		if topic := chat.PresenceTopic(subject); matches(filter, topic) {
+			topics = append(topics, topic)
+		}
+		return true
+	}); err != nil {
+		p.logger.Warn("cannot tell who has been seen", "error", err)
+	}
+	return topics
 }

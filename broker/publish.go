@@ -48,6 +48,9 @@ func (b *Broker) publish(c *conn, m *published) {
 		// no would publish it again as new, and it would be there twice.
 		p.unlessStored, err = asRefusal(err), nil
 	}
+	if err == nil && kind == chat.KindPlain {
+		err = b.plain.retained.admit(m.topic, m.payload, m.retain)
+	}
 	if err != nil && kind == chat.KindPlain && m.qos == 2 && c.session.Published(m.id) {
 		err = nil // it has been passed on already
 	}

@@ -1,39 +1,42 @@
 package broker
 
 import (
-	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
-	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/chat"
 )
 
 // retainedPrefix begins the keys of retained messages of plain topics.
 const retainedPrefix = "retained/"
 
-// retained is what keeps retained messages in order and on disk. The messages themselves
-// are in the tree.
+// maxRetained bounds the memory of all retained messages together, in bytes.
+const maxRetained = 512 << 20
+
+// retainedOverhead is about what a retained message costs beside its bytes.
+const retainedOverhead = 512
+
+// retained is the retained messages of plain topics (MQTT 5, 3.3.1.3), in memory and, but
+// for the broker's own, on disk. Who is present is told by presence.
 type retained struct {
 	store   msglog.Store
 	logger  *slog.Logger
 	failing rarely // logged
-	count   *int64 // how many there are, for $SYS
 
 	// order is held from retaining a message to the end of its fan-out, one of them for
 	// each topic.
 	order [64]sync.Mutex
-	// tree guards what Mochi's tree does not where it searches for retained messages.
-	tree sync.RWMutex
+
+	mu       sync.RWMutex
+	messages topicTree[*delivery.PlainMessage]
+	bytes    int64
 }
 
 // inOrder locks a topic and returns what unlocks it.
@@ -43,108 +46,137 @@ func (r *retained) inOrder(topic string) (unlock func()) {
 	return mu.Unlock
 }
 
-// storedRetained is a retained message of a plain topic as it is stored.
+// storedRetained is a retained message as it is stored.
 type storedRetained struct {
 	Topic   string `json:"topic"`
 	Payload []byte `json:"payload"`
 	QoS     byte   `json:"qos"`
-	Created int64  `json:"created"`         // seconds since 1970
-	Expiry  int64  `json:"expiry"`          // seconds since 1970, 0 for never
-	Props   []byte `json:"props,omitempty"` // MQTT 5 properties as in a PUBLISH
+	Expires int64  `json:"expires,omitempty"` // milliseconds since 1970, 0 for never
+	Props   []byte `json:"props,omitempty"`   // MQTT 5 properties as in a PUBLISH
 }
 
-// retain replaces the retained message of a topic, or deletes it if the payload is empty
-// (MQTT 5, 3.3.1.3). If it is to be kept it survives a restart, too.
-func (p *plainTopics) retain(pk packets.Packet, keep bool) {
-	p.retained.tree.Lock()
-	p.tree.RetainMessage(pk)
-	p.retained.tree.Unlock()
-	atomic.StoreInt64(p.retained.count, int64(p.tree.Retained.Len()))
+func retainedCost(topic string, payload []byte) int64 {
+	return int64(len(topic) + len(payload) + retainedOverhead)
+}
+
+// admit reports why a message cannot be retained, if it is to be.
+func (r *retained) admit(topic string, payload []byte, retain bool) error {
+	if !retain || len(payload) == 0 {
+		return nil
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	more := retainedCost(topic, payload)
+	if old, ok := r.messages.get(topic); ok {
+		more -= retainedCost(topic, old.Payload)
+	}
+	if more > 0 && r.bytes+more > maxRetained {
+		return chat.Refuse(chat.CodeTooLarge, "the server retains as many messages as it can; take back others with an empty payload")
+	}
+	return nil
+}
+
+// retain replaces the retained message of a topic, or deletes it if the payload is empty. If
+// it is to be kept it survives a restart, too.
+func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
+	r.mu.Lock()
+	if old, ok := r.messages.get(m.Topic); ok {
+		r.bytes -= retainedCost(m.Topic, old.Payload)
+	}
+	if len(m.Payload) > 0 {
+		r.messages.put(m.Topic, m)
+		r.bytes += retainedCost(m.Topic, m.Payload)
+	} else {
+		r.messages.remove(m.Topic)
+	}
+	r.mu.Unlock()
 	if !keep {
 		return
 	}
-	op := msglog.Op{Key: retainedPrefix + pk.TopicName, Delete: len(pk.Payload) == 0}
+	op := msglog.Op{Key: retainedPrefix + m.Topic, Delete: len(m.Payload) == 0}
 	if !op.Delete {
-		v, err := json.Marshal(storedRetained{
-			pk.TopicName, pk.Payload, pk.FixedHeader.Qos, pk.Created, pk.Expiry, appendForwarded(nil, &pk.Properties),
-		})
+		v, err := json.Marshal(storedRetained{m.Topic, m.Payload, m.QoS, m.Expires, m.Props})
 		if err != nil {
 			return // it has nothing that JSON does not
 		}
 		op.Value = v
 	}
-	durably := pk.FixedHeader.Qos > 0 // its acknowledgement says so
-	if err := p.retained.store.Apply([]msglog.Op{op}, durably); err != nil {
-		p.retained.failing.Do(func() {
-			p.retained.logger.Warn("cannot store retained messages; after a restart they will be as they were before",
-				"topic", pk.TopicName, "error", err)
+	durably := m.QoS > 0 // its acknowledgement says so
+	if err := r.store.Apply([]msglog.Op{op}, durably); err != nil {
+		r.failing.Do(func() {
+			r.logger.Warn("cannot store retained messages; after a restart they will be as they were before",
+				"topic", m.Topic, "error", err)
 		})
 	}
 }
 
+// count returns how many there are.
+func (r *retained) count() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.messages.len()
+}
+
 // Retained implements delivery.PlainTopics.
 func (p *plainTopics) Retained(topic string) *delivery.PlainMessage {
-	pk, ok := p.tree.Retained.Get(topic)
-	if !ok || pk.Expiry > 0 && pk.Expiry <= time.Now().Unix() {
+	if t := chat.ParseTopic(topic); t.Kind == chat.KindPresence {
+		return p.presence.message(t.ID)
+	}
+	p.retained.mu.RLock()
+	defer p.retained.mu.RUnlock()
+	m, _ := p.retained.messages.get(topic)
+	if m == nil || m.Expires > 0 && m.Expires <= time.Now().UnixMilli() {
 		return nil
 	}
-	return plainMessage(&pk)
+	return m
 }
 
 // retainedFor returns the topics with retained messages that a filter matches.
 func (p *plainTopics) retainedFor(s *delivery.Session, filter string) []string {
-	p.retained.tree.RLock()
-	found := p.tree.Messages(filter)
-	if parent, ok := strings.CutSuffix(filter, "/#"); ok { // which the tree forgets
-		found = append(found, p.tree.Messages(parent)...)
-	}
-	p.retained.tree.RUnlock()
-	topics := make([]string, 0, len(found))
-	for i := range found {
-		if topic := found[i].TopicName; matches(filter, topic) && p.may(s, topic) {
-			topics = append(topics, topic)
-		}
-	}
+	var topics []string
+	p.retained.mu.RLock()
+	p.retained.messages.match(filter, func(topic string, _ *delivery.PlainMessage) { topics = append(topics, topic) })
+	p.retained.mu.RUnlock()
+	topics = append(topics, p.presence.topics(filter)...)
+	topics = slices.DeleteFunc(topics, func(topic string) bool { return !p.may(s, topic) })
 	slices.Sort(topics)
-	return slices.Compact(topics)
+	return topics
 }
 
-// forgetExpired forgets the retained messages whose time was over at now, in seconds since
-// 1970. Nobody has been sent them since.
-func (p *plainTopics) forgetExpired(now int64) {
-	for topic, pk := range p.tree.Retained.GetAll() {
-		if pk.Expiry == 0 || pk.Expiry > now {
-			continue
+// forgetExpired forgets the retained messages whose time was over at now, in milliseconds
+// since 1970. Nobody has been sent them since.
+func (r *retained) forgetExpired(now int64) {
+	var over []string
+	r.mu.RLock()
+	r.messages.match("#", func(topic string, m *delivery.PlainMessage) {
+		if m.Expires > 0 && m.Expires <= now {
+			over = append(over, topic)
 		}
+	})
+	r.mu.RUnlock()
+	for _, topic := range over {
 		func() {
-			defer p.retained.inOrder(topic)()
-			if pk, ok := p.tree.Retained.Get(topic); ok && pk.Expiry > 0 && pk.Expiry <= now {
-				pk.Payload = nil
-				p.retain(pk, true)
+			defer r.inOrder(topic)()
+			r.mu.RLock()
+			m, _ := r.messages.get(topic)
+			r.mu.RUnlock()
+			if m != nil && m.Expires > 0 && m.Expires <= now {
+				r.retain(&delivery.PlainMessage{Topic: topic}, true)
 			}
 		}()
 	}
 }
 
 // restore brings back the retained messages that were stored.
-func (p *plainTopics) restore() error {
-	now := time.Now().Unix()
-	return p.retained.store.Scan(retainedPrefix, func(_ string, value []byte) bool {
+func (r *retained) restore() error {
+	now := time.Now().UnixMilli()
+	return r.store.Scan(retainedPrefix, func(_ string, value []byte) bool {
 		var m storedRetained
-		if json.Unmarshal(value, &m) != nil || m.Expiry > 0 && m.Expiry <= now || tooDeep(m.Topic) {
-			return true
+		if json.Unmarshal(value, &m) == nil && (m.Expires == 0 || m.Expires > now) && !tooDeep(m.Topic) {
+			r.retain(&delivery.PlainMessage{
+				Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: true, Props: m.Props, Expires: m.Expires,
+			}, false)
 		}
-		var props packets.Properties
-		encoded := append(binary.AppendUvarint(nil, uint64(len(m.Props))), m.Props...)
-		if _, err := props.Decode(packets.Publish, bytes.NewBuffer(encoded)); err != nil {
-			p.retained.logger.Warn("a retained message has lost its properties", "topic", m.Topic, "error", err)
-		}
-		pk := newPlain(m.Topic, m.Payload, m.QoS, true, props)
-		pk.Created, pk.Expiry = m.Created, m.Expiry
-		if m.Expiry > 0 {
-			pk.Properties.MessageExpiryInterval = uint32(max(m.Expiry-now-1, 1)) //nolint:gosec // it came from 32 bits
-		}
-		p.retain(pk, false)
 		return true
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/authhook"
+	"mynah/broker/delivery"
 )
 
 // Retained messages whose time is over are forgotten, on disk too; others stay.
@@ -23,9 +24,9 @@ func TestRetainedMessagesExpire(t *testing.T) {
 	}
 	defer b.Stop(t.Context()) //nolint:errcheck // it has not been started
 	for topic, seconds := range map[string]uint32{"plant/short": 5, "plant/long": 500, "plant/ever": 0} {
-		b.plain.retain(newPlain(topic, []byte("x"), 1, true, packets.Properties{MessageExpiryInterval: seconds}), true)
+		b.plain.retained.retain(newPlain(topic, []byte("x"), 1, true, &packets.Properties{MessageExpiryInterval: seconds}), true)
 	}
-	b.plain.forgetExpired(time.Now().Unix() + 60)
+	b.plain.retained.forgetExpired(time.Now().Add(time.Minute).UnixMilli())
 	stored := map[string]bool{}
 	if err := b.log.Sessions().Scan(retainedPrefix, func(key string, _ []byte) bool { stored[key] = true; return true }); err != nil {
 		t.Fatal(err)
@@ -34,5 +35,54 @@ func TestRetainedMessagesExpire(t *testing.T) {
 		if kept := b.plain.Retained(topic) != nil; kept != want || stored[retainedPrefix+topic] != want {
 			t.Errorf("%s: retained %t, stored %t, want %t", topic, kept, stored[retainedPrefix+topic], want)
 		}
+	}
+}
+
+// All retained messages together are bounded; what replaces or deletes one is taken as long
+// as it is not larger.
+func TestRetainedIsBounded(t *testing.T) {
+	t.Parallel()
+	r := &retained{}
+	keep := func(topic string, size int) error {
+		payload := make([]byte, size)
+		if err := r.admit(topic, payload, true); err != nil {
+			return err
+		}
+		r.retain(&delivery.PlainMessage{Topic: topic, Payload: payload}, false)
+		return nil
+	}
+	for topic, size := range map[string]int{"plant/a": 1000, "plant/b": 2000} {
+		if err := keep(topic, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	others := maxRetained - r.bytes
+	r.bytes += others // of as many other messages
+	for _, step := range []struct {
+		topic string
+		size  int
+		full  bool
+	}{
+		{"plant/c", 1, true},
+		{"plant/a", 1001, true},
+		{"plant/a", 1000, false},
+		{"plant/a", 900, false},
+		{"plant/b", 2100, false},
+		{"plant/b", 2101, true},
+		{"plant/a", 0, false},
+		{"plant/c", 900, false},
+		{"plant/d", 1, true},
+	} {
+		if err := keep(step.topic, step.size); (err != nil) != step.full {
+			t.Errorf("%s with %d bytes: %v, want a refusal: %t", step.topic, step.size, err, step.full)
+		}
+	}
+	for _, topic := range []string{"plant/b", "plant/c"} {
+		if err := keep(topic, 0); err != nil {
+			t.Error(err)
+		}
+	}
+	if r.bytes != others || r.count() != 0 {
+		t.Errorf("%d bytes and %d messages are counted when all are gone", r.bytes-others, r.count())
 	}
 }

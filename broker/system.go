@@ -15,7 +15,6 @@ type system struct {
 	started       time.Time
 	received      atomic.Int64 // PUBLISHes of clients
 	maximum       atomic.Int64 // most connections at the same time
-	retained      int64        // messages; atomic
 	subscriptions int64        // outside the chat; atomic
 }
 
@@ -32,8 +31,7 @@ func (s *system) arrived(connections int64) {
 // tellSystem tells the broker's figures, retained, on the topics that brokers have for
 // them. Prometheus gets more of them: see metrics.
 //
-// Mochi's own loop for this is not run: every second it copies the tables of all clients
-// and of all retained messages, of which everybody's presence is one.
+// Mochi's own loop for this is not run: every second it copies the table of all clients.
 func (b *Broker) tellSystem() {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -47,7 +45,7 @@ func (b *Broker) tellSystem() {
 		"messages/received": b.system.received.Load(),
 		"messages/sent":     int64(stats.Deliveries.Load()),                          //nolint:gosec // far from 63 bits
 		"messages/dropped":  int64(stats.Dropped.Load() + stats.PlainDropped.Load()), //nolint:gosec // the same
-		"retained":          atomic.LoadInt64(&b.system.retained),
+		"retained":          int64(b.plain.retained.count()),
 		"subscriptions":     atomic.LoadInt64(&b.system.subscriptions),
 		"system/memory":     int64(m.HeapInuse), //nolint:gosec // the same
 		"system/threads":    int64(runtime.NumGoroutine()),

@@ -203,7 +203,12 @@ func (b *Broker) publishWill(id *authhook.Identity, c *conn) {
 	if err == nil {
 		switch kind {
 		case chat.KindPlain:
-			b.plain.publish(newPlain(w.topic, w.payload, w.qos, w.retain, w.props), c.session.Key)
+			if err = b.plain.retained.admit(w.topic, w.payload, w.retain); err != nil {
+				break
+			}
+			m := newPlain(w.topic, w.payload, w.qos, w.retain, &w.props)
+			m.From = c.session.Key
+			b.plain.publish(m)
 		case chat.KindUserSignal, chat.KindGroupSignal:
 			err = b.signal(id, w.topic, w.payload)
 		default:

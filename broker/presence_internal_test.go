@@ -1,0 +1,86 @@
+package broker
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"mynah/authhook"
+)
+
+// When somebody was last seen is told from memory or from disk, the same; whoever was online
+// when the broker was killed was seen until it is started again, and not at each later start.
+// Memory is bounded, whoever has ever been here.
+func TestLastSeen(t *testing.T) {
+	t.Parallel()
+	verifier, err := authhook.NewVerifier(authhook.VerifierConfig{Secret: []byte("a secret for tests, 32 bytes or more")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer verifier.Close()
+	b, err := New(Config{DataDir: t.TempDir(), MQTTAddr: "127.0.0.1:0", Verifier: verifier, PresenceSettle: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Stop(t.Context()) //nolint:errcheck // it has not been started
+	clock := time.UnixMilli(1_800_000_000_000)
+	p := b.presence
+	p.now = func() time.Time { return clock }
+	want := func(subject string, online bool, at time.Time) {
+		t.Helper()
+		for _, from := range []string{"memory", "disk", "memory again"} {
+			state, known := p.state(subject)
+			if !known || state != (presenceState{User: subject, Online: online, LastSeen: at.UnixMilli()}) {
+				t.Errorf("from %s: %+v, known %t", from, state, known)
+			}
+			if from == "memory" {
+				clear(p.away)
+			}
+		}
+	}
+	away := func(subject string) {
+		p.came(subject)
+		p.gone(subject)
+		for p.online() > 0 { // it settles at once, but on a goroutine of its own
+			time.Sleep(time.Millisecond)
+		}
+	}
+	away("ann")
+	away("anna")
+	left := clock
+	clock = clock.Add(time.Hour)
+	p.came("bob")
+	want("ann", false, left)
+	want("bob", true, clock)
+	for filter, found := range map[string][]string{
+		"presence/+": {"presence/ann", "presence/anna", "presence/bob"}, "#": {"presence/ann", "presence/anna", "presence/bob"},
+		"+/ann": {"presence/ann"}, "presence/bob": {"presence/bob"}, "plant/+": nil, "presence/+/+": nil, "presence": nil,
+	} {
+		if got := p.topics(filter); !slices.Equal(got, found) {
+			t.Errorf("%s finds %q, want %q", filter, got, found)
+		}
+	}
+	for _, nobody := range []string{"an", "annab", "carol"} {
+		if state, known := p.state(nobody); known {
+			t.Errorf("%s is known: %+v", nobody, state)
+		}
+	}
+
+	killed := clock.Add(time.Hour) // and started again
+	for clock = killed; clock.Before(killed.Add(3 * time.Hour)); clock = clock.Add(time.Hour) {
+		clear(p.subjects)
+		clear(p.away)
+		if err := p.restore(); err != nil {
+			t.Fatal(err)
+		}
+		want("bob", false, killed)
+		want("anna", false, left)
+	}
+	for i := range maxAway + 10 {
+		p.rememberLocked(fmt.Sprint("guest", i), 1)
+	}
+	if len(p.away) > maxAway {
+		t.Errorf("%d are remembered", len(p.away))
+	}
+}
