@@ -125,12 +125,6 @@ func retriable(refusal *chat.Error) bool {
 	return false
 }
 
-// MQTT 5 properties of PUBACK and PUBREC (3.4.2.2).
-const (
-	propReasonString = 0x1F
-	propUser         = 0x26
-)
-
 // appendAck appends the acknowledgement of a publication, and explains a refusal on the
 // sender's error topic where the protocol has no place for it.
 func (b *Broker) appendAck(dst []byte, p *publication) []byte {

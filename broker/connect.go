@@ -71,6 +71,14 @@ func (b *Broker) connect(c *conn, door string) error {
 	if err != nil {
 		return err
 	}
+	if err := checkConnect(body); err != nil {
+		var code packets.Code
+		if errors.As(err, &code) && c.v5.Load() {
+			cl.Properties.ProtocolVersion = 5
+			err = errors.Join(err, b.refuse(cl, code)) // [MQTT-3.1.4-2]
+		}
+		return fmt.Errorf("check CONNECT: %w", err)
+	}
 	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connect, Remaining: len(body)}}
 	if err := pk.ConnectDecode(bytes.Clone(body)); err != nil {
 		return fmt.Errorf("decode CONNECT: %w", err)

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"encoding/binary"
 	"strings"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -106,12 +105,6 @@ func ofParentLevel(filter string) string {
 	return filter[:len(mqtt.SharePrefix)] + "/" + name + "/" + inner + "/#"
 }
 
-// Properties of a SUBSCRIBE (MQTT 5, 3.8.2.1).
-const (
-	propSubscriptionID = 0x0B
-	propUserProperty   = propUser
-)
-
 // checkSubscribe returns what is wrong with the variable header and the payload of a
 // SUBSCRIBE (MQTT 5, 3.8.2 and 3.8.3; 3.1.1, 3.8.3). Mochi's codec runs off the end of one
 // that is cut short and lets pass what is forbidden.
@@ -121,14 +114,10 @@ func checkSubscribe(body []byte, v5 bool) error {
 	}
 	body = body[2:]
 	if v5 {
-		size, n := binary.Uvarint(body)
-		if n <= 0 || n > 4 || size > uint64(len(body)-n) {
-			return packets.ErrMalformedProperties
-		}
-		if err := checkSubscribeProperties(body[n : n+int(size)]); err != nil { //nolint:gosec // within body
+		var err error
+		if _, body, err = cutProperties(body, subscribeProps); err != nil {
 			return err
 		}
-		body = body[n+int(size):] //nolint:gosec // within body
 	}
 	if len(body) == 0 {
 		return packets.ErrProtocolViolationNoFilters // [MQTT-3.8.3-2]
@@ -156,44 +145,17 @@ func checkSubscribe(body []byte, v5 bool) error {
 	return nil
 }
 
-// checkSubscribeProperties returns what is wrong with the properties of a SUBSCRIBE.
-func checkSubscribeProperties(props []byte) error {
-	numbered := false
-	for len(props) > 0 {
-		switch props[0] {
-		case propSubscriptionID:
-			id, n := binary.Uvarint(props[1:])
-			switch {
-			case n <= 0 || n > 4:
-				return packets.ErrMalformedProperties
-			case id == 0 || numbered:
-				return packets.ErrProtocolViolation // 3.8.2.1.2
-			}
-			numbered, props = true, props[1+n:]
-		case propUserProperty:
-			_, rest, ok := cutString(props[1:])
-			if ok {
-				_, rest, ok = cutString(rest)
-			}
-			if !ok {
-				return packets.ErrMalformedProperties
-			}
-			props = rest
-		default:
-			return packets.ErrMalformedProperties
-		}
+// checkUnsubscribe does the same for an UNSUBSCRIBE of MQTT 5 (3.10.2).
+func checkUnsubscribe(body []byte) error {
+	if len(body) < 2 {
+		return packets.ErrMalformedPacketID
 	}
-	return nil
+	_, _, err := cutProperties(body[2:], unsubscribeProps)
+	return err
 }
 
 // cutString takes a UTF-8 encoded string (MQTT 5, 1.5.4) from the front of b.
 func cutString(b []byte) (s string, rest []byte, ok bool) {
-	if len(b) < 2 {
-		return "", nil, false
-	}
-	n := 2 + int(binary.BigEndian.Uint16(b))
-	if len(b) < n {
-		return "", nil, false
-	}
-	return string(b[2:n]), b[n:], true
+	data, rest, ok := cutBytes(b)
+	return string(data), rest, ok
 }

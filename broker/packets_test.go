@@ -36,6 +36,12 @@ func TestProtocolErrorsAreTold(t *testing.T) {
 		"cut SUBSCRIBE":        {0, "\x82\x06\x00\x01\x00\x00\x01a", 0x81},
 		"five bytes of length": {0, "\x30\xff\xff\xff\xff\xff", 0x81},
 		"No Local, shared":     {0, "\x82\x10\x00\x01\x00\x00\x0a$share/g/t\x05", 0x82},
+		"PUBREL of 0":          {0, "\x62\x02\x00\x00", 0x82},
+		"format 2":             {0, "\x30\x07\x00\x01x\x02\x01\x02x", 0x82},
+		"expiry twice":         {0, "\x30\x0e\x00\x01x\x0a\x02\x00\x00\x00\x01\x02\x00\x00\x00\x01", 0x82},
+		"response to many":     {0, "\x30\x0a\x00\x01x\x06\x08\x00\x03a/+", 0x82},
+		"UNSUBSCRIBE's expiry": {0, "\xa2\x0b\x00\x01\x05\x11\x00\x00\x00\x01\x00\x01x", 0x81},
+		"DISCONNECT's format":  {0, "\xe0\x04\x00\x02\x01\x01", 0x81},
 		"topic alias":          {0, "\x30\x07\x00\x00\x03\x23\x00\x01x", 0x94},
 	} {
 		t.Run(name, func(t *testing.T) {

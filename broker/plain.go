@@ -253,15 +253,8 @@ func newPlain(topic string, payload []byte, qos byte, retain bool, props *packet
 	}
 }
 
-// MQTT 5 properties of a PUBLISH that a server passes on as they are (3.3.2.3).
-const (
-	propPayloadFormat   = 0x01
-	propContentType     = 0x03
-	propResponseTopic   = 0x08
-	propCorrelationData = 0x09
-)
-
-// appendForwarded appends the properties of a PUBLISH that belong to the message.
+// appendForwarded appends the properties of a PUBLISH that belong to the message and are
+// passed on as they are (MQTT 5, 3.3.2.3).
 func appendForwarded(dst []byte, p *packets.Properties) []byte {
 	if p.PayloadFormatFlag {
 		dst = append(dst, propPayloadFormat, p.PayloadFormat)

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -139,11 +138,11 @@ func (b *Broker) handlePublish(c *conn, head byte, body []byte) error {
 
 // properties decodes the properties of a PUBLISH and returns their size.
 func (p *published) properties(body []byte) (int, error) {
-	length, n := binary.Uvarint(body)
-	if n <= 0 || n > 4 || length > uint64(len(body)-n) {
-		return 0, packets.ErrMalformedProperties
+	_, rest, err := cutProperties(body, publishProps)
+	if err != nil {
+		return 0, err
 	}
-	size := n + int(length) //nolint:gosec // within body
+	size := len(body) - len(rest)
 	// They are kept, if the message is. The payload is not to be kept with them.
 	if _, err := p.props.Decode(packets.Publish, bytes.NewBuffer(bytes.Clone(body[:size]))); err != nil {
 		return 0, packets.ErrMalformedProperties
@@ -165,7 +164,9 @@ func packetID(head byte, body []byte, flags byte) (id uint16, failed bool, err e
 	if len(body) < 2 {
 		return 0, false, packets.ErrMalformedPacketID
 	}
-	id = uint16(body[0])<<8 | uint16(body[1])
+	if id = uint16(body[0])<<8 | uint16(body[1]); id == 0 {
+		return 0, false, packets.ErrProtocolViolationNoPacketID // [MQTT-2.2.1-3]
+	}
 	return id, len(body) > 2 && body[2] >= packets.ErrUnspecifiedError.Code, nil
 }
 
@@ -232,11 +233,23 @@ func (b *Broker) decode(c *conn, head byte, body []byte) error {
 			return b.subscribe(c, pk)
 		}
 	case packets.Unsubscribe:
-		if err = pk.UnsubscribeDecode(body); err == nil {
+		if c.v5.Load() {
+			err = checkUnsubscribe(body)
+		}
+		if err == nil {
+			err = pk.UnsubscribeDecode(body)
+		}
+		if err == nil {
 			return b.unsubscribe(c, pk)
 		}
 	case packets.Disconnect:
-		if err = pk.DisconnectDecode(body); err == nil {
+		if len(body) > 1 {
+			_, _, err = cutProperties(body[1:], disconnectProps)
+		}
+		if err == nil {
+			err = pk.DisconnectDecode(body)
+		}
+		if err == nil {
 			return c.disconnected(pk, body)
 		}
 	default:
