@@ -22,6 +22,7 @@ import (
 // API answers HTTP requests. Make it with New.
 type API struct {
 	cfg      Config
+	origins  origins
 	log      *slog.Logger
 	db       *pgtx.DB
 	mux      *http.ServeMux
@@ -49,6 +50,9 @@ func New(cfg Config) (*API, error) {
 	a := &API{cfg: cfg, log: cfg.Log, db: pgtx.New(cfg.DB), mux: http.NewServeMux(), limits: newLimits(cfg.AddressLimits, cfg.Now)}
 	cfg.Accounts.PublicURL = cfg.PublicURL
 	var err error
+	if a.origins, err = parseOrigins(cfg.Origins); err != nil {
+		return nil, err
+	}
 	if a.accounts, err = accounts.New(a.db, cfg.Keys, cfg.Accounts, cfg.Log, cfg.Now); err != nil {
 		return nil, fmt.Errorf("set up accounts: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -31,7 +32,8 @@ type Config struct {
 	// Social are the limits of contacts and groups.
 	Social social.Config
 	// Origins are the origins of web pages, besides the API's own, whose
-	// scripts may call it (--allow-origin); "*" for all. Default none.
+	// scripts may call it (--allow-origin): https://app.example.com,
+	// https://*.example.com for all below that, "*" for all. Default none.
 	Origins []string
 	// TrustedProxies are the addresses whose X-Forwarded-For is believed
 	// (--trusted-proxy). Default none: a limit by address then counts the peer.
@@ -68,18 +70,22 @@ func (c *Config) Validate() error {
 	if c.AddressLimits == 0 {
 		c.AddressLimits = 1
 	}
-	var wrong []error
-	if c.AddressLimits < 0 || c.AddressLimits > 1000 {
-		wrong = append(wrong, fmt.Errorf("--address-limits %g: give a factor above 0, at most 1000", c.AddressLimits))
-	}
+	wrong := []error{c.ValidateSettings()}
 	if c.DB == nil || c.Verifier == nil || c.Keys == nil || c.Log == nil {
 		wrong = append(wrong, errors.New("api: DB, Verifier, Keys and Log are required"))
 	}
-	for _, origin := range c.Origins {
-		u, err := url.Parse(origin)
-		if origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "") {
-			wrong = append(wrong, fmt.Errorf("--allow-origin %q: give a scheme and a host, for example https://app.example.com, or *", origin))
-		}
+	return errors.Join(wrong...)
+}
+
+// ValidateSettings is the part of Validate that needs nothing to be there yet: it looks
+// at what the flags say.
+func (c *Config) ValidateSettings() error {
+	var wrong []error
+	if c.AddressLimits < 0 || c.AddressLimits > 1000 || math.IsNaN(c.AddressLimits) {
+		wrong = append(wrong, fmt.Errorf("--address-limits %g: give a factor above 0, at most 1000", c.AddressLimits))
+	}
+	if _, err := parseOrigins(c.Origins); err != nil {
+		wrong = append(wrong, err)
 	}
 	if c.PublicURL != "" {
 		u, err := url.Parse(c.PublicURL)

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"mynah/api/accounts"
@@ -29,13 +28,13 @@ func (a *API) ownsGroup(ctx context.Context, subject, group string) error {
 
 type groupInput struct {
 	Body struct {
-		ID           string          `json:"id,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"For an admin only; leave it out to have one chosen"`
-		Name         string          `json:"name" minLength:"1" maxLength:"64"`
-		Avatar       string          `json:"avatar,omitempty" maxLength:"1024" doc:"An https address, the id of an uploaded file, or empty"`
-		Announcement string          `json:"announcement,omitempty" maxLength:"2000"`
-		Ext          *map[string]any `json:"ext,omitempty" doc:"An object of the application's own, at most 16 KiB"`
-		Join         string          `json:"join,omitempty" enum:"open,approval,invitation" default:"invitation" doc:"open makes a room: whoever subscribes to group/<id> becomes a member"`
-		Invite       []string        `json:"invite,omitempty" maxItems:"100" doc:"People to invite"`
+		ID           string   `json:"id,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"For an admin only; leave it out to have one chosen"`
+		Name         string   `json:"name" minLength:"1" maxLength:"64"`
+		Avatar       string   `json:"avatar,omitempty" maxLength:"1024" doc:"An https address, the id of an uploaded file, or empty"`
+		Announcement string   `json:"announcement,omitempty" maxLength:"2000"`
+		Ext          *Object  `json:"ext,omitempty" doc:"An object of the application's own, at most 16 KiB"`
+		Join         string   `json:"join,omitempty" enum:"open,approval,invitation" default:"invitation" doc:"open makes a room: whoever subscribes to group/<id> becomes a member"`
+		Invite       []string `json:"invite,omitempty" maxItems:"100" doc:"People to invite"`
 	}
 }
 
@@ -63,7 +62,7 @@ func (a *API) createGroup(ctx context.Context, in *groupInput) (*groupOutput, er
 	if err := accounts.CheckAvatar(b.Avatar); err != nil {
 		return nil, err
 	}
-	ext, err := renderExt(b.Ext)
+	ext, err := b.Ext.raw()
 	if err != nil {
 		return nil, err
 	}
@@ -83,13 +82,6 @@ func validIDs(ids []string) error {
 		}
 	}
 	return nil
-}
-
-func renderExt(ext *map[string]any) (json.RawMessage, error) {
-	if ext == nil {
-		return nil, nil
-	}
-	return json.Marshal(*ext)
 }
 
 func (a *API) group(ctx context.Context, in *IDPath) (*body[social.Group], error) {
@@ -115,12 +107,12 @@ func (a *API) myGroups(ctx context.Context, in *Page) (*body[List[social.Group]]
 type editGroupInput struct {
 	IDPath
 	Body struct {
-		Name         *string         `json:"name,omitempty" minLength:"1" maxLength:"64"`
-		Avatar       *string         `json:"avatar,omitempty" maxLength:"1024"`
-		Announcement *string         `json:"announcement,omitempty" maxLength:"2000"`
-		Ext          *map[string]any `json:"ext,omitempty" doc:"It replaces the one before"`
-		Join         *string         `json:"join,omitempty" enum:"open,approval,invitation" doc:"For the owner"`
-		Muted        *bool           `json:"muted,omitempty" doc:"Only the owner and admins may speak"`
+		Name         *string `json:"name,omitempty" minLength:"1" maxLength:"64"`
+		Avatar       *string `json:"avatar,omitempty" maxLength:"1024"`
+		Announcement *string `json:"announcement,omitempty" maxLength:"2000"`
+		Ext          *Object `json:"ext,omitempty" doc:"It replaces the one before"`
+		Join         *string `json:"join,omitempty" enum:"open,approval,invitation" doc:"For the owner"`
+		Muted        *bool   `json:"muted,omitempty" doc:"Only the owner and admins may speak"`
 	}
 }
 
@@ -131,7 +123,7 @@ func (a *API) editGroup(ctx context.Context, in *editGroupInput) (*body[social.G
 			return nil, err
 		}
 	}
-	ext, err := renderExt(b.Ext)
+	ext, err := b.Ext.raw()
 	if err != nil {
 		return nil, err
 	}

@@ -1,10 +1,13 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -15,6 +18,8 @@ const maxDepth = 32
 var (
 	errNUL   = errors.New("a string holds U+0000, which cannot be stored")
 	errDepth = errors.New("nested deeper than 32 levels")
+	errHalf  = errors.New("a string holds half of a surrogate pair, which cannot be stored")
+	errUTF8  = errors.New("not UTF-8")
 )
 
 // strictJSON is huma's JSON, less what PostgreSQL cannot hold. huma reads every
@@ -30,6 +35,13 @@ var strictJSON = huma.Format{
 			return errors.New("a value of the wrong kind or out of range")
 		}
 		if whole, ok := v.(*any); ok {
+			// The decoder makes U+FFFD of both, without a word.
+			switch {
+			case !utf8.Valid(data):
+				return errUTF8
+			case halfPair(data):
+				return errHalf
+			}
 			return storable(*whole, maxDepth)
 		}
 		return nil
@@ -40,6 +52,60 @@ func encodeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false) // the answer is never HTML: the type says so, and nosniff
 	return e.Encode(v)
+}
+
+// halfPair reports whether a string of the JSON text has an escaped surrogate without
+// its other half (RFC 8259 section 8.2).
+func halfPair(text []byte) bool {
+	high := false // the escape just before was the first half of a pair
+	for i := 0; i < len(text); {
+		unit, size := rune(0), 1
+		if text[i] == '\\' && i+1 < len(text) {
+			size = 2
+			if text[i+1] == 'u' && i+6 <= len(text) {
+				size = 6
+				n, _ := strconv.ParseUint(string(text[i+2:i+6]), 16, 16) // valid: the text is JSON
+				unit = rune(n)
+			}
+		}
+		low := unit >= 0xdc00 && unit < 0xe000
+		if high != low {
+			return true
+		}
+		high = unit >= 0xd800 && unit < 0xdc00
+		i += size
+	}
+	return high
+}
+
+// Object is a JSON object of the application's own, as it was written: its numbers may
+// be larger than a double.
+type Object json.RawMessage
+
+// UnmarshalJSON keeps the text.
+func (o *Object) UnmarshalJSON(text []byte) error {
+	*o = append((*o)[:0], text...)
+	return nil
+}
+
+// MarshalJSON returns the text.
+func (o Object) MarshalJSON() ([]byte, error) { return o, nil }
+
+// Schema describes it for huma, which checks that it is an object.
+func (Object) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true}
+}
+
+// raw returns the text without white space, nil for nothing.
+func (o *Object) raw() (json.RawMessage, error) {
+	if o == nil {
+		return nil, nil
+	}
+	var short bytes.Buffer
+	if err := json.Compact(&short, *o); err != nil {
+		return nil, err // never: it was parsed before
+	}
+	return short.Bytes(), nil
 }
 
 // storable returns nil if PostgreSQL's jsonb and text can hold v, with at most

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 
 	"mynah/api/accounts"
 	"mynah/authhook"
@@ -19,9 +18,9 @@ func (a *API) me(ctx context.Context, _ *empty) (*body[accounts.Account], error)
 
 type editInput struct {
 	Body struct {
-		Name     *string         `json:"name,omitempty" maxLength:"64"`
-		Avatar   *string         `json:"avatar,omitempty" maxLength:"1024" doc:"An https address, the id of an uploaded file, or empty"`
-		Ext      *map[string]any `json:"ext,omitempty" doc:"An object of the application's own, at most 16 KiB; it replaces the one before"`
+		Name     *string `json:"name,omitempty" maxLength:"64"`
+		Avatar   *string `json:"avatar,omitempty" maxLength:"1024" doc:"An https address, the id of an uploaded file, or empty"`
+		Ext      *Object `json:"ext,omitempty" doc:"An object of the application's own, at most 16 KiB; it replaces the one before"`
 		Settings *struct {
 			FindByID    *bool `json:"find_by_id,omitempty"`
 			FindByPhone *bool `json:"find_by_phone,omitempty"`
@@ -33,11 +32,10 @@ type editInput struct {
 func (a *API) editMe(ctx context.Context, in *editInput) (*body[accounts.Account], error) {
 	edit := accounts.Edit{Name: in.Body.Name, Avatar: in.Body.Avatar}
 	if in.Body.Ext != nil {
-		text, err := json.Marshal(*in.Body.Ext)
+		raw, err := in.Body.Ext.raw()
 		if err != nil {
 			return nil, err
 		}
-		raw := json.RawMessage(text)
 		edit.Ext = &raw
 	}
 	if s := in.Body.Settings; s != nil {

@@ -114,8 +114,12 @@ func (a *API) route(w *recorder, r *http.Request, req *request) {
 		a.writeProblem(w, r, statusProblem(http.StatusBadRequest, "The address holds characters that nothing can have: U+0000 or bytes that are not UTF-8."))
 		return
 	}
-	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+	// The names of schemes and of media types have no case: RFC 9110 sections 11.1, 8.3.1.
+	if scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
 		req.token = strings.TrimSpace(token)
+	}
+	if media, parameters, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); media != "" {
+		r.Header.Set("Content-Type", strings.TrimSuffix(strings.ToLower(media)+";"+parameters, ";"))
 	}
 	req.key = r.Header.Get("Idempotency-Key")
 	if !a.ready.Load() {
@@ -173,33 +177,6 @@ func (a *API) clientAddress(r *http.Request) netip.Addr {
 
 func (a *API) trusted(address netip.Addr) bool {
 	return slices.ContainsFunc(a.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(address) })
-}
-
-// cors lets pages of the configured origins call the API. Tokens travel in a
-// header, so no credentials mode is needed. It reports whether it answered.
-func (a *API) cors(w http.ResponseWriter, r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if origin == "" || len(a.cfg.Origins) == 0 {
-		return false
-	}
-	w.Header().Add("Vary", "Origin")
-	switch {
-	case slices.Contains(a.cfg.Origins, "*"):
-		w.Header().Set("Access-Control-Allow-Origin", "*")
-	case slices.Contains(a.cfg.Origins, origin):
-		w.Header().Set("Access-Control-Allow-Origin", origin)
-	default:
-		return false
-	}
-	w.Header().Set("Access-Control-Expose-Headers", "ETag, Location, Retry-After, X-Request-Id")
-	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
-		return false
-	}
-	w.Header().Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE")
-	w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, If-None-Match")
-	w.Header().Set("Access-Control-Max-Age", "3600")
-	w.WriteHeader(http.StatusNoContent)
-	return true
 }
 
 // cleanText reports whether PostgreSQL's text can hold s.

@@ -68,6 +68,91 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
+// Guards against an origin that may open a WebSocket and gets no answer from the API:
+// both doors are set by one flag.
+func TestOriginPatterns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *api.Config) {
+		c.Origins = []string{"https://*.example.com", "http://localhost:5173", "https://plain.org:443"}
+	})
+	for origin, allowed := range map[string]bool{
+		"https://a.example.com":      true,
+		"https://a.b.example.com":    true,
+		"https://A.Example.com:443":  true,
+		"https://example.com":        false,
+		"https://evilexample.com":    false,
+		"http://a.example.com":       false,
+		"https://a.example.com:8443": false,
+		"http://localhost:5173":      true,
+		"http://localhost":           false,
+		"https://plain.org":          true,
+		"null":                       false,
+		"https://x.example.com/path": false,
+	} {
+		got := w.do(http.MethodGet, "/v1/sign-in", "", nil, "Origin", origin).Header.Get("Access-Control-Allow-Origin")
+		if want := map[bool]string{true: origin}[allowed]; got != want {
+			t.Errorf("%s: allowed is %q, want %q", origin, got, want)
+		}
+	}
+	for _, wrong := range []string{"https://*", "https://*example.com", "https://a.*.com", "example.com", "https://x/"} {
+		if err := (&api.Config{Origins: []string{wrong}}).ValidateSettings(); err == nil || !strings.Contains(err.Error(), "--allow-origin") {
+			t.Errorf("%s is taken: %v", wrong, err)
+		}
+	}
+}
+
+// The names of media types and of authentication schemes have no case.
+func TestNamesWithoutCase(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.do(http.MethodPatch, "/v1/me", "", `{"name":"Anna"}`, "Content-Type", "Application/JSON; charset=UTF-8",
+		"Authorization", "bearer "+w.token("anna", "")).want(http.StatusOK)
+	w.do(http.MethodPatch, "/v1/me", w.token("anna", ""), `{"name":"Anna"}`, "Content-Type", "text/plain").want(http.StatusUnsupportedMediaType)
+}
+
+// Guards against numbers that come back as others, and text that is stored as U+FFFD: an
+// application's 64-bit ids, and what MQTT refuses as well.
+func TestExtIsKeptAsItIs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	anna := w.token("anna", "")
+	group := w.do(http.MethodPost, "/v1/groups", anna, `{"name":"g","ext":{"n": 1}}`).want(http.StatusCreated).get("id")
+	for _, path := range []string{"/v1/me", "/v1/groups/" + group} {
+		const ext = `{"n": 9007199254740993, "tiny": 0.1000000000000000055511151231257827, "face": "\ud83d\ude00", "a": [{"\\ud83d": null}]}`
+		w.do(http.MethodPatch, path, anna, `{"ext":`+ext+`}`).want(http.StatusOK)
+		got := string(w.do(http.MethodGet, path, anna, nil).want(http.StatusOK).Body)
+		for _, part := range []string{`9007199254740993`, `0.1000000000000000055511151231257827`, "😀", `\\ud83d`} {
+			if !strings.Contains(got, part) {
+				t.Errorf("%s: %s is lost: %s", path, part, got)
+			}
+		}
+		for _, bad := range []string{
+			`{"a":"\ud83d"}`, `{"a":"\ude00"}`, `{"a":"\ud83dx\ude00"}`, `{"a":"\ud83d\ud83d\ude00"}`, `{"\udc00":1}`, "{\"a\":\"\xff\"}",
+			`{"a":"\u0000"}`, `{"a":1e400}`, `{"a":1e-20000}`, `{"a":[` + strings.Repeat("1e308,", 200) + `0]}`,
+			`{"a":"` + strings.Repeat("x", 17000) + `"}`, `[]`, `"x"`, `1`,
+		} {
+			if r := w.do(http.MethodPatch, path, anna, `{"ext":`+bad+`}`); r.Status/100 != 4 {
+				t.Errorf("%s: ext %.40s: status %d: %.200s", path, bad, r.Status, r.Body)
+			}
+		}
+	}
+}
+
+// A PostgreSQL that takes nothing, a standby after a failover for example, is away: who
+// calls is asked to try again.
+func TestReadOnlyDatabase(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	anna := w.token("anna", "")
+	w.do(http.MethodGet, "/v1/me", anna, nil).want(http.StatusOK)
+	w.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$`)
+	w.db.Reset()
+	if r := w.do(http.MethodPost, "/v1/groups", anna, `{"name":"g"}`).problem(http.StatusServiceUnavailable, "unavailable"); r.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	w.do(http.MethodGet, "/v1/me", anna, nil).want(http.StatusOK)
+}
+
 // The log tells what happened and gives nothing away: no ids in paths, no query.
 func TestLogLine(t *testing.T) {
 	t.Parallel()

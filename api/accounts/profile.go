@@ -91,7 +91,7 @@ func (s *Service) EditProfile(ctx context.Context, id string, e Edit) (*Account,
 		ext = &text
 	}
 	changed, err := s.db.Q(ctx).Exec(ctx, schema.UpdateProfile, id, e.Name, e.Avatar, ext, e.FindByID, e.FindByPhone, e.FindByMail)
-	if pgtx.Violates(err, "accounts_ext_check") {
+	if pgtx.OutOfRange(err, "accounts_ext_check") {
 		return nil, errExt // 1e308 is five bytes here and 309 digits in jsonb
 	}
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -111,6 +113,13 @@ func Violates(err error, constraint string) bool {
 	return ok && pg.ConstraintName == constraint
 }
 
+// OutOfRange reports whether err is PostgreSQL's refusal of a value that its types
+// cannot hold (class 22), or by the named constraint.
+func OutOfRange(err error, constraint string) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.ConstraintName == constraint || strings.HasPrefix(pg.Code, "22"))
+}
+
 // Unreachable reports whether err says that PostgreSQL could not be asked, or
 // not in time, rather than that it refused: the caller may try again.
 func Unreachable(err error) bool {
@@ -119,7 +128,9 @@ func Unreachable(err error) bool {
 		case "08", "53", "57", "40": // connection, resources, operator (shutdown), rollback (a deadlock)
 			return true
 		}
-		return false
+		// A standby, or a server that is being switched over; a lock, or a
+		// transaction, that took longer than the server allows.
+		return slices.Contains([]string{"25006", "55P03", "25P03", "25P04"}, pg.Code)
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return true

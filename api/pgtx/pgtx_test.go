@@ -3,8 +3,10 @@ package pgtx_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"mynah/api/pgtx"
@@ -120,6 +122,14 @@ func TestUnreachable(t *testing.T) {
 		}
 		if failed++; !pgtx.Unreachable(err) {
 			t.Errorf("not recognised: %v", err)
+		}
+	}
+	for state, away := range map[string]bool{
+		"25006": true, "55P03": true, "57P01": true, "40P01": true, // read-only, lock timeout, shutdown, deadlock
+		"23505": false, "42601": false, "42501": false, "22003": false,
+	} {
+		if err := fmt.Errorf("ask: %w", &pgconn.PgError{Code: state}); pgtx.Unreachable(err) != away {
+			t.Errorf("%s: Unreachable is %v", state, !away)
 		}
 	}
 	if pgtx.Unreachable(nil) || pgtx.Unreachable(errors.New("a bug")) {

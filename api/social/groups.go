@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"mynah/api/pgtx"
 	"mynah/api/plain"
 	"mynah/chat"
 	"mynah/schema"
@@ -186,9 +187,11 @@ type GroupEdit struct {
 
 const maxExt = 16 << 10
 
+var errExt = chat.Refuse(chat.CodeInvalid, fmt.Sprintf("ext has at most %d bytes, as PostgreSQL writes it.", maxExt))
+
 func checkGroup(name, announcement string, ext json.RawMessage) error {
 	if len(ext) > maxExt {
-		return chat.Refuse(chat.CodeInvalid, fmt.Sprintf("ext has at most %d bytes.", maxExt))
+		return errExt
 	}
 	// An announcement may have lines; a name is one.
 	for line := range strings.SplitSeq(strings.ReplaceAll(announcement, "\t", " "), "\n") {
@@ -224,6 +227,9 @@ func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group
 			return err
 		}
 		made, err := s.exec(ctx, "make group", schema.InsertGroup, spec.ID, spec.Name, spec.Avatar, spec.Announcement, string(spec.Ext), string(spec.Join))
+		if pgtx.OutOfRange(err, "groups_ext_check") {
+			return errExt
+		}
 		if err != nil {
 			return err
 		}
@@ -317,14 +323,17 @@ func (s *Service) Edit(ctx context.Context, a Actor, group string, e GroupEdit) 
 			text := string(e.Ext)
 			ext = &text
 		}
-		if _, err := s.exec(ctx, "edit group", schema.UpdateGroup, group, e.Name, e.Avatar, e.Announcement, ext, e.Join, e.Muted); err != nil {
+		_, err := s.exec(ctx, "edit group", schema.UpdateGroup, group, e.Name, e.Avatar, e.Announcement, ext, e.Join, e.Muted)
+		if pgtx.OutOfRange(err, "groups_ext_check") {
+			return errExt // 1e308 is five bytes here and 309 digits in jsonb
+		}
+		if err != nil {
 			return err
 		}
 		if err := s.tellOfEdit(ctx, &st.Group, a.ID, e); err != nil {
 			return err
 		}
-		st, err := s.standing(ctx, a, group)
-		if err != nil {
+		if st, err = s.standing(ctx, a, group); err != nil {
 			return err
 		}
 		g = &st.Group
