@@ -234,3 +234,28 @@ func TestCollectAllIsBounded(t *testing.T) {
 		t.Errorf("read up to %d with %d messages, error %v; want up to %d with none", horizon, len(w.items), err, recs[15].Seq)
 	}
 }
+
+// An outbox that takes nothing any more is not given one message more with each round of the
+// pump; an empty one is given a message however large.
+func TestFit(t *testing.T) {
+	t.Parallel()
+	e := mustEngine(t, Config{Limits: &OutboxLimits{PerConn: 100}})
+	full, empty := NewConn(nowhere{}, e.Limits()), NewConn(nowhere{}, e.Limits())
+	full.flight = 100
+	s := &Session{engine: e, limit: 10}
+	w := &pumpWork{ends: []int{150, 200}, idsAt: []int{1, 2}}
+	if n := s.fit(w, full); n != 0 {
+		t.Errorf("%d messages fit a full outbox", n)
+	}
+	if n := s.fit(w, empty); n != 1 {
+		t.Errorf("%d messages fit, want the one that is larger than an outbox", n)
+	}
+	w.ends = []int{50, 100}
+	if n := s.fit(w, empty); n != 2 {
+		t.Errorf("%d messages fit, want both", n)
+	}
+	s.onWire = 9
+	if n := s.fit(w, empty); n != 1 {
+		t.Errorf("%d messages fit a window of 1", n)
+	}
+}

@@ -98,3 +98,48 @@ func TestHouseSleeps(t *testing.T) {
 	a.wants(t, saveInterval, expireSoonest)
 	a.wants(t, 20*time.Second)
 }
+
+// Who leaves does not put off the look for sessions that have expired, and an archiver's
+// session, which never does, is nothing to look for.
+func TestHouseLooksForExpired(t *testing.T) {
+	t.Parallel()
+	e := mustNew(t, Config{})
+	a := make(alarm, 100)
+	e.after = a.after
+	e.Start()
+	wake := a.set(t, expireSoonest)
+	e.lookForExpired()
+	until(t, "it has been heard", func() bool { return len(e.left) == 0 })
+	a.sleeps(t, e)
+	wake()
+
+	s := mustAttach(t, e, Attachment{Key: Key{"archiver", "c"}, Expiry: time.Nanosecond, Archiver: true})
+	s.Detach(s.Attached(), time.Nanosecond)
+	a.wants(t, saveInterval, expireSoonest)
+	a.sleeps(t, e)
+}
+
+// When very many positions have been stored, the next wait for longer.
+func TestHouseSavesManyLessOften(t *testing.T) {
+	t.Parallel()
+	e := mustNew(t, Config{})
+	a := make(alarm, 100)
+	e.after = a.after
+	e.Start()
+	a.wants(t, expireSoonest)
+	saved := func() bool {
+		e.dirty.mu.Lock()
+		defer e.dirty.mu.Unlock()
+		return len(e.dirty.list) == 0
+	}
+	for _, round := range []struct {
+		sessions int
+		after    time.Duration
+	}{{1, saveInterval}, {saveMany + 1, saveInterval}, {1, saveManyInterval}, {1, saveInterval}} {
+		for range round.sessions {
+			e.dirty.add(&Session{engine: e}) // of which nothing is stored
+		}
+		a.wants(t, round.after)
+		until(t, "they are stored", saved)
+	}
+}

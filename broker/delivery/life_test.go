@@ -349,3 +349,22 @@ func TestChangedWhileReading(t *testing.T) {
 		}
 	}
 }
+
+// A session that is to end with its next connection is not in the store any more from its
+// beginning on: after a crash nobody would end it.
+func TestSessionThatWillEndIsNotStored(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
+	r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
+	if n := r.keys("subs/", a.Key); n != 1 {
+		t.Fatalf("%d sessions are stored, want 1", n)
+	}
+	a.Expiry = 0
+	p := r.online(a)
+	r.publish(1, "bob", "user/alice")
+	waitFor(t, "the message", func() bool { return p.count() == 1 })
+	if n := r.keys("subs/", a.Key) + r.keys("cursor/", a.Key); n != 0 {
+		t.Errorf("%d keys are stored of a session that ends with its connection", n)
+	}
+}

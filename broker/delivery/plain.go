@@ -382,7 +382,7 @@ func (s *Session) ForgetPlain(topics map[string]struct{}) {
 	q.waiting = kept
 	maps.DeleteFunc(q.latest, func(topic string, _ struct{}) bool { return is(topic) })
 	for id, it := range q.sent {
-		if e := s.win.get(id); is(it.msg.Topic) && !e.wire {
+		if e := s.win.get(id); is(it.msg.Topic) && (!e.wire || s.conn == nil) {
 			s.finishLocked(id, e)
 		}
 	}

@@ -313,9 +313,7 @@ func (s *Session) advanceLocked(w *pumpWork, n int, horizon uint64) {
 		s.pos = max(s.pos, horizon)
 		return
 	}
-	if seq := w.items[n-1].rec.Seq; seq > 0 {
-		s.pos = max(s.pos, seq)
-	}
+	s.pos = max(s.pos, w.items[n-1].rec.Seq) // a notice has none
 }
 
 // stepID returns the packet id that is n after id.
