@@ -186,7 +186,7 @@ func (d *Directory) Stop(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		d.tasks.Wait()
-		d.pool.Close()
+		pgtx.Close(ctx, d.pool)
 		close(done)
 	}()
 	select {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -104,6 +105,27 @@ func (db *DB) AfterCommit(ctx context.Context, fn func()) {
 		return
 	}
 	fn()
+}
+
+// closePatience is how long Close waits for PostgreSQL.
+const closePatience = time.Second
+
+// Close closes the pool. It does not wait for a PostgreSQL that does not answer, nor
+// longer than until ctx ends: then what is open is closed by the system at the end of
+// the process.
+func Close(ctx context.Context, pool *pgxpool.Pool) {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		pool.Close()
+	}()
+	patience := time.NewTimer(closePatience)
+	defer patience.Stop()
+	select {
+	case <-closed:
+	case <-patience.C:
+	case <-ctx.Done():
+	}
 }
 
 // Violates reports whether err is PostgreSQL's refusal by the named constraint

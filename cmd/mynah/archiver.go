@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/url"
 
@@ -29,8 +30,16 @@ func (s *server) startArchiver(ctx context.Context, brokerURL string, token func
 	if err := a.Start(ctx); err != nil {
 		return nil, err
 	}
-	// It commits and acknowledges what it has received.
-	s.stops.push("archiver", a.Stop)
+	// It commits and acknowledges what it has received. A PostgreSQL that does not
+	// take it is no failure of the stop.
+	s.stops.push("archiver", func(ctx context.Context) error {
+		err := a.Stop(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			s.log.Warn("what the archiver holds is not in PostgreSQL yet; the broker delivers it again after the next start", "err", err)
+			return nil
+		}
+		return err
+	})
 	return a, nil
 }
 

@@ -18,6 +18,10 @@ import (
 // brokerFolder is the broker's part of the data directory.
 const brokerFolder = "broker"
 
+// brokerPatience is how long the broker may take to commit what has arrived, to tell its
+// clients, and to close the log.
+const brokerPatience = 10 * time.Second
+
 // startBroker opens the message log and then the doors for MQTT.
 func (s *server) startBroker(ctx context.Context) error {
 	proxies, err := s.cfg.proxies()
@@ -64,7 +68,7 @@ func (s *server) startBroker(ctx context.Context) error {
 	if err != nil {
 		return s.brokerError(err)
 	}
-	s.stops.push("broker", func(ctx context.Context) error {
+	s.stops.pushSlow("broker", brokerPatience, func(ctx context.Context) error {
 		err := b.Stop(ctx)
 		if s.failed && errors.Is(err, msglog.ErrFailed) {
 			return nil // wait has told

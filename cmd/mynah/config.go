@@ -19,6 +19,13 @@ import (
 	"mynah/authhook"
 )
 
+// Bounds of --publish-rate. One message in ten seconds is little for anybody; what is
+// below is most likely a mistake, which would let one message through and then none.
+const (
+	leastRate = 0.1
+	mostRate  = 1e9
+)
+
 // off switches a door off that has an address by default.
 const off = "off"
 
@@ -107,7 +114,7 @@ func refuse(flag, format string, args ...any) error {
 // which passes.
 func (c *Config) validate() error {
 	return errors.Join(c.Storage.validate(), c.Doors.validate(), c.Identity.validate(),
-		c.Database.validate(), c.Upstream.validate(), c.Rights.validate(), c.Metrics.validate())
+		c.Database.validate(), c.Upstream.validate(), c.People.validate(), c.Rights.validate(), c.Metrics.validate())
 }
 
 // validate checks the data directory's name; that it can be used is seen when
@@ -137,7 +144,7 @@ func (d *Doors) validate() error {
 		}
 	}
 	for _, origin := range d.AllowOrigin {
-		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || strings.Trim(u.Path, "/") != "") {
+		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "") {
 			errs = append(errs, refuse("allow-origin", "%q is not an origin; write scheme and host as in https://chat.example.com", origin))
 		}
 	}
@@ -152,7 +159,6 @@ func (d *Doors) validate() error {
 		value int64
 	}{
 		{"max-connections", int64(d.MaxConnections)},
-		{"publish-rate", int64(d.PublishRate)},
 		{"max-payload", int64(d.MaxPayload)},
 		{"max-depth", int64(d.MaxDepth)},
 		{"max-message", int64(d.MaxMessage)},
@@ -163,6 +169,9 @@ func (d *Doors) validate() error {
 		if limit.value < 0 {
 			errs = append(errs, refuse(limit.flag, "is below zero; give a positive value"))
 		}
+	}
+	if d.PublishRate != 0 && !(d.PublishRate >= leastRate && d.PublishRate <= mostRate) { // NaN is neither
+		errs = append(errs, refuse("publish-rate", "is %g; give messages a second, at least %g, or 0 for no limit", d.PublishRate, leastRate))
 	}
 	if d.MQTTAddr != "" && d.SessionExpiry < time.Second { // the API alone has no sessions
 		errs = append(errs, refuse("session-expiry", "is less than a second, which MQTT cannot tell a client; give a second or more"))

@@ -11,12 +11,23 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"mynah/api/pgtx"
 	"mynah/internal/postgres"
 	"mynah/schema"
 )
 
 // connectPatience is how long a database may take to answer at start.
 const connectPatience = 10 * time.Second
+
+// How long a connection of the pool may take to answer before a request, and a new one
+// to be made: so a call is told that the database is away in seconds.
+const (
+	pingTimeout    = time.Second
+	connectTimeout = 3 * time.Second
+)
+
+// postgresPatience is how long the private PostgreSQL may take to stop.
+const postgresPatience = 15 * time.Second
 
 // openDatabase sees that the database can be used. A database that goes away
 // later is waited for; one that was never there is most likely a wrong address.
@@ -59,7 +70,7 @@ func (s *server) startPostgres(ctx context.Context) error {
 		}
 		return fmt.Errorf("--database-url: is not set, and a private PostgreSQL does not start below --data-dir: %w", err)
 	}
-	s.stops.push("private PostgreSQL", server.Stop)
+	s.stops.pushSlow("private PostgreSQL", postgresPatience, server.Stop)
 	s.cfg.DatabaseURL = SecretURL(server.URL())
 	return nil
 }
@@ -71,11 +82,19 @@ func (s *server) openPool(soft bool) error {
 	if err != nil {
 		return databaseError(s.cfg.DatabaseURL, err)
 	}
+	// One that accepts and does not answer, as behind a dead firewall, is away as well.
+	config.PingTimeout = pingTimeout
+	if own := &config.ConnConfig.ConnectTimeout; *own <= 0 || *own > connectTimeout {
+		*own = connectTimeout
+	}
 	// It outlives the context of the start, until its stop.
 	if s.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
 		return databaseError(s.cfg.DatabaseURL, err)
 	}
-	s.stops.push("database connections", func(context.Context) error { s.pool.Close(); return nil })
+	s.stops.push("database connections", func(ctx context.Context) error {
+		pgtx.Close(ctx, s.pool)
+		return nil
+	})
 	s.health.add(check{name: "database", soft: soft, fails: s.pool.Ping})
 	return nil
 }

@@ -20,15 +20,17 @@ const keysPause = 2 * time.Second
 
 // newKeys returns the API's own signing keys, which the secret seals in the database.
 // The public ones are kept in the file, if one is named.
-func (s *server) newKeys(secret Secret, file string) *accounts.Keys {
+func (s *server) newKeys(secret Secret, file string, takeover bool) *accounts.Keys {
 	return accounts.NewKeys(s.pool, accounts.KeysConfig{
-		Secret: []byte(secret.Reveal()), Issuer: s.cfg.PublicURL, File: file, Log: s.log.With("part", "keys"),
+		Secret: []byte(secret.Reveal()), Issuer: s.cfg.PublicURL, File: file, Takeover: takeover, Log: s.log.With("part", "keys"),
 	})
 }
 
-// startKeys reads the signing keys, making one at the first start.
-func (s *server) startKeys(ctx context.Context, secret Secret) error {
-	s.keys = s.newKeys(secret, "")
+// startKeys reads the signing keys, making one at the first start. With ours the
+// database is this process's alone: a key that was sealed with another secret is
+// replaced, since nobody else can do that.
+func (s *server) startKeys(ctx context.Context, secret Secret, ours bool) error {
+	s.keys = s.newKeys(secret, "", ours)
 	if err := s.keys.Start(ctx); err != nil {
 		if errors.Is(err, accounts.ErrKeySecret) {
 			return refuse("jwt-secret", "%w", err)
@@ -44,7 +46,7 @@ func (s *server) startKeys(ctx context.Context, secret Secret) error {
 // it has kept from the last time.
 func (s *server) followKeys(ctx context.Context, secret Secret) error {
 	file := filepath.Join(s.cfg.DataDir, keysFile)
-	s.keys = s.newKeys(secret, file)
+	s.keys = s.newKeys(secret, file, false)
 	s.stops.push("signing keys", s.keys.Stop)
 	err := s.keys.Start(ctx)
 	switch {

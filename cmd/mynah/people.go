@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"mynah/api"
 	"mynah/api/accounts"
 )
 
@@ -14,6 +15,8 @@ import (
 type People struct {
 	PublicURL    string `name:"public-url" placeholder:"URL" help:"The address under which clients reach this server: https://chat.example.com. Needed for --oidc; the issuer of the API's tokens."`
 	Registration string `enum:",open,assigned,closed" default:"" placeholder:"KIND" help:"Who may have an account: everybody (open, the default), everybody with an id that the server chooses (assigned), nobody new (closed). With a sign-in service of your own that chooses ids say assigned or closed: while it is open a stranger may register the id of somebody whom your service has not sent here yet, and is them from then on."`
+
+	AddressLimits float64 `name:"address-limits" default:"1" placeholder:"FACTOR" help:"How many times the usual one address may sign in (300 in a quarter of an hour), register and ask for codes (60 each in an hour). Take more where many people share an address: a school, a carrier."`
 
 	SMTPURL          SecretURL `name:"smtp-url" placeholder:"URL" help:"Sends one-time codes by mail: smtp://user:password@host:587?from=chat@example.com."`
 	SMSWebhook       SecretURL `name:"sms-webhook" placeholder:"URL" help:"Is asked to send one-time codes by text message."`
@@ -25,7 +28,7 @@ type People struct {
 
 	OIDC         map[string]string `name:"oidc" placeholder:"NAME=ISSUER;..." help:"OpenID Connect providers, by a name of yours: google=https://accounts.google.com."`
 	OIDCClientID map[string]string `name:"oidc-client-id" placeholder:"NAME=ID;..." help:"The client id at each provider."`
-	OIDCSecret   map[string]Secret `name:"oidc-secret" placeholder:"NAME=SECRET;..." help:"The client secret at each provider that gave one."`
+	OIDCSecret   SecretPairs       `name:"oidc-secret" placeholder:"NAME=SECRET;..." help:"The client secret at each provider that gave one."`
 	OIDCRedirect []string          `name:"oidc-redirect" placeholder:"URL,..." help:"Where people may be sent after they have signed in with OpenID Connect, besides --public-url."`
 }
 
@@ -35,6 +38,17 @@ func (o *People) warn(i Identity, log *slog.Logger) {
 	if o.Registration == "" && (i.JWTSecret != "" || len(i.JWKS) > 0) {
 		log.Warn("--registration is not set, so anybody may register any id that has not been here yet, also one that tokens signed with --jwt-secret or --jwks will name later; set it to assigned or closed if such tokens are signed for ids of your choice, to open if not")
 	}
+}
+
+// validate checks what can be checked without asking anybody, before anything is
+// started.
+func (o *People) validate() error {
+	people, err := o.accounts(false, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	settings := api.Config{Accounts: people, PublicURL: o.PublicURL, AddressLimits: o.AddressLimits}
+	return settings.ValidateSettings()
 }
 
 // accounts returns what the API wants. With dev codes are logged where nothing is

@@ -77,7 +77,7 @@ func (c *serveCmd) serve(ctx context.Context, p *process) (err error) {
 	if err := s.openPool(true); err != nil {
 		return err
 	}
-	if err := s.startKeys(ctx, cfg.JWTSecret); err != nil {
+	if err := s.startKeys(ctx, cfg.JWTSecret, cfg.DatabaseURL == ""); err != nil {
 		return err
 	}
 	if err := s.openVerifier(secret); err != nil {
@@ -237,7 +237,7 @@ func (c *apiCmd) Run(ctx context.Context, p *process) (err error) {
 	if err := s.openPool(false); err != nil {
 		return err
 	}
-	if err := s.startKeys(ctx, cfg.JWTSecret); err != nil {
+	if err := s.startKeys(ctx, cfg.JWTSecret, false); err != nil {
 		return err
 	}
 	if err := s.openVerifier(cfg.JWTSecret); err != nil {
@@ -262,7 +262,7 @@ func (s *server) rotateKeys(ctx context.Context, p *process, distrust bool) erro
 	if err := s.openPool(false); err != nil {
 		return err
 	}
-	kid, err := s.newKeys(s.cfg.JWTSecret, "").Rotate(ctx, distrust)
+	kid, err := s.newKeys(s.cfg.JWTSecret, "", false).Rotate(ctx, distrust)
 	if err != nil {
 		return fmt.Errorf("rotate the signing keys: %w", err)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -38,17 +37,71 @@ func configFile(path string) (kong.Resolver, error) {
 		return nil, refuse("config", "cannot be read: %w", err)
 	}
 	defer file.Close() //nolint:errcheck // only read
-	values := map[string]any{}
+	values := map[string]yaml.Node{}
 	if err := yaml.NewDecoder(file).Decode(&values); err != nil && err != io.EOF { //nolint:errorlint // io.EOF is returned bare for an empty file
 		// The parser's error quotes lines, which may hold the secret.
 		return nil, refuse("config", "%s is not a YAML or JSON object with the flags' names as keys", path)
 	}
-	return &fileResolver{path: path, values: values}, nil
+	resolver := &fileResolver{path: path, values: map[string]string{}}
+	for key, node := range values {
+		text, ok := written(&node)
+		if !ok {
+			return nil, refuse("config", "%s has under %q what no flag can be: give a text, a number, a list of them, or names with a text each", path, key)
+		}
+		resolver.values[key] = text
+	}
+	return resolver, nil
+}
+
+// written returns a value as the command line would have it: a list with commas, names
+// with values as NAME=VALUE;NAME=VALUE. Scalars stay as they are written: a number that
+// is read and printed again may be another, and a secret may look like one.
+func written(node *yaml.Node) (text string, ok bool) {
+	scalar := func(node *yaml.Node) (string, bool) {
+		if node.Kind == yaml.AliasNode {
+			node = node.Alias
+		}
+		switch {
+		case node.Kind != yaml.ScalarNode:
+			return "", false
+		case node.Tag == "!!null":
+			return "", true
+		case node.Tag == "!!bool":
+			return strings.ToLower(node.Value), true
+		}
+		return node.Value, true
+	}
+	if node.Kind == yaml.AliasNode {
+		node = node.Alias
+	}
+	var parts []string
+	switch node.Kind {
+	case yaml.SequenceNode:
+		for _, item := range node.Content {
+			part, ok := scalar(item)
+			if !ok {
+				return "", false
+			}
+			parts = append(parts, part)
+		}
+		return kong.JoinEscaped(parts, ','), true
+	case yaml.MappingNode: // keys and values in turn
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			name, ok := scalar(node.Content[i])
+			value, well := scalar(node.Content[i+1])
+			if !ok || !well {
+				return "", false
+			}
+			parts = append(parts, name+"="+value)
+		}
+		return kong.JoinEscaped(parts, pairsSeparator), true
+	}
+	return scalar(node)
 }
 
 type fileResolver struct {
 	path   string
-	values map[string]any
+	values map[string]string // "" is as if the key were not there
 }
 
 // Validate refuses keys that no command knows: a misspelt setting that is
@@ -74,18 +127,10 @@ func (f *fileResolver) Validate(app *kong.Application) error {
 
 // Resolve returns the file's value for the flag.
 func (f *fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	switch value := f.values[flag.Name].(type) {
-	case nil:
-		return nil, nil
-	case []any:
-		parts := make([]string, len(value))
-		for i, part := range value {
-			parts[i] = fmt.Sprint(part)
-		}
-		return strings.Join(parts, ","), nil
-	default:
-		return fmt.Sprint(value), nil
+	if value := f.values[flag.Name]; value != "" {
+		return value, nil
 	}
+	return nil, nil
 }
 
 // configPath finds the name of the settings file before anything else is
