@@ -322,3 +322,32 @@ func TestPanicOfTheClientReleasesLocks(t *testing.T) {
 		e.mu.Unlock()
 	}
 }
+
+// orphanage is a tree of subscriptions that takes what sessions leave behind.
+type orphanage struct{ got chan []Orphan }
+
+func (orphanage) Subscribed(*Session, Subscription) {}
+func (orphanage) Unsubscribed(*Session, string)     {}
+func (orphanage) Retained(string) *PlainMessage     { return nil }
+func (o orphanage) Orphaned(orphans []Orphan)       { o.got <- orphans }
+
+// What waits for a session that is started anew is lost as in a restart of the broker, but
+// what any one of several may have goes to another.
+func TestPanicPassesOnWhatIsShared(t *testing.T) {
+	t.Parallel()
+	o := orphanage{make(chan []Orphan, 10)}
+	e := mustEngine(t, Config{PlainTopics: o})
+	s, _ := mustJoin(t, e, "alice", 1, time.Hour)
+	until(t, "the session is live", s.Live)
+	s.Detach(s.Attached(), time.Hour)
+	m := &PlainMessage{Topic: "a", QoS: 1}
+	s.Queue(m, PlainOptions{QoS: 1})
+	s.Queue(m, PlainOptions{QoS: 1, Share: "$share/x/a"})
+	s.guarded(func(*Session) { panic("a mistake") })
+	if got := <-o.got; len(got) != 1 || got[0].Message != m || got[0].Share != "$share/x/a" {
+		t.Errorf("passed on %+v, want the shared one", got)
+	}
+	if held := e.PlainHeld(); held != 0 {
+		t.Errorf("%d bytes are said to be held", held)
+	}
+}

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"errors"
 	"runtime"
 	"testing"
 )
@@ -29,5 +30,20 @@ func TestWritersQueueDoesNotGrow(t *testing.T) {
 	}
 	if waiting := len(w.queue) - w.head; waiting != len(conns) || cap(w.queue) > 8*len(conns) {
 		t.Errorf("%d wait in room for %d, want %d in little more", waiting, cap(w.queue), len(conns))
+	}
+}
+
+// When an outbox is full, a message that may be lost is, and any other ends the connection.
+func TestWriteToAFullOutbox(t *testing.T) {
+	t.Parallel()
+	for head, lost := range map[byte]bool{0x30: true, 0x31: true, 0x32: false, 0x3A: false, 0x34: false, 0xD0: false} {
+		c := NewConn(nowhere{}, &OutboxLimits{PerConn: 10, Total: 1 << 20})
+		c.flight = 10 + controlReserve
+		switch n, err := c.Write([]byte{head, 0}); {
+		case lost && (err != nil || n != 2):
+			t.Errorf("packet %x: %d bytes, error %v, want it to be lost", head, n, err)
+		case !lost && !errors.Is(err, ErrSlowConsumer):
+			t.Errorf("packet %x: error %v, want the end", head, err)
+		}
 	}
 }
