@@ -180,10 +180,7 @@ func (b *Broker) open() (err error) {
 	if err := b.embed(); err != nil {
 		return err
 	}
-	b.plain = &plainTopics{
-		tree: b.mochi.Topics, may: b.mayReceive, subscriptions: &b.system.subscriptions,
-		retained: retained{store: b.log.Sessions(), logger: b.logger},
-	}
+	b.plain = &plainTopics{may: b.mayReceive, retained: retained{store: b.log.Sessions(), logger: b.logger}}
 	b.engine, err = delivery.New(delivery.Config{
 		Log: b.log, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.plain, OnEnd: b.sessionEnded,
 		Limits: &delivery.OutboxLimits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},

@@ -7,8 +7,8 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// maxLevels is how many levels a topic or a filter outside the chat may have. Mochi's tree
-// takes time by their square, with everybody else waiting: seconds for a few thousand.
+// maxLevels is how many levels a topic or a filter outside the chat may have: each is a node
+// of a tree.
 const maxLevels = 128
 
 func tooDeep(topic string) bool { return strings.Count(topic, "/") >= maxLevels }
@@ -69,40 +69,6 @@ func matches(filter, topic string) bool {
 func cutShared(filter string) (name, inner string) {
 	name, inner, _ = strings.Cut(strings.TrimPrefix(filter[len(mqtt.SharePrefix):], "/"), "/")
 	return name, inner
-}
-
-// A filter that ends in "/#" matches the level before that, too (MQTT 5, 4.7.1.2), but
-// Mochi's tree does not see that if it is "+". So such a filter is in the tree once more, for
-// its parent level, as a shared one with a mark that is in no client's.
-const parentMark = "#" // ends the name of a share, in which wildcards are forbidden
-
-// parentLevel returns the second filter under which a filter is in the tree, "" if it
-// needs none.
-func parentLevel(filter string) string {
-	parent, ok := strings.CutSuffix(filter, "+/#")
-	if !ok {
-		return ""
-	}
-	prefix, name, inner := mqtt.SharePrefix, "", parent+"+"
-	if mqtt.IsSharedFilter(filter) {
-		prefix = filter[:len(prefix)] // in the client's letters
-		name, inner = cutShared(inner)
-	}
-	return prefix + "/" + name + parentMark + "/" + inner
-}
-
-// ofParentLevel returns the shared filter whose parent level a shared filter in the tree
-// is, "" if the whole filter is not shared. What has no mark is returned as it is.
-func ofParentLevel(filter string) string {
-	name, inner := cutShared(filter)
-	name, marked := strings.CutSuffix(name, parentMark)
-	switch {
-	case !marked:
-		return filter
-	case name == "":
-		return ""
-	}
-	return filter[:len(mqtt.SharePrefix)] + "/" + name + "/" + inner + "/#"
 }
 
 // checkSubscribe returns what is wrong with the variable header and the payload of a

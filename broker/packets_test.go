@@ -8,6 +8,7 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"mynah/authhook"
 	"mynah/internal/mqttest"
 )
 
@@ -190,5 +191,28 @@ func TestLevelsAndFiltersAreLimited(t *testing.T) {
 	long := func(i int) string { return fmt.Sprint("plant/", i, strings.Repeat("x", 30_000)) }
 	if codes := c.Subscribe(1, long(1), long(2), long(3), "plant/short", long(1)); string(codes) != "\x01\x01\x97\x01\x01" {
 		t.Errorf("SUBACK %#x", codes)
+	}
+}
+
+// A person's session takes twenty shared subscriptions: whoever publishes serves each.
+func TestSharedSubscriptionsAreLimited(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	filters := make([]string, 22)
+	for i := range filters {
+		filters[i] = fmt.Sprintf("$share/g%d/plant/#", i)
+	}
+	filters[20] = filters[3] // replaced
+	c := mqttest.Dial(t, b.MQTTAddr().String(), v5(plain(t, "alice")))
+	codes := c.Subscribe(1, filters...)
+	if want := strings.Repeat("\x01", 21) + "\x97"; string(codes) != want {
+		t.Errorf("SUBACK %#x", codes)
+	}
+	if codes = c.Subscribe(1, "plant/#"); codes[0] != 1 {
+		t.Errorf("one that is not shared: %#x", codes)
+	}
+	o := v5(mqttest.Options{ClientID: "x", Token: mustToken(t, authhook.TokenClaims{Subject: "bot", Role: authhook.RoleService, Sub: []string{"plant/#"}})})
+	if codes = mqttest.Dial(t, b.MQTTAddr().String(), o).Subscribe(1, filters...); string(codes) != strings.Repeat("\x01", 22) {
+		t.Errorf("a service's SUBACK %#x", codes)
 	}
 }

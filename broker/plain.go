@@ -6,53 +6,26 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
-	"sync/atomic"
 
-	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/authhook"
 	"mynah/broker/delivery"
 )
 
-// plainTopics serves the topics outside the chat. It has Mochi's tree of subscriptions; what
-// a message does on its way is ours. A message is in the queue of
-// every session that is to get it before it is acknowledged to its publisher, and a
-// session is in the tree from its SUBSCRIBE to its end, connected or not.
+// plainTopics serves the topics outside the chat. A message is in the queue of every session
+// that is to get it before it is acknowledged to its publisher, and a session is in the tree
+// from its SUBSCRIBE to its end, connected or not.
 type plainTopics struct {
-	tree *mqtt.TopicsIndex
 	// may reports whether a session's client may read a topic now.
 	may func(s *delivery.Session, topic string) bool
 
-	subscribers   sync.Map // id in the tree → *subscriber
-	subscriptions *int64   // how many there are, for $SYS
+	mu   sync.RWMutex
+	tree filterTree
 
 	retained retained
 	presence *presence
-}
-
-// subscriber is a session with subscriptions outside the chat.
-type subscriber struct {
-	session *delivery.Session
-
-	mu     sync.RWMutex
-	exact  map[string]delivery.Subscription // without wildcards, by filter, which is the topic
-	wild   map[string]delivery.Subscription // with wildcards, by filter
-	shared map[string]delivery.Subscription // with or without, by filter
-}
-
-// treeID is the name of a session in the tree. A session that begins anew under its key
-// has another one, so that it gets nothing that the one before subscribed to.
-func treeID(s *delivery.Session) string { return strconv.FormatUint(s.Serial, 36) }
-
-// of returns who has an id in the tree, nil if it has ended.
-func (p *plainTopics) of(id string) *subscriber {
-	v, _ := p.subscribers.Load(id)
-	sub, _ := v.(*subscriber)
-	return sub
 }
 
 // Subscribed implements delivery.PlainTopics.
@@ -60,154 +33,105 @@ func (p *plainTopics) Subscribed(s *delivery.Session, f delivery.Subscription) {
 	if tooDeep(f.Filter) {
 		return // it was stored before that was refused
 	}
-	id := treeID(s)
-	sub := p.of(id)
-	if sub == nil {
-		sub = &subscriber{
-			session: s, exact: map[string]delivery.Subscription{}, wild: map[string]delivery.Subscription{}, shared: map[string]delivery.Subscription{},
-		}
-		p.subscribers.Store(id, sub)
-	}
-	sub.mu.Lock()
-	switch {
-	case mqtt.IsSharedFilter(f.Filter):
-		sub.shared[f.Filter] = f
-	case strings.ContainsAny(f.Filter, "+#"):
-		sub.wild[f.Filter] = f
-	default:
-		sub.exact[f.Filter] = f
-	}
-	sub.mu.Unlock()
-	if p.tree.Subscribe(id, packets.Subscription{Filter: f.Filter}) {
-		atomic.AddInt64(p.subscriptions, 1)
-	}
-	if parent := parentLevel(f.Filter); parent != "" {
-		p.tree.Subscribe(id, packets.Subscription{Filter: parent})
-	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tree.put(s, f)
 }
 
 // Unsubscribed implements delivery.PlainTopics.
 func (p *plainTopics) Unsubscribed(s *delivery.Session, filter string) {
-	id := treeID(s)
-	if p.tree.Unsubscribe(filter, id) {
-		atomic.AddInt64(p.subscriptions, -1)
-	}
-	if parent := parentLevel(filter); parent != "" {
-		p.tree.Unsubscribe(parent, id)
-	}
-	sub := p.of(id)
-	if sub == nil {
-		return
-	}
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
-	delete(sub.exact, filter)
-	delete(sub.wild, filter)
-	delete(sub.shared, filter)
-	if len(sub.exact)+len(sub.wild)+len(sub.shared) == 0 {
-		p.subscribers.Delete(id)
-	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tree.remove(s, filter)
 }
 
-// options returns how a message is to go to a subscriber, by all its subscriptions that
-// match and are not shared: at the highest QoS, and with all identifiers (MQTT 5, 3.3.4).
-// It reports false if none of them wants it.
-func (sub *subscriber) options(m *delivery.PlainMessage) (o delivery.PlainOptions, wanted bool) {
-	sub.mu.RLock()
-	defer sub.mu.RUnlock()
-	own := m.From == sub.session.Key
-	take := func(f delivery.Subscription) {
-		if f.NoLocal && own { // [MQTT-3.8.3-3]
-			return
-		}
-		wanted = true
-		o.QoS = max(o.QoS, f.QoS)
-		o.Retain = o.Retain || f.RetainAsPublished
-		if f.Identifier != 0 {
-			o.IDs = append(o.IDs, f.Identifier)
-		}
-	}
-	if f, ok := sub.exact[m.Topic]; ok {
-		take(f)
-	}
-	for filter, f := range sub.wild {
-		if matches(filter, m.Topic) {
-			take(f)
-		}
-	}
-	slices.Sort(o.IDs)
-	o.IDs = slices.Compact(o.IDs)
-	return o, wanted
+// subscriptions returns how many there are.
+func (p *plainTopics) subscriptions() int {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.tree.len()
 }
 
-// matching returns who has subscribed to a topic, by id in the tree, and the members of the
-// shared subscriptions to it, by filter.
-func (p *plainTopics) matching(topic string) (ids map[string]packets.Subscription, shared map[string][]string) {
-	found := p.tree.Subscribers(topic)
-	shared = make(map[string][]string, len(found.Shared))
-	for filter, members := range found.Shared {
-		if _, inner := cutShared(filter); !matches(inner, topic) {
-			continue // the tree forgets about $ here
+// audience is who is to get a message.
+type audience struct {
+	sessions map[*delivery.Session]delivery.PlainOptions
+	shares   map[string]subscribers // members of shared subscriptions, by filter
+	matched  bool                   // somebody has subscribed
+}
+
+// audienceOf returns who is to get a message. A session with several subscriptions that
+// match gets it once, at the highest QoS and with all identifiers (MQTT 5, 3.3.4).
+func (p *plainTopics) audienceOf(m *delivery.PlainMessage) (a audience) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	p.tree.match(m.Topic, func(n *filterNode) {
+		for s, f := range n.subs {
+			a.matched = true
+			if f.NoLocal && m.From == s.Key { // [MQTT-3.8.3-3]
+				continue
+			}
+			if a.sessions == nil {
+				a.sessions = map[*delivery.Session]delivery.PlainOptions{}
+			}
+			o := a.sessions[s]
+			o.QoS, o.Retain = max(o.QoS, f.QoS), o.Retain || f.RetainAsPublished
+			if f.Identifier != 0 && !slices.Contains(o.IDs, f.Identifier) {
+				o.IDs = append(o.IDs, f.Identifier)
+			}
+			a.sessions[s] = o
 		}
-		if filter = ofParentLevel(filter); filter == "" {
-			maps.Copy(found.Subscriptions, members)
-		} else {
-			shared[filter] = slices.AppendSeq(shared[filter], maps.Keys(members))
+		for filter, members := range n.shares {
+			a.matched = true
+			if a.shares == nil {
+				a.shares = map[string]subscribers{}
+			}
+			a.shares[filter] = maps.Clone(members)
 		}
-	}
-	return found.Subscriptions, shared
+	})
+	return a
 }
 
 // fanOut puts a message into the queues of all who are to get it. It reports false if
 // nobody has subscribed to its topic.
 func (p *plainTopics) fanOut(m *delivery.PlainMessage) (matched bool) {
-	ids, shared := p.matching(m.Topic)
-	for id := range ids {
-		sub := p.of(id)
-		if sub == nil {
-			continue
-		}
-		matched = true
-		if o, wanted := sub.options(m); wanted && p.may(sub.session, m.Topic) {
-			sub.session.Queue(m, o)
+	a := p.audienceOf(m)
+	for s, o := range a.sessions {
+		slices.Sort(o.IDs)
+		if p.may(s, m.Topic) {
+			s.Queue(m, o)
 		}
 	}
-	for filter, members := range shared {
-		matched = true
+	for filter, members := range a.shares {
 		p.share(m, filter, members)
 	}
-	return matched
+	return a.matched
 }
 
 // share gives a message to one of the members of a shared subscription (MQTT 5, 4.8.2): to
 // one that is connected and has room, if there is one.
-func (p *plainTopics) share(m *delivery.PlainMessage, filter string, members []string) {
-	var here, away []*subscriber
-	for _, id := range members {
-		switch sub := p.of(id); {
-		case sub == nil || !p.may(sub.session, m.Topic):
-		case sub.session.Attached() != nil:
-			here = append(here, sub)
-		default:
-			away = append(away, sub)
+func (p *plainTopics) share(m *delivery.PlainMessage, filter string, members subscribers) {
+	here, away := make([]*delivery.Session, 0, len(members)), []*delivery.Session(nil)
+	for s := range members {
+		if s.Attached() != nil {
+			here = append(here, s)
+		} else {
+			away = append(away, s)
 		}
 	}
-	for _, subs := range [][]*subscriber{here, away} {
+	for _, sessions := range [][]*delivery.Session{here, away} {
 		// Whose turn it is need not be a secret, but of those who are there, all are
 		// to get as much.
-		rand.Shuffle(len(subs), func(i, j int) { subs[i], subs[j] = subs[j], subs[i] }) //nolint:gosec // see above
-		for _, sub := range subs {
-			sub.mu.RLock()
-			f, ok := sub.shared[filter]
-			sub.mu.RUnlock()
-			if !ok {
+		rand.Shuffle(len(sessions), func(i, j int) { sessions[i], sessions[j] = sessions[j], sessions[i] }) //nolint:gosec // see above
+		for _, s := range sessions {
+			if !p.may(s, m.Topic) {
 				continue
 			}
+			f := members[s]
 			o := delivery.PlainOptions{QoS: f.QoS, Retain: f.RetainAsPublished, Share: filter}
 			if f.Identifier != 0 {
 				o.IDs = []int{f.Identifier}
 			}
-			if sub.session.Queue(m, o) {
+			if s.Queue(m, o) {
 				return
 			}
 		}
@@ -218,9 +142,7 @@ func (p *plainTopics) share(m *delivery.PlainMessage, filter string, members []s
 // ended was given by a shared subscription.
 func (p *plainTopics) Orphaned(left []delivery.Orphan) {
 	for _, o := range left {
-		if _, shared := p.matching(o.Message.Topic); len(shared[o.Share]) > 0 {
-			p.share(o.Message, o.Share, shared[o.Share])
-		}
+		p.share(o.Message, o.Share, p.audienceOf(o.Message).shares[o.Share])
 	}
 }
 

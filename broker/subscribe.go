@@ -17,13 +17,6 @@ import (
 // subscribeTimeout bounds what a SUBSCRIBE waits for the directory.
 const subscribeTimeout = 5 * time.Second
 
-// Bounds of a session's subscriptions. Each is visited when the session comes, changes or
-// goes, and all of them are written to disk when one changes.
-const (
-	maxSubscriptions = 1000
-	maxFilterBytes   = 64 << 10 // of all their filters together
-)
-
 // subscribe deals with a SUBSCRIBE (MQTT 5, 3.8): what it may have is on disk before the
 // SUBACK, and what is retained comes after it.
 func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
@@ -31,23 +24,16 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 		return code
 	}
 	reasons := make([]byte, len(pk.Filters))
-	had := c.filters()
-	count, size := len(had), 0
-	for f := range had {
-		size += len(f)
-	}
+	had := c.allowance()
 	isNew := make(map[string]bool, len(pk.Filters))
 	var granted []delivery.Subscription
 	for i, f := range pk.Filters {
 		code := b.mayHave(c, f)
-		if _, known := isNew[f.Filter]; code == packets.CodeSuccess && !known {
-			if _, replaces := had[f.Filter]; !replaces {
-				if count == maxSubscriptions || size+len(f.Filter) > maxFilterBytes {
-					code = packets.ErrQuotaExceeded
-				} else {
-					isNew[f.Filter] = true
-					count, size = count+1, size+len(f.Filter)
-				}
+		if code == packets.CodeSuccess && !had.has(f.Filter) {
+			if had.take(f.Filter) {
+				isNew[f.Filter] = true
+			} else {
+				code = packets.ErrQuotaExceeded
 			}
 		}
 		if code != packets.CodeSuccess {
@@ -80,16 +66,6 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 		b.queueRetained(c, f, isNew[f.Filter])
 	}
 	return nil
-}
-
-// filters returns the filters of the session's subscriptions.
-func (c *conn) filters() map[string]struct{} {
-	subs := c.session.Filters()
-	filters := make(map[string]struct{}, len(subs))
-	for _, s := range subs {
-		filters[s.Filter] = struct{}{}
-	}
-	return filters
 }
 
 // mayHave returns why a client may not have a subscription, packets.CodeSuccess if it may.
@@ -149,11 +125,11 @@ func (b *Broker) unsubscribe(c *conn, pk packets.Packet) error {
 	if code := pk.UnsubscribeValidate(); code != packets.CodeSuccess {
 		return code
 	}
-	had := c.filters()
+	had := c.allowance()
 	filters, reasons := make([]string, len(pk.Filters)), make([]byte, len(pk.Filters))
 	for i, f := range pk.Filters {
 		filters[i] = f.Filter
-		if _, ok := had[f.Filter]; !ok {
+		if !had.has(f.Filter) {
 			reasons[i] = packets.CodeNoSubscriptionExisted.Code
 		}
 	}

@@ -12,10 +12,9 @@ const systemInterval = 30 * time.Second
 
 // system holds the figures that are told on $SYS/broker and kept nowhere else.
 type system struct {
-	started       time.Time
-	received      atomic.Int64 // PUBLISHes of clients
-	maximum       atomic.Int64 // most connections at the same time
-	subscriptions int64        // outside the chat; atomic
+	started  time.Time
+	received atomic.Int64 // PUBLISHes of clients
+	maximum  atomic.Int64 // most connections at the same time
 }
 
 // arrived counts a connection.
@@ -46,7 +45,7 @@ func (b *Broker) tellSystem() {
 		"messages/sent":     int64(stats.Deliveries.Load()),                          //nolint:gosec // far from 63 bits
 		"messages/dropped":  int64(stats.Dropped.Load() + stats.PlainDropped.Load()), //nolint:gosec // the same
 		"retained":          int64(b.plain.retained.count()),
-		"subscriptions":     atomic.LoadInt64(&b.system.subscriptions),
+		"subscriptions":     int64(b.plain.subscriptions()),
 		"system/memory":     int64(m.HeapInuse), //nolint:gosec // the same
 		"system/threads":    int64(runtime.NumGoroutine()),
 	} {

@@ -1,0 +1,93 @@
+package broker
+
+import (
+	"slices"
+	"testing"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+
+	"mynah/broker/delivery"
+)
+
+// topicsOf returns all topics of up to three levels from these.
+func topicsOf(levels ...string) []string {
+	all := slices.Clone(levels)
+	for last := all; len(all) < len(levels)*(1+len(levels)+len(levels)*len(levels)); {
+		var next []string
+		for _, parent := range last {
+			for _, level := range levels {
+				next = append(next, parent+"/"+level)
+			}
+		}
+		all, last = append(all, next...), next
+	}
+	return slices.DeleteFunc(all, func(topic string) bool { return topic == "" })
+}
+
+// Whoever has subscribed is found, whatever the filter, shared or not, and nobody else, and no
+// subscription twice; also when others with filters much alike have gone. No node is kept for
+// what is gone.
+func TestFilterTree(t *testing.T) {
+	t.Parallel()
+	var tree filterTree
+	topics := topicsOf("a", "b", "", "$x")
+	filters := slices.DeleteFunc(topicsOf("a", "b", "", "$x", "+", "#"), func(f string) bool { return !validFilter(f) })
+	for _, f := range slices.Clip(filters) {
+		filters = append(filters, "$share/g/"+f, "$Share/h/"+f)
+	}
+	sessions := map[string]*delivery.Session{} // by filter
+	other := &delivery.Session{}               // has all filters
+	for _, f := range filters {
+		sessions[f] = &delivery.Session{}
+		for range 2 { // the second time it is replaced
+			tree.put(sessions[f], delivery.Subscription{Filter: f})
+			tree.put(other, delivery.Subscription{Filter: f})
+		}
+	}
+	check := func() {
+		if tree.len() != len(sessions)+len(filters) {
+			t.Errorf("%d subscriptions, want %d", tree.len(), len(sessions)+len(filters))
+		}
+		for _, topic := range topics {
+			found := map[string]int{} // by filter, how many sessions
+			tree.match(topic, func(n *filterNode) {
+				for _, f := range n.subs {
+					found[f.Filter]++
+				}
+				for filter, members := range n.shares {
+					found[filter] += len(members)
+				}
+			})
+			for _, f := range filters {
+				inner, want := f, 0
+				if mqtt.IsSharedFilter(f) {
+					_, inner = cutShared(f)
+				}
+				if matches(inner, topic) {
+					if want++; sessions[f] != nil {
+						want++
+					}
+				}
+				if found[f] != want {
+					t.Errorf("%q finds %d of %q, want %d", topic, found[f], f, want)
+				}
+			}
+		}
+	}
+	check()
+	for i, f := range filters {
+		if i%3 == 0 {
+			tree.remove(sessions[f], f)
+			tree.remove(sessions[f], f) // harmless
+			delete(sessions, f)
+		}
+	}
+	check()
+	for _, f := range filters {
+		tree.remove(sessions[f], f)
+		tree.remove(other, f)
+	}
+	if tree.len() != 0 || tree.root.below != nil {
+		t.Errorf("%d subscriptions and %d nodes are left", tree.len(), len(tree.root.below))
+	}
+}
