@@ -47,7 +47,7 @@ func TestPacketsAreNotKept(t *testing.T) { //nolint:paralleltest // it looks at 
 		for i := range n {
 			tc.send(i)
 		}
-		if grown := heap() - before; grown > n*much/4 {
+		if grown := heap() - before; grown > n*much/3 { // less than half of it is what connections need, at both ends
 			t.Errorf("%s: the heap has grown by %d KiB, of %d KiB that were sent", tc.name, grown>>10, n*much>>10)
 		}
 	}
