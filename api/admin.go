@@ -3,11 +3,11 @@ package api
 import "context"
 
 func (a *API) disableAccount(ctx context.Context, in *IDPath) (*empty, error) {
-	return nil, a.accounts.SetDisabled(ctx, in.ID, true)
+	return nil, a.accounts.SetDisabled(ctx, in.ID, true, false)
 }
 
 func (a *API) enableAccount(ctx context.Context, in *IDPath) (*empty, error) {
-	return nil, a.accounts.SetDisabled(ctx, in.ID, false)
+	return nil, a.accounts.SetDisabled(ctx, in.ID, false, false)
 }
 
 type rotateInput struct {

@@ -52,7 +52,7 @@ func credentialAnswer(c *accounts.Credential) credential {
 type deviceInput struct {
 	Body struct {
 		CredentialFields
-		ID     string   `json:"id,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"Leave it out to have one chosen"`
+		ID     string   `json:"id,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"For an admin only; leave it out to have one chosen"`
 		Role   string   `json:"role,omitempty" enum:"device,service" default:"device" doc:"A service may subscribe to everything; only an admin makes one"`
 		Name   string   `json:"name,omitempty" maxLength:"64"`
 		Group  string   `json:"group,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"The group that it is for; its owner may make it"`
@@ -80,6 +80,11 @@ func (a *API) createDevice(ctx context.Context, in *deviceInput) (*deviceOutput,
 		}
 	}
 	if c.Role != authhook.RoleAdmin {
+		if b.ID != "" {
+			// A free choice would take ids that other issuers' tokens speak of,
+			// whatever --registration says.
+			return nil, chat.Refuse(chat.CodeNotAllowed, "Only an admin chooses a device's id. Leave id out.")
+		}
 		if b.Group == "" || b.Role != "device" || b.Groups != nil || b.Pub != nil || b.Sub != nil {
 			return nil, chat.Refuse(chat.CodeNotAllowed, "Only an admin makes services, devices without a group, and devices with more rights than one group gives.")
 		}
@@ -119,9 +124,9 @@ func (a *API) mayManageDevices(ctx context.Context, c *Caller, group string) err
 	return chat.Refuse(chat.CodeNotAllowed, "Only the owner of a group manages its devices.")
 }
 
-// ownDevice returns the device if the caller may manage it. To others it looks
-// like one that does not exist.
-func (a *API) ownDevice(ctx context.Context, id string) (*accounts.Device, error) {
+// seenDevice returns the device if the caller may see it: an admin, or the owner of its
+// group. To others it looks like one that does not exist.
+func (a *API) seenDevice(ctx context.Context, id string) (*accounts.Device, error) {
 	d, err := a.accounts.Device(ctx, id)
 	if err != nil {
 		return nil, err
@@ -135,8 +140,22 @@ func (a *API) ownDevice(ctx context.Context, id string) (*accounts.Device, error
 	return d, nil
 }
 
+// ownDevice returns the device if the caller may manage it: an admin, or the owner of
+// its group if it is one that they could have made. A service's token, or one that opens
+// other groups, is not theirs to have.
+func (a *API) ownDevice(ctx context.Context, id string) (*accounts.Device, error) {
+	d, err := a.seenDevice(ctx, id)
+	if err != nil || callerOf(ctx).Role == authhook.RoleAdmin {
+		return d, err
+	}
+	if d.Role != string(authhook.RoleDevice) || len(d.Groups) != 1 || d.Groups[0] != d.Group || len(d.Pub)+len(d.Sub) > 0 {
+		return nil, chat.Refuse(chat.CodeNotAllowed, "Only an admin manages services, and devices with more rights than one group gives.")
+	}
+	return d, nil
+}
+
 func (a *API) device(ctx context.Context, in *IDPath) (*body[accounts.Device], error) {
-	d, err := a.ownDevice(ctx, in.ID)
+	d, err := a.seenDevice(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +240,7 @@ func (a *API) setDeviceDisabled(ctx context.Context, id string, disabled bool) (
 	if _, err := a.ownDevice(ctx, id); err != nil {
 		return nil, err
 	}
-	return nil, a.accounts.SetDisabled(ctx, id, disabled)
+	return nil, a.accounts.SetDisabled(ctx, id, disabled, callerOf(ctx).Role != authhook.RoleAdmin)
 }
 
 func (a *API) deleteDevice(ctx context.Context, in *IDPath) (*empty, error) {

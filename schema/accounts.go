@@ -132,10 +132,13 @@ UPDATE accounts SET deleted_at = now(), updated_at = now(), name = '', avatar = 
     find_by_id = false, find_by_phone = false, find_by_mail = false, write_policy = NULL, presence_policy = NULL
 WHERE id = $1 AND deleted_at IS NULL`
 
-	// UpdateDisabled disables account $1 ($2 true) or enables it.
+	// UpdateDisabled disables account $1 ($2 true) or enables it. The owner of a
+	// device's group ($3 true) does not enable what somebody else has disabled: no
+	// row is affected then.
 	UpdateDisabled = `
-UPDATE accounts SET disabled_at = CASE WHEN $2 THEN coalesce(disabled_at, now()) END, updated_at = now()
-WHERE id = $1 AND deleted_at IS NULL`
+UPDATE accounts SET disabled_at = CASE WHEN $2 THEN coalesce(disabled_at, now()) END, updated_at = now(),
+    disabled_by_owner = $2 AND $3 AND (disabled_at IS NULL OR disabled_by_owner)
+WHERE id = $1 AND deleted_at IS NULL AND ($2 OR NOT $3 OR disabled_at IS NULL OR disabled_by_owner)`
 
 	// SelectIdentity gives account and whether it is disabled for the identity
 	// of provider $1 with subject $2 or alias $3 (or NULL).

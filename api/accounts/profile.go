@@ -236,8 +236,9 @@ func (s *Service) Delete(ctx context.Context, id string) error {
 // SetDisabled disables or enables an account. A disabled one cannot sign in, its
 // tokens are refused and what it has connected ends. Somebody can be disabled before
 // they come for the first time with a token that others signed; the server's own parts
-// cannot.
-func (s *Service) SetDisabled(ctx context.Context, id string, disabled bool) error {
+// cannot. byOwner says that it is the owner of a device's group who does it: they do not
+// enable what an operator has disabled.
+func (s *Service) SetDisabled(ctx context.Context, id string, disabled, byOwner bool) error {
 	if id == authhook.SubjectArchiver || id == authhook.SubjectSystem {
 		return chat.Refuse(chat.CodeNotAllowed, "This is a part of the server itself.")
 	}
@@ -248,13 +249,16 @@ func (s *Service) SetDisabled(ctx context.Context, id string, disabled bool) err
 				return fmt.Errorf("make account to disable: %w", err)
 			}
 		}
-		changed, err := q.Exec(ctx, schema.UpdateDisabled, id, disabled)
+		changed, err := q.Exec(ctx, schema.UpdateDisabled, id, disabled, byOwner)
 		if err != nil {
 			return fmt.Errorf("disable account: %w", err)
 		}
-		if changed.RowsAffected() == 0 {
-			return chat.Refuse(chat.CodeNotFound, "There is no such account.")
+		switch {
+		case changed.RowsAffected() > 0:
+			return nil
+		case byOwner:
+			return chat.Refuse(chat.CodeNotAllowed, "An operator of the server has disabled it.")
 		}
-		return nil
+		return chat.Refuse(chat.CodeNotFound, "There is no such account.")
 	})
 }
