@@ -123,7 +123,7 @@ func TestLinkWhileDeleting(t *testing.T) {
 // again: right passwords that could not be looked at counted as wrong ones.
 func TestPasswordsDuringAnOutage(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *api.Config) { c.Timeout, c.AddressLimits = 3*time.Second, 0.05 }) // 15 sign-ins of an address
+	w := newWorld(t, func(c *api.Config) { c.Timeout, c.AddressLimits = 5*time.Second, 0.05 }) // 15 sign-ins of an address
 	w.register("anna")
 	signIn := func() *reply {
 		return w.do(http.MethodPost, "/v1/sessions/password", "", map[string]any{"id": "anna", "password": goodPassword})
@@ -162,4 +162,20 @@ func TestDisableWhoHasNotCome(t *testing.T) {
 	w.do(http.MethodGet, "/v1/me", mallory, nil).want(http.StatusOK)
 	w.do(http.MethodPost, "/v1/admin/accounts/nobody/enable", admin, nil).problem(http.StatusNotFound, "not_found")
 	w.do(http.MethodPost, "/v1/admin/accounts/archiver/disable", admin, nil).problem(http.StatusForbidden, "not_allowed")
+}
+
+// Guards against a sign-in with the old password that survives the change of it: the
+// password was right when it was looked at.
+func TestSignInWhileThePasswordChanges(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.register("anna")
+	signIn := func() *reply {
+		return w.do(http.MethodPost, "/v1/sessions/password", "", map[string]any{"id": "anna", "password": goodPassword})
+	}
+	w.meanwhile(lockRow, "anna", `UPDATE identities SET secret = 'another'; DELETE FROM sessions`, signIn)[0].
+		problem(http.StatusUnauthorized, "unauthenticated")
+	if left := w.column(`SELECT id FROM sessions`); len(left) != 0 {
+		t.Errorf("%d sessions with the old password", len(left))
+	}
 }

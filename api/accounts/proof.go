@@ -37,6 +37,8 @@ type Proof struct {
 	Alias    string // WeChat's unionid, or ""
 	Name     string // what the provider calls the person; the name of a new account
 
+	hash string // ProviderPassword: what the password was compared with
+
 	// consume is called in the transaction that uses the proof. It returns an
 	// error if the proof was used before.
 	consume func(context.Context) error
@@ -178,10 +180,7 @@ func (s *Service) signIn(ctx context.Context, p Proof, from Client) (tokens *Tok
 			return nil, false, err
 		}
 	default:
-		if err := s.lock(ctx, id); err != nil {
-			if errors.Is(err, errRefused) {
-				err = errProof
-			}
+		if err := s.stillHolds(ctx, id, p); err != nil {
 			return nil, false, err
 		}
 	}
@@ -194,6 +193,36 @@ func (s *Service) signIn(ctx context.Context, p Proof, from Client) (tokens *Tok
 	}
 	tokens, err = s.open(ctx, id, p.Provider, from)
 	return tokens, created, err
+}
+
+// stillHolds locks the account and returns nil if the proof is one of it. The password
+// may have been changed, or the identity unlinked, since the proof was checked: who
+// changes a password because another knows it is told that all others are signed out.
+func (s *Service) stillHolds(ctx context.Context, account string, p Proof) error {
+	switch err := s.lock(ctx, account); {
+	case errors.Is(err, errRefused):
+		return errProof
+	case err != nil:
+		return err
+	}
+	if p.Provider == ProviderPassword {
+		var hash string
+		err := s.db.Q(ctx).QueryRow(ctx, schema.SelectPassword, p.Subject).Scan(&hash)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return errProof
+		case err != nil:
+			return fmt.Errorf("read password: %w", err)
+		case hash != p.hash:
+			return errProof
+		}
+		return nil
+	}
+	owner, _, err := s.account(ctx, p)
+	if err == nil && owner != account {
+		err = errProof
+	}
+	return err
 }
 
 // Register makes an account with an id and a password and signs it in. An empty
@@ -335,7 +364,7 @@ func (s *Service) CheckPassword(ctx context.Context, id, password string, from C
 		wrong = true
 		return Proof{}, errProof
 	}
-	return Proof{Provider: ProviderPassword, Subject: id}, nil
+	return Proof{Provider: ProviderPassword, Subject: id, hash: hash}, nil
 }
 
 // Identity is a way in which a person signs in.
