@@ -31,6 +31,7 @@ import (
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"mynah/authhook"
 	"mynah/schema"
@@ -57,9 +58,11 @@ const (
 	queryTimeout = 10 * time.Second
 	pauseMin     = 100 * time.Millisecond
 	pauseMax     = 2 * time.Second
-	// piece is how many members of a dissolved group are removed at once: a tenth of a
-	// second in which no notice goes out.
-	piece = 2000
+	// mostPiece is how many members of a dissolved group are removed at once, a tenth
+	// of a second in which no notice goes out; fewer where that takes longer than
+	// pieceTimeout.
+	mostPiece    = 2000
+	pieceTimeout = "1s"
 )
 
 // Config is what a Relay needs.
@@ -190,12 +193,13 @@ func (r *Relay) turn(ctx context.Context) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	piece := mostPiece
 	for {
 		more, err := r.batch(ctx, conn, client, lost)
 		if err != nil {
 			return err
 		}
-		left, err := r.clear(ctx, conn)
+		left, err := r.clear(ctx, conn, &piece)
 		if err != nil {
 			return err
 		}
@@ -393,15 +397,32 @@ func (r *Relay) settle(ctx context.Context, conn *pgx.Conn, ids []int64) error {
 	return nil
 }
 
-// clear removes some of the members of groups that are dissolved, who have been told.
-// left says that there may be more. It is done in pieces, and between batches, so that a
-// group of any size holds up nobody's notices.
-func (r *Relay) clear(ctx context.Context, conn *pgx.Conn) (left bool, err error) {
+// clear removes some of the members of groups that are dissolved, who have been told:
+// at most *piece, which becomes less if PostgreSQL takes too long over them. left says
+// that there may be more. It is done in pieces, and between batches, so that a group of
+// any size holds up nobody's notices.
+func (r *Relay) clear(ctx context.Context, conn *pgx.Conn, piece *int) (left bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	removed, err := conn.Exec(ctx, schema.DeleteDissolvedMembers, piece)
+	var removed int64
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL statement_timeout = '"+pieceTimeout+"'"); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, schema.DeleteDissolvedMembers, *piece)
+		removed = tag.RowsAffected()
+		return err
+	})
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == queryCanceled {
+		*piece = max(*piece/4, 1)
+		return false, nil // not at once: the server is busy
+	}
 	if err != nil {
 		return false, fmt.Errorf("remove the members of dissolved groups: %w", err)
 	}
-	return removed.RowsAffected() > 0, nil
+	*piece = min(*piece+*piece/4+1, mostPiece)
+	return removed > 0, nil
 }
+
+// queryCanceled is PostgreSQL's code for a statement that took too long.
+const queryCanceled = "57014"
