@@ -26,6 +26,10 @@ const (
 	mostRate  = 1e9
 )
 
+// leastPayload is the least --max-payload, in bytes: the longest notice, about an
+// announcement of 2,000 characters, takes 12 KiB.
+const leastPayload = 16 << 10
+
 // off switches a door off that has an address by default.
 const off = "off"
 
@@ -172,6 +176,9 @@ func (d *Doors) validate() error {
 	}
 	if d.PublishRate != 0 && !(d.PublishRate >= leastRate && d.PublishRate <= mostRate) { // NaN is neither
 		errs = append(errs, refuse("publish-rate", "is %g; give messages a second, at least %g, or 0 for no limit", d.PublishRate, leastRate))
+	}
+	if d.MQTTAddr != "" && d.MaxPayload < leastPayload {
+		errs = append(errs, refuse("max-payload", "is %d, which a notice of the API may be longer than; give at least %d", d.MaxPayload, leastPayload))
 	}
 	if d.MQTTAddr != "" && d.SessionExpiry < time.Second { // the API alone has no sessions
 		errs = append(errs, refuse("session-expiry", "is less than a second, which MQTT cannot tell a client; give a second or more"))
