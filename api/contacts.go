@@ -32,6 +32,10 @@ func (a *API) askContact(ctx context.Context, in *askInput) (*body[askOutput], e
 	if err != nil {
 		return nil, err
 	}
+	// Each note is a notice to them.
+	if err := a.countFor(ctx, callerOf(ctx), a.limits.askingOne, me+" "+in.Body.ID, 1); err != nil {
+		return nil, err
+	}
 	contacts, err := a.social.Ask(ctx, me, in.Body.ID, in.Body.Note)
 	if err != nil {
 		return nil, err

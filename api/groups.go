@@ -56,7 +56,7 @@ func (a *API) createGroup(ctx context.Context, in *groupInput) (*groupOutput, er
 	if err := validIDs(b.Invite); err != nil {
 		return nil, err
 	}
-	if err := a.countFor(ctx, c, a.limits.inviting, len(b.Invite)); err != nil {
+	if err := a.countFor(ctx, c, a.limits.inviting, c.Subject, len(b.Invite)); err != nil {
 		return nil, err
 	}
 	if err := accounts.CheckAvatar(b.Avatar); err != nil {

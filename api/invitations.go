@@ -38,7 +38,8 @@ func (a *API) invite(ctx context.Context, in *inviteInput) (*empty, error) {
 	if err := validIDs(in.Body.IDs); err != nil {
 		return nil, err
 	}
-	if err := a.countFor(ctx, callerOf(ctx), a.limits.inviting, len(in.Body.IDs)); err != nil {
+	c := callerOf(ctx)
+	if err := a.countFor(ctx, c, a.limits.inviting, c.Subject, len(in.Body.IDs)); err != nil {
 		return nil, err
 	}
 	return nil, a.social.Invite(ctx, actor(ctx), in.ID, in.Body.IDs)

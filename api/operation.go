@@ -195,25 +195,25 @@ func (a *API) admit(ctx context.Context, r *route) (context.Context, error) {
 		return nil, chat.Refuse(chat.CodeNotAllowed, "This is for the role "+string(r.roles[0])+".")
 	}
 	if r.Method != http.MethodGet {
-		if err := a.countFor(ctx, caller, a.limits.changes, 1); err != nil {
+		if err := a.countFor(ctx, caller, a.limits.changes, caller.Subject, 1); err != nil {
 			return nil, err
 		}
 	}
 	if r.perAccount != nil {
-		if err := a.countFor(ctx, caller, r.perAccount, 1); err != nil {
+		if err := a.countFor(ctx, caller, r.perAccount, caller.Subject, 1); err != nil {
 			return nil, err
 		}
 	}
 	return context.WithValue(ctx, callerKey{}, caller), nil
 }
 
-// countFor counts what the caller does. Administrators and services, which the operator
+// countFor counts n for the key, which stands for what the caller does. Administrators and services, which the operator
 // has made, may do as much as they like.
-func (a *API) countFor(ctx context.Context, c *Caller, l *limit.Limiter, n int) error {
+func (a *API) countFor(ctx context.Context, c *Caller, l *limit.Limiter, key string, n int) error {
 	if c.Role == authhook.RoleAdmin || c.Role == authhook.RoleService {
 		return nil
 	}
-	return requestOf(ctx).count(l, c.Subject, n)
+	return requestOf(ctx).count(l, key, n)
 }
 
 // empty is the input or output of calls that have none.

@@ -17,6 +17,7 @@ type limits struct {
 	signIn, register, codes, refresh, links *limit.Limiter // by address
 	changes                                 *limit.Limiter // calls that change anything, by account
 	asking                                  *limit.Limiter // contact requests
+	askingOne                               *limit.Limiter // … to one person
 	inviting                                *limit.Limiter // people invited to groups
 	joining                                 *limit.Limiter // groups joined, asked to be let into, or left
 }
@@ -27,15 +28,16 @@ func newLimits(scale float64, now func() time.Time) limits {
 		return limit.New(max(int(burst*scale), 1), period, now)
 	}
 	return limits{
-		signIn:   per(300, 15*time.Minute),
-		register: per(60, time.Hour),
-		codes:    per(60, time.Hour),
-		refresh:  per(3000, 15*time.Minute),
-		links:    per(600, 15*time.Minute),
-		changes:  limit.New(1200, 15*time.Minute, now),
-		asking:   limit.New(120, time.Hour, now),
-		inviting: limit.New(1000, time.Hour, now),
-		joining:  limit.New(600, time.Hour, now),
+		signIn:    per(300, 15*time.Minute),
+		register:  per(60, time.Hour),
+		codes:     per(60, time.Hour),
+		refresh:   per(3000, 15*time.Minute),
+		links:     per(600, 15*time.Minute),
+		changes:   limit.New(1200, 15*time.Minute, now),
+		asking:    limit.New(120, time.Hour, now),
+		askingOne: limit.New(10, time.Hour, now),
+		inviting:  limit.New(1000, time.Hour, now),
+		joining:   limit.New(600, time.Hour, now),
 	}
 }
 
