@@ -61,6 +61,7 @@ type Identity struct {
 	Expires time.Time // exp
 	TokenID string    // jti, or ""
 	Session string    // sid: the signed-in session (device) that the API issued it for, or ""
+	Key     string    // the id of the API's own key that signed the token, or ""; a KeyBinder says so
 }
 
 // Directory knows groups, blocks and disabled accounts. Every method is called

@@ -369,6 +369,9 @@ FROM accounts WHERE id = ANY ($1::text[])`
 	// DirectoryGroups gives id, join_policy, muted, dissolved.
 	DirectoryGroups = `SELECT id, join_policy, muted, dissolved_at IS NOT NULL FROM groups WHERE id = ANY ($1::text[])`
 
+	// DirectoryKeys gives kid of the API's own keys that verify.
+	DirectoryKeys = `SELECT kid FROM signing_keys WHERE expires_at IS NULL OR expires_at > now()`
+
 	// DirectoryIdentity gives what tells this database from others, copies of it
 	// in the same cluster included.
 	DirectoryIdentity = `

@@ -105,11 +105,12 @@ var errNotTheHolder = errors.New("a device's key signs for that device only")
 
 // Bind makes of the identity that a token signed with key kid claims what it may
 // be: a device's key signs for that device alone, and what it says of its role,
-// groups and filters is replaced by what was registered. Tokens signed with the
-// API's own keys are left as they are. It is asked after the signature was
+// groups and filters is replaced by what was registered. Of a token signed with one of
+// the API's own keys it notes the key, and nothing else. It is asked after the signature was
 // verified (authhook.KeyBinder).
 func (k *Keys) Bind(ctx context.Context, kid string, id *authhook.Identity) error {
 	if !isDeviceKID(kid) {
+		id.Key = kid // so that what is connected with it ends when it is distrusted
 		return nil
 	}
 	// The verifier asked for the key a moment ago, so it is in memory.

@@ -93,10 +93,11 @@ type Directory struct {
 
 	database string // identity of the database that the cache is of; the follower's
 	mu       sync.Mutex
-	watchers map[int]func(authhook.Change) // guarded by mu
-	nextID   int                           // guarded by mu
-	seen     map[string]struct{}           // who connected, to be noted; guarded by mu
-	claims   *claims                       // who connected and has no account
+	watchers map[int]func(authhook.Change)   // guarded by mu
+	nextID   int                             // guarded by mu
+	seen     map[string]struct{}             // who connected, to be noted; guarded by mu
+	claims   *claims                         // who connected and has no account
+	keys     atomic.Pointer[map[string]bool] // the API's own that verify; nil if they were never read
 
 	startMu sync.Mutex // guards what follows
 	cancel  context.CancelFunc
@@ -302,8 +303,8 @@ func (d *Directory) MaySee(ctx context.Context, viewer, id string) error {
 	return refusedSee
 }
 
-// MayConnect returns nil unless the account is disabled or deleted or the token
-// was revoked. The parts of the server itself (roles archiver, service and admin,
+// MayConnect returns nil unless the account is disabled or deleted, the token was
+// revoked, or the key that signed it is distrusted. The parts of the server itself (roles archiver, service and admin,
 // whose tokens come from the operator) are let in while nothing can be known:
 // without the archiver the log could not be trimmed. Who is let in for the first time
 // has an account from then on, which nobody else can register.
@@ -316,6 +317,9 @@ func (d *Directory) MayConnect(ctx context.Context, id *authhook.Identity) error
 			return nil
 		}
 		return err
+	}
+	if !d.trusts(ctx, id.Key) {
+		return refusedConnect
 	}
 	if s.Refused || id.Session != "" && has(s.Revoked, id.Session) || id.TokenID != "" && has(s.Revoked, id.TokenID) {
 		return refusedConnect

@@ -148,6 +148,7 @@ func (d *Directory) all(ctx context.Context) {
 	d.subjects.doubt()
 	d.groups.doubt()
 	d.away.Store(false) // or nothing would be asked for
+	d.learnKeys(ctx)
 	d.subjects.preload(ctx, d.subjects.recent(anew))
 	d.emit(authhook.Change{Kind: authhook.ChangeAll})
 }
@@ -171,6 +172,7 @@ func (d *Directory) apply(ctx context.Context, list []authhook.Change) {
 	if everybody {
 		d.subjects.doubt()
 		d.groups.doubt()
+		d.learnKeys(ctx)
 	}
 	slices.Sort(people)
 	people = slices.Compact(people)
