@@ -251,7 +251,8 @@ func unlock(locks []sync.Locker) {
 func TestPanicEndsSessionThatIsNotStored(t *testing.T) {
 	t.Parallel()
 	e := mustEngine(t, Config{})
-	s, out := mustJoin(t, e, "victim", 1, 0)
+	mustJoin(t, e, "victim", 1, time.Hour)
+	s, out := mustJoin(t, e, "victim", 1, 0) // from now on
 	until(t, "the session is live", s.Live)
 	s.spoil()
 	mustPublish(t, e, 1)

@@ -59,6 +59,8 @@ func TestRefusedWhileItIsStored(t *testing.T) {
 	if c := p.session.Cursor(); c >= rec.Seq || p.arrivals()[0].id != 1 {
 		t.Errorf("the cursor is %d, and %d has not been acknowledged: %+v", c, rec.Seq, p.arrivals())
 	}
+	r.publish(2, "bob", "user/alice")
+	waitFor(t, "the next message, on the same connection", func() bool { return p.count() == 2 })
 }
 
 // A client that comes and goes while its session sends again what was unacknowledged does
