@@ -24,8 +24,11 @@ func TestDevicesOfOperators(t *testing.T) {
 		spec["id"], spec["group"] = id, group
 		w.do(http.MethodPost, "/v1/devices", admin, spec).want(http.StatusCreated)
 		for _, call := range []struct{ method, path, body string }{
-			{http.MethodPost, "/credential", `{}`}, {http.MethodPatch, "", `{"name":"mine"}`},
-			{http.MethodPost, "/disable", ``}, {http.MethodPost, "/enable", ``}, {http.MethodDelete, "", ``},
+			{http.MethodPost, "/credential", `{}`},
+			{http.MethodPatch, "", `{"name":"mine"}`},
+			{http.MethodPost, "/disable", ``},
+			{http.MethodPost, "/enable", ``},
+			{http.MethodDelete, "", ``},
 		} {
 			var body any
 			if call.body != "" {

@@ -107,9 +107,14 @@ func TestWrongSettingsAreToldAtOnce(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	secret := strings.Repeat("s", 32)
 	for _, test := range [][2]string{
-		{"--publish-rate=-0.5", "--publish-rate"}, {"--publish-rate=1e-9", "--publish-rate"}, {"--publish-rate=NaN", "--publish-rate"},
-		{"--public-url=chat.example.com", "--public-url"}, {"--wechat-app-id=wx1", "--wechat-secret"},
-		{"--sms-webhook=nonsense", "--sms-webhook"}, {"--address-limits=-1", "--address-limits"}, {"--oidc=a=https://x", "--oidc"},
+		{"--publish-rate=-0.5", "--publish-rate"},
+		{"--publish-rate=1e-9", "--publish-rate"},
+		{"--publish-rate=NaN", "--publish-rate"},
+		{"--public-url=chat.example.com", "--public-url"},
+		{"--wechat-app-id=wx1", "--wechat-secret"},
+		{"--sms-webhook=nonsense", "--sms-webhook"},
+		{"--address-limits=-1", "--address-limits"},
+		{"--oidc=a=https://x", "--oidc"},
 		{"--allow-origin=https://x/", "--allow-origin"},
 	} {
 		status, _, stderr := mustRun(t, nil, "serve", "--data-dir", data, "--jwt-secret", secret, test[0])
