@@ -166,23 +166,31 @@ func idsFrom(first, id uint16) int {
 
 // get returns the entry of a packet id, nil if it is not in the window or done.
 func (w *window) get(id uint16) *inflight {
-	if w.n == 0 || id == 0 {
+	if w.n == 0 {
 		return nil
 	}
-	first := w.at(0).id
-	i := idsFrom(first, id)
+	i := idsFrom(w.at(0).id, id)
 	if i >= w.n || w.at(i).id != id {
-		// Entries before it may be missing, so it is here or nearer to the oldest.
-		i = sort.Search(min(i, w.n), func(i int) bool { return idsFrom(first, w.at(i).id) >= idsFrom(first, id) })
-		if i == w.n || w.at(i).id != id {
+		if i = w.search(id); i < 0 {
 			return nil
 		}
 	}
-	e := w.at(i)
-	if e.state == stateDone {
-		return nil
+	if e := w.at(i); e.state != stateDone {
+		return e
 	}
-	return e
+	return nil
+}
+
+// search returns where the entry of a packet id is if entries before it are missing, -1 if
+// it is not there. It can only be nearer to the oldest than its id is.
+func (w *window) search(id uint16) int {
+	first := w.at(0).id
+	far := idsFrom(first, id)
+	i := sort.Search(min(far, w.n), func(i int) bool { return idsFrom(first, w.at(i).id) >= far })
+	if i == w.n || w.at(i).id != id {
+		return -1
+	}
+	return i
 }
 
 // done marks an entry as acknowledged and forgets the oldest that are.
