@@ -108,6 +108,8 @@ type Broker struct {
 	spares  chan []publication
 	lastTS  int64 // of the newest message; used by the sequencer only
 
+	explanations chan explanation
+
 	conns     sync.Map // *delivery.Conn → *conn
 	holders   sync.Map // delivery.Key → *conn: whose the session is
 	maxPacket int      // bytes of the largest packet that clients may send
@@ -155,6 +157,8 @@ func New(cfg Config) (*Broker, error) {
 		batches: make(chan batch, pipelined),
 		spares:  make(chan []publication, pipelined+2),
 		failed:  make(chan error, 1),
+
+		explanations: make(chan explanation, maxExplanations),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	if err := b.open(); err != nil {
@@ -296,6 +300,7 @@ func (b *Broker) openDoors() error {
 	}
 	ws, err := listener.NewWebSocket(listener.WSConfig{
 		Guard: guard, AllowedOrigins: b.cfg.AllowedOrigins, TrustedProxies: b.cfg.TrustedProxies,
+		MessageLimit: max(listener.DefaultMessageLimit, 2*int64(b.maxPacket)),
 	})
 	b.ws = ws
 	return err
@@ -311,6 +316,7 @@ func (b *Broker) begin(ctx context.Context) error {
 	// The pipeline from its end to its beginning, so that nothing waits for a part
 	// that is not there; then the doors.
 	b.engine.Start()
+	b.tasks.Go(b.tellExplanations)
 	b.tasks.Go(b.commit)
 	b.tasks.Go(b.sequence)
 	b.tasks.Go(b.keepHouse)

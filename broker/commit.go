@@ -11,9 +11,13 @@ import (
 	"mynah/chat"
 )
 
+// maxIdleAcks is how many bytes for acknowledgements a connection keeps between batches.
+const maxIdleAcks = 512
+
 // commit waits for each batch to be on disk, acknowledges it to the publishers and
 // hands it to delivery.
 func (b *Broker) commit() {
+	defer close(b.explanations)
 	var touched []*conn
 	for t := range b.batches {
 		err := t.err
@@ -55,7 +59,9 @@ func (b *Broker) commit() {
 		for i, c := range touched {
 			if len(c.acks) > 0 {
 				_, _ = c.Write(c.acks)
-				c.acks = c.acks[:0]
+				if c.acks = c.acks[:0]; cap(c.acks) > maxIdleAcks {
+					c.acks = nil
+				}
 			}
 			touched[i] = nil
 		}
@@ -131,12 +137,13 @@ func (b *Broker) appendAck(dst []byte, p *publication) []byte {
 	v5 := p.c.v5.Load()
 	if p.refusal != nil {
 		b.metrics.refused(p.refusal.Code)
-		if !v5 || p.qos == 0 {
-			b.engine.Signal(chat.ErrorTopic(p.c.subject()), p.refusal.Payload(p.topic, p.mid))
-		}
-		if !v5 && p.qos > 0 && retriable(p.refusal) {
+		switch {
+		case !v5 && p.qos > 0 && retriable(p.refusal):
+			b.engine.Signal(chat.ErrorTopic(p.c.subject()), p.refusal.Payload(p.topic, p.mid)) // while it can be had
 			_ = p.c.Close()
 			return dst
+		case !v5 || p.qos == 0:
+			b.explain(p)
 		}
 	}
 	if p.qos == 0 {

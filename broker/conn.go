@@ -39,9 +39,13 @@ type conn struct {
 
 	pace pace
 
-	queued  int    // publishes on their way to the log; guarded by queue.mu
-	retired bool   // another connection has the session; guarded by queue.mu
-	acks    []byte // acknowledgements of the batch at hand; used by the committer only
+	queued  int  // publishes on their way to the log; guarded by queue.mu
+	retired bool // another connection has the session; guarded by queue.mu
+
+	// The committer's.
+	acks           []byte    // acknowledgements of the batch at hand
+	explainedSince time.Time // when the second began in which
+	explained      int       // refusals were explained
 }
 
 // Token returns the token of a WebSocket's handshake, "" if there is none.

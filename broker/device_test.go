@@ -120,3 +120,21 @@ func TestRefusedExchangeEnds(t *testing.T) {
 	}
 	alice.Quiet()
 }
+
+// A message with a mid that is sent again may be written anew: white space, and what is the
+// broker's to write, is not its content.
+func TestMidOfAMessageWrittenAnew(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	c := mqttest.Dial(t, b.MQTTAddr().String(), v5(user(t, "alice", "phone")))
+	first := c.PublishAcked("user/bob", 1, `{"mid":"m","body":{"a":1}}`).Properties.User
+	for body, want := range map[string]byte{
+		`{ "mid" : "m", "body" : {"a" : 1} }`: 0, `{"type":"text","mid":"m","ts":5,"body":{"a":1}}`: 0,
+		`{"mid":"m","body":{"a":2}}`: packets.ErrImplementationSpecificError.Code, `{"mid":"m","type":"x-a","body":{"a":1}}`: packets.ErrImplementationSpecificError.Code,
+	} {
+		ack := c.PublishAcked("user/bob", 1, body)
+		if ack.ReasonCode != want || want == 0 && (len(ack.Properties.User) != 1 || ack.Properties.User[0] != first[0]) {
+			t.Errorf("%s: %#x %v, want %#x and %v", body, ack.ReasonCode, ack.Properties.User, want, first)
+		}
+	}
+}

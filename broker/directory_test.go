@@ -115,6 +115,34 @@ func TestDirectoryAway(t *testing.T) {
 	}
 }
 
+// A fresh token with fewer groups takes them away also while the database cannot be asked,
+// which leaves what the database has said.
+func TestRenewalWhileTheDirectoryIsAway(t *testing.T) {
+	t.Parallel()
+	d := &directory{groups: map[string][]string{"alice": {"room"}}}
+	b := mustStart(t, t.TempDir(), withDirectory(d))
+	addr := b.MQTTAddr().String()
+	alice := mqttest.Dial(t, addr, v5(user(t, "alice", "phone", "club", "old")))
+	alice.Subscribe(1, "group/+")
+	bob := mqttest.Dial(t, addr, user(t, "bob", "phone", "room", "club", "old"))
+	d.mu.Lock()
+	d.err = errors.New("no database")
+	d.mu.Unlock()
+	fresh := mustToken(t, authhook.TokenClaims{Subject: "alice", Groups: []string{"club"}})
+	if ack := alice.PublishAcked("$mynah/token", 1, fresh); ack.ReasonCode != 0 {
+		t.Fatalf("the fresh token got %#x %q", ack.ReasonCode, ack.Properties.ReasonString)
+	}
+	for _, group := range []string{"old", "club", "room"} {
+		bob.PublishAcked("group/"+group, 1, group)
+	}
+	for _, want := range []string{"club", "room"} {
+		if m := alice.ReceiveAcked(); m.Body != want {
+			t.Errorf("got %v, want %s", m.Body, want)
+		}
+	}
+	alice.Quiet()
+}
+
 // Somebody is taken into a group in the very moment in which the broker looks up the
 // groups of its connection or of its SUBSCRIBE: the older answer must not win.
 func TestJoinWhileConnecting(t *testing.T) {

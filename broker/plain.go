@@ -223,16 +223,19 @@ func (b *Broker) mayReceive(s *delivery.Session, topic string) bool {
 		return true
 	}
 	id := b.identity(c)
-	return id == nil || b.mayRead(id, topic)
-}
-
-// mayRead reports whether somebody may read a topic, or all that a filter matches.
-func (b *Broker) mayRead(id *authhook.Identity, filter string) bool {
+	if id == nil {
+		return true
+	}
 	ctx, cancel := b.ctx, context.CancelFunc(nil)
 	if b.lookups {
 		ctx, cancel = context.WithTimeout(b.ctx, subscribeTimeout)
 		defer cancel()
 	}
+	return b.mayRead(ctx, id, topic)
+}
+
+// mayRead reports whether somebody may read a topic, or all that a filter matches.
+func (b *Broker) mayRead(ctx context.Context, id *authhook.Identity, filter string) bool {
 	return b.policy.CanSubscribe(ctx, id, filter) == nil
 }
 

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -151,7 +152,7 @@ func (b *Broker) record(id *authhook.Identity, topic string, payload []byte) (*m
 	digest.Reset()
 	_, _ = digest.WriteString(topic)
 	_, _ = digest.Write([]byte{0})
-	_, _ = digest.Write(payload)
+	_, _ = digest.Write(draft.Tail) // not payload: a client that tries again may have written it anew
 	return &msglog.Record{
 		Message: chat.Message{
 			From: id.Subject, To: topic, Type: draft.Type, Mid: draft.Mid, Expires: draft.Expires, Tail: draft.Tail,
@@ -167,7 +168,11 @@ func (b *Broker) signal(id *authhook.Identity, topic string, payload []byte) err
 		return err
 	}
 	m := chat.Message{From: id.Subject, To: topic, TS: time.Now().UnixMilli(), Tail: draft.Tail}
-	b.engine.Signal(topic, m.AppendEnvelope(nil, 0))
+	envelope := m.AppendEnvelope(nil, 0)
+	if most := b.engine.Limits().PerConn / 2; len(envelope) > most {
+		return chat.Refuse(chat.CodeTooLarge, "a signal has no more than "+strconv.Itoa(most)+" bytes: what is dropped first under pressure has to be small")
+	}
+	b.engine.Signal(topic, envelope)
 	return nil
 }
 
@@ -175,6 +180,10 @@ func (b *Broker) signal(id *authhook.Identity, topic string, payload []byte) err
 func (b *Broker) renew(c *conn, token []byte) error {
 	ctx, cancel := context.WithTimeout(b.ctx, subscribeTimeout)
 	defer cancel()
+	old := b.identity(c)
+	if old == nil {
+		return errNotDecided // its token ends this moment
+	}
 	id, err := b.auth.Renew(ctx, c.client, strings.TrimSpace(string(token)))
 	if err != nil {
 		c.renewalsRefused.Do(func() {
@@ -183,9 +192,13 @@ func (b *Broker) renew(c *conn, token []byte) error {
 		return authhook.ClientError(err)
 	}
 	b.forgetForbidden(c.session)
-	groups, err := b.groups(id)
-	if err != nil {
-		return err
+	groups, unknown := b.groups(id)
+	if unknown != nil {
+		// Those of the old token are gone for certain; what the directory said stays.
+		b.logger.Warn("the groups of a client with a fresh token cannot be looked up; it keeps those that it had not from its old token",
+			"subject", c.subject(), "error", unknown)
+		kept := slices.DeleteFunc(c.session.Groups(), func(g string) bool { return slices.Contains(old.Groups, g) })
+		groups = append(kept, groups...)
 	}
 	return c.session.SetGroups(groups)
 }
@@ -208,10 +221,12 @@ func earlier(expires int64, interval uint32) int64 {
 	return min(expires, at)
 }
 
+var errNotDecided = chat.Refuse(chat.CodeUnavailable, "the server cannot decide at the moment; try again")
+
 // asRefusal returns what a client may know of an error.
 func asRefusal(err error) *chat.Error {
 	if refusal, ok := errors.AsType[*chat.Error](err); ok {
 		return refusal
 	}
-	return chat.Refuse(chat.CodeUnavailable, "the server cannot decide at the moment; try again")
+	return errNotDecided
 }

@@ -14,7 +14,8 @@ import (
 	"mynah/chat"
 )
 
-// subscribeTimeout bounds what a SUBSCRIBE waits for the directory.
+// subscribeTimeout bounds what a SUBSCRIBE, with all its filters, waits for the directory:
+// what is behind it waits, too.
 const subscribeTimeout = 5 * time.Second
 
 // subscribe deals with a SUBSCRIBE (MQTT 5, 3.8): what it may have is on disk before the
@@ -23,12 +24,14 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 	if code := pk.SubscribeValidate(); code != packets.CodeSuccess {
 		return code
 	}
+	ctx, cancel := context.WithTimeout(b.ctx, subscribeTimeout)
+	defer cancel()
 	reasons := make([]byte, len(pk.Filters))
 	had := c.allowance()
 	isNew := make(map[string]bool, len(pk.Filters))
 	var granted []delivery.Subscription
 	for i, f := range pk.Filters {
-		code := b.mayHave(c, f)
+		code := b.mayHave(ctx, c, f)
 		if code == packets.CodeSuccess && !had.has(f.Filter) {
 			if had.take(f.Filter) {
 				isNew[f.Filter] = true
@@ -69,12 +72,12 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 }
 
 // mayHave returns why a client may not have a subscription, packets.CodeSuccess if it may.
-func (b *Broker) mayHave(c *conn, f packets.Subscription) packets.Code {
+func (b *Broker) mayHave(ctx context.Context, c *conn, f packets.Subscription) packets.Code {
 	id := b.identity(c)
 	switch {
 	case !validFilter(f.Filter):
 		return packets.ErrTopicFilterInvalid
-	case id == nil || !b.mayRead(id, f.Filter):
+	case id == nil || !b.mayRead(ctx, id, f.Filter):
 		return packets.ErrNotAuthorized
 	}
 	return packets.CodeSuccess
