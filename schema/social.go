@@ -130,7 +130,7 @@ WHERE id = $1`
 	// RevokeGroupDevices revokes the credentials of the devices of group $1.
 	RevokeGroupDevices = `
 UPDATE device_credentials SET revoked_at = now()
-WHERE revoked_at IS NULL AND account IN (SELECT account FROM devices WHERE grp = $1)`
+WHERE revoked_at IS NULL AND account = ANY (ARRAY(SELECT account FROM devices WHERE grp = $1))`
 
 	// DeleteDissolvedMembers removes at most $1 members of a dissolved group about
 	// which no notice is waiting any more.
