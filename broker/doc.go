@@ -1,8 +1,7 @@
 // Package broker is the MQTT server of the chat: an embedded Mochi behind doors of
 // our own, with a durable log in the place of its queues.
 //
-// Mochi keeps the codec, and the tree of subscriptions and retained messages outside the
-// chat. A PUBLISH to a chat topic is checked and given to the sequencer, which appends
+// Mochi keeps the codec. A PUBLISH to a chat topic is checked and given to the sequencer, which appends
 // all that is waiting to the log as one batch. When the batch is on disk, publishers get
 // their acknowledgements and the delivery engine hands the messages on. A PUBLISH to another
 // topic is put into the queues of the sessions that subscribe, and then acknowledged in
