@@ -71,6 +71,7 @@ type Doors struct {
 
 	ProxyProtocol  bool    `help:"MQTT connections from --trusted-proxy begin with a PROXY header, as HAProxy and load balancers send it."`
 	MaxConnections int     `default:"0" placeholder:"N" help:"Most connections at once; 0 for no limit but the system's."`
+	AddressMax     int     `name:"max-connections-per-address" default:"0" placeholder:"N" help:"Most MQTT connections at once from one address; 0 for no limit. An office or a carrier may be behind one."`
 	PublishRate    float64 `default:"0" placeholder:"N" help:"Most messages a second from one person, on average, twice that at once; who sends faster is read from more slowly. 0 for no limit."`
 
 	MaxPayload    int           `default:"65536" placeholder:"BYTES" help:"Largest payload that a client may publish."`
@@ -163,6 +164,7 @@ func (d *Doors) validate() error {
 		value int64
 	}{
 		{"max-connections", int64(d.MaxConnections)},
+		{"max-connections-per-address", int64(d.AddressMax)},
 		{"max-payload", int64(d.MaxPayload)},
 		{"max-depth", int64(d.MaxDepth)},
 		{"max-message", int64(d.MaxMessage)},

@@ -110,6 +110,7 @@ func TestWrongSettingsAreToldAtOnce(t *testing.T) {
 		{"--publish-rate=-0.5", "--publish-rate"},
 		{"--publish-rate=1e-9", "--publish-rate"},
 		{"--publish-rate=NaN", "--publish-rate"},
+		{"--max-connections-per-address=-1", "--max-connections-per-address"},
 		{"--public-url=chat.example.com", "--public-url"},
 		{"--wechat-app-id=wx1", "--wechat-secret"},
 		{"--sms-webhook=nonsense", "--sms-webhook"},
