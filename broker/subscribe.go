@@ -26,11 +26,12 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, subscribeTimeout)
 	defer cancel()
-	reasons := make([]byte, len(pk.Filters))
 	had := c.allowance()
-	isNew := make(map[string]bool, len(pk.Filters))
+	filters, places := collapse(pk.Filters)
+	refused := make([]packets.Code, len(filters))
+	isNew := make(map[string]bool, len(filters))
 	var granted []delivery.Subscription
-	for i, f := range pk.Filters {
+	for i, f := range filters {
 		code := b.mayHave(ctx, c, f)
 		if code == packets.CodeSuccess && !had.has(f.Filter) {
 			if had.take(f.Filter) {
@@ -39,16 +40,25 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 				code = packets.ErrQuotaExceeded
 			}
 		}
-		if code != packets.CodeSuccess {
-			reasons[i] = c.refusedFilter(code)
+		if refused[i] = code; code != packets.CodeSuccess {
 			continue
 		}
-		reasons[i] = f.Qos
 		granted = append(granted, delivery.Subscription{
 			Filter: strings.Clone(f.Filter), // a piece of the packet, which it would keep
 			QoS:    f.Qos, NoLocal: f.NoLocal, Identifier: f.Identifier,
 			RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling,
 		})
+	}
+	reasons := make([]byte, len(pk.Filters))
+	for i, f := range pk.Filters {
+		switch at := places[i]; {
+		case at < 0:
+			reasons[i] = c.refusedFilter(packets.ErrQuotaExceeded)
+		case refused[at] != packets.CodeSuccess:
+			reasons[i] = c.refusedFilter(refused[at])
+		default:
+			reasons[i] = f.Qos
+		}
 	}
 	if err := b.grant(c, granted); err != nil {
 		b.logger.Error("cannot store subscriptions; they are refused",
@@ -65,10 +75,35 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 	}); err != nil {
 		return err
 	}
-	for _, f := range granted {
-		b.queueRetained(c, f, isNew[f.Filter])
-	}
+	b.queueRetained(c, granted, isNew)
 	return nil
+}
+
+// collapse returns the filters of a SUBSCRIBE, each once and with the options that it is
+// given last, as if they had come one after the other [MQTT-3.8.4-5], and at which place each
+// one of the packet is there. Beyond as many as a session may have there is none, and -1:
+// a packet has room for a hundred times that.
+func collapse(all packets.Subscriptions) (filters packets.Subscriptions, places []int) {
+	places = make([]int, len(all))
+	known := make(map[string]int, min(len(all), maxSubscriptions))
+	for i, f := range all {
+		at, again := known[f.Filter]
+		switch {
+		case again:
+			if f.RetainHandling != 0 { // it would not have what is retained sent, but the one before may
+				f.RetainHandling = filters[at].RetainHandling
+			}
+			filters[at] = f
+		case len(filters) == maxSubscriptions:
+			at = -1
+		default:
+			at = len(filters)
+			known[f.Filter] = at
+			filters = append(filters, f)
+		}
+		places[i] = at
+	}
+	return filters, places
 }
 
 // mayHave returns why a client may not have a subscription, packets.CodeSuccess if it may.
@@ -112,15 +147,22 @@ func (b *Broker) grant(c *conn, subs []delivery.Subscription) error {
 
 // queueRetained has what is retained sent to a new subscriber (MQTT 5, 3.8.4), as the
 // Retain Handling says. A shared subscription gets none (4.8.2).
-func (b *Broker) queueRetained(c *conn, f delivery.Subscription, isNew bool) {
-	if delivery.IsChatFilter(f.Filter) || mqtt.IsSharedFilter(f.Filter) || f.RetainHandling == 2 || f.RetainHandling == 1 && !isNew {
-		return
+func (b *Broker) queueRetained(c *conn, subs []delivery.Subscription, isNew map[string]bool) {
+	subs = slices.DeleteFunc(subs, func(f delivery.Subscription) bool {
+		return delivery.IsChatFilter(f.Filter) || mqtt.IsSharedFilter(f.Filter) || f.RetainHandling == 2 || f.RetainHandling == 1 && !isNew[f.Filter]
+	})
+	filters := make([]string, len(subs))
+	for i, f := range subs {
+		filters[i] = f.Filter
 	}
-	o := delivery.PlainOptions{QoS: f.QoS}
-	if f.Identifier != 0 {
-		o.IDs = []int{f.Identifier}
+	c.session.ForgetRetained(filters...)
+	for _, f := range subs {
+		o := delivery.PlainOptions{QoS: f.QoS}
+		if f.Identifier != 0 {
+			o.IDs = []int{f.Identifier}
+		}
+		c.session.QueueRetained(f.Filter, b.plain.retainedFor(c.session, f.Filter), o)
 	}
-	c.session.QueueRetained(f.Filter, b.plain.retainedFor(c.session, f.Filter), o)
 }
 
 // unsubscribe deals with an UNSUBSCRIBE (MQTT 5, 3.10).
@@ -129,12 +171,15 @@ func (b *Broker) unsubscribe(c *conn, pk packets.Packet) error {
 		return code
 	}
 	had := c.allowance()
-	filters, reasons := make([]string, len(pk.Filters)), make([]byte, len(pk.Filters))
+	var filters []string
+	reasons := make([]byte, len(pk.Filters))
 	for i, f := range pk.Filters {
-		filters[i] = f.Filter
 		if !had.has(f.Filter) {
 			reasons[i] = packets.CodeNoSubscriptionExisted.Code
+			continue
 		}
+		delete(had.filters, f.Filter)
+		filters = append(filters, f.Filter)
 	}
 	if err := c.session.Unsubscribe(filters); err != nil {
 		b.logger.Error("cannot store that subscriptions have ended; after a restart they may be back",

@@ -75,6 +75,7 @@ type plainQueue struct {
 	sent    map[uint16]plainItem // by packet id; what the client has not said that it has
 	again   []uint16             // of them, those that the present connection has not had, in order
 	latest  map[string]struct{}  // topics of Latest messages that wait
+	asked   map[string]struct{}  // filters of SUBSCRIBEs of which retained messages wait
 	bytes   int                  // cost of all
 	turn    bool                 // the log has had its turn
 	told    bool                 // it has been logged that it is full
@@ -166,7 +167,11 @@ func (s *Session) QueueRetained(filter string, topics []string, o PlainOptions) 
 	s.forgetRetainedLocked(filter)
 	it := plainItem{topics: topics, filter: filter, ids: o.IDs, qos: o.QoS, retain: true}
 	if s.admitLocked(it) {
-		s.plain.waiting = append(s.plain.waiting, it)
+		q := s.plain
+		if q.waiting = append(q.waiting, it); q.asked == nil {
+			q.asked = map[string]struct{}{}
+		}
+		q.asked[filter] = struct{}{}
 		s.movePlainLocked()
 	}
 }
@@ -222,27 +227,49 @@ func (s *Session) dropExpiredLocked() {
 	})
 }
 
-// forgetRetained takes out what SUBSCRIBEs asked for.
-func (s *Session) forgetRetained(filters []string) {
+// ForgetRetained takes out what earlier SUBSCRIBEs with these filters asked for. Before
+// QueueRetained for many filters it saves a walk through what waits for each.
+func (s *Session) ForgetRetained(filters ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, f := range filters {
-		s.forgetRetainedLocked(f)
-	}
+	s.forgetRetainedLocked(filters...)
 }
 
-// forgetRetainedLocked takes out what a SUBSCRIBE asked for.
-func (s *Session) forgetRetainedLocked(filter string) {
-	if s.plain == nil {
+// forgetRetainedLocked is ForgetRetained. Whoever delivers to anybody may be waiting for the
+// lock, so it goes through what waits once, however many filters there are, and not at all
+// if none of them has anything there.
+func (s *Session) forgetRetainedLocked(filters ...string) {
+	q := s.plain
+	if q == nil || len(q.asked) == 0 {
 		return
 	}
-	s.plain.waiting = slices.DeleteFunc(s.plain.waiting, func(it plainItem) bool {
-		is := it.filter == filter && it.msg == nil && filter != ""
+	var over map[string]struct{}
+	for _, f := range filters {
+		if _, waits := q.asked[f]; waits {
+			if over == nil {
+				over = map[string]struct{}{}
+			}
+			over[f] = struct{}{}
+			q.answered(f)
+		}
+	}
+	if over == nil {
+		return
+	}
+	q.waiting = slices.DeleteFunc(q.waiting, func(it plainItem) bool {
+		_, is := over[it.filter]
 		if is {
 			s.countPlainLocked(-it.cost())
 		}
 		return is
 	})
+}
+
+// answered says that nothing waits any more of what a SUBSCRIBE asked for.
+func (q *plainQueue) answered(filter string) {
+	if delete(q.asked, filter); len(q.asked) == 0 {
+		q.asked = nil // a map keeps the room that it once needed
+	}
 }
 
 // movePlainLocked sends on what waits if the session is live, and has the pump do it if it
@@ -375,6 +402,8 @@ func (s *Session) ForgetPlain(topics map[string]struct{}) {
 		if it.msg == nil && len(it.topics) > 0 || it.msg != nil && !is(it.msg.Topic) {
 			kept = append(kept, it)
 			before -= it.cost()
+		} else if it.filter != "" {
+			q.answered(it.filter)
 		}
 		s.countPlainLocked(-before)
 	}

@@ -112,6 +112,9 @@ func (w *plainWriter) sendWaiting() {
 			}
 		}
 		if len(it.topics) == 1 {
+			if it.filter != "" {
+				q.answered(it.filter)
+			}
 			w.pop(&q.waiting)
 			continue
 		}

@@ -34,13 +34,19 @@ func (s *Session) Unsubscribe(filters []string) error {
 	if s.ended {
 		return nil
 	}
-	before := len(s.filters)
+	var had []string
 	for _, f := range filters {
-		delete(s.filters, f)
+		if _, ok := s.filters[f]; ok {
+			delete(s.filters, f)
+			had = append(had, f)
+		}
 	}
-	s.untellPlain(filters...)
-	s.forgetRetained(filters)
-	return s.subscribeLocked(len(s.filters) != before)
+	if len(had) == 0 {
+		return nil
+	}
+	s.untellPlain(had...)
+	s.ForgetRetained(had...)
+	return s.subscribeLocked(true)
 }
 
 // SetGroups tells a session which groups its subject is in now.
