@@ -77,6 +77,8 @@ type plainQueue struct {
 	latest  map[string]struct{}  // topics of Latest messages that wait
 	asked   map[string]struct{}  // filters of SUBSCRIBEs of which retained messages wait
 	bytes   int                  // cost of all
+	soonest int64                // no message that waits expires before this, in milliseconds since 1970; 0 if none does
+	swept   int64                // when those that had expired were last looked for
 	turn    bool                 // the log has had its turn
 	told    bool                 // it has been logged that it is full
 }
@@ -148,7 +150,7 @@ func (s *Session) Queue(m *PlainMessage, o PlainOptions) bool {
 	if it.qos == 0 && it.msg != nil {
 		q.passing = append(q.passing, it)
 	} else {
-		q.waiting = append(q.waiting, it)
+		q.wait(it)
 	}
 	s.movePlainLocked()
 	return true
@@ -168,7 +170,7 @@ func (s *Session) QueueRetained(filter string, topics []string, o PlainOptions) 
 	it := plainItem{topics: topics, filter: filter, ids: o.IDs, qos: o.QoS, retain: true}
 	if s.admitLocked(it) {
 		q := s.plain
-		if q.waiting = append(q.waiting, it); q.asked == nil {
+		if q.wait(it); q.asked == nil {
 			q.asked = map[string]struct{}{}
 		}
 		q.asked[filter] = struct{}{}
@@ -215,13 +217,38 @@ func (s *Session) countPlainLocked(bytes int) {
 	s.engine.plainHeld.Add(int64(bytes))
 }
 
-// dropExpiredLocked forgets what nobody is to get any more.
+// wait puts an item behind those that wait.
+func (q *plainQueue) wait(it plainItem) {
+	q.waiting = append(q.waiting, it)
+	q.expires(it)
+}
+
+// expires notes when an item that waits does.
+func (q *plainQueue) expires(it plainItem) {
+	if it.msg != nil && it.msg.Expires != 0 && (q.soonest == 0 || it.msg.Expires < q.soonest) {
+		q.soonest = it.msg.Expires
+	}
+}
+
+// sweepInterval is how long, in milliseconds, what has expired may take up room that is
+// wanted.
+const sweepInterval = 1000
+
+// dropExpiredLocked forgets what nobody is to get any more. A publisher waits for it with
+// every message that a full session is to get, so it goes through what waits only if it
+// has reason to, and not for each message that expires a moment after another.
 func (s *Session) dropExpiredLocked() {
-	now := s.engine.now().UnixMilli()
-	s.plain.waiting = slices.DeleteFunc(s.plain.waiting, func(it plainItem) bool {
+	q, now := s.plain, s.engine.now().UnixMilli()
+	if q.soonest == 0 || now < q.soonest || now >= q.swept && now < q.swept+sweepInterval {
+		return
+	}
+	q.soonest, q.swept = 0, now
+	q.waiting = slices.DeleteFunc(q.waiting, func(it plainItem) bool {
 		over := it.msg != nil && it.msg.expired(now)
 		if over {
 			s.countPlainLocked(-it.cost())
+		} else {
+			q.expires(it)
 		}
 		return over
 	})
