@@ -30,11 +30,7 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 			s.forgetSentLocked(id)
 			conn.send(pubrel(id))
 		default:
-			// After PUBREL the client forgets the packet id. It must not be sent
-			// before we are sure to remember that the message has arrived.
-			e.state = stateReceiving
-			seq := e.seq
-			s.engine.store.progress(s, exchange{seq, id, e.topic, stateReceived}, func(ok bool) { s.received(id, seq, ok) })
+			s.arrivedLocked(id, e)
 		}
 		return
 	case packetType == typePubrec && e.qos == 1, packetType == typePuback && e.qos == 2,
@@ -50,6 +46,15 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 	}
 	s.movePlainLocked()
 	s.refillLocked()
+}
+
+// arrivedLocked says that the client has a message of the chat at QoS 2, or that it is to
+// forget the packet id of one that it may have and cannot be sent again. After PUBREL it does
+// forget it, so that must not be sent before we are sure to remember. s.mu is held.
+func (s *Session) arrivedLocked(id uint16, e *inflight) {
+	e.state = stateReceiving
+	seq := e.seq
+	s.engine.store.progress(s, exchange{seq, id, e.topic, stateReceived}, func(ok bool) { s.received(id, seq, ok) })
 }
 
 // received goes on with an exchange when it has been stored that the client has the

@@ -59,7 +59,7 @@ func (s *Session) encodeRestored(w *pumpWork, i int, o options, v5 bool, maxPack
 	if !received {
 		topic, _ := it.topic()
 		if frame = s.encodeAgain(w, it.rec, topic, 2, id, o.ids, v5, maxPacket); frame == nil {
-			s.finishRestored(id, it.rec.Seq)
+			s.dropRestored(id, it.rec.Seq)
 			return
 		}
 	}
@@ -78,12 +78,12 @@ func (s *Session) restoredDue(id uint16, seq uint64) (due, received bool) {
 	return due, due && e.state == stateReceived
 }
 
-// finishRestored ends an exchange whose message is not for this client any more.
-func (s *Session) finishRestored(id uint16, seq uint64) {
+// dropRestored has the client forget an exchange whose message is too large for it now.
+func (s *Session) dropRestored(id uint16, seq uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.win.get(id); e != nil && e.seq == seq {
-		s.finishLocked(id, e)
+	if e := s.win.get(id); e != nil && e.seq == seq && e.state == stateSent {
+		s.arrivedLocked(id, e)
 	}
 }
 
@@ -114,14 +114,11 @@ func (s *Session) isLate(rec *msglog.Record, now int64) bool {
 }
 
 // encodeAgain returns a PUBLISH that the client may have had, with DUP and under the packet
-// id that it had, or nil if it is not for this client any more.
+// id that it had, or nil if it is too large for the client now. It may have expired: at QoS 2
+// that is no reason to give up [MQTT-4.3.3-7].
 func (s *Session) encodeAgain(
 	w *pumpWork, rec *msglog.Record, topic string, qos byte, id uint16, subIDs []int, v5 bool, maxPacket uint32,
 ) []byte {
-	now := s.engine.now().UnixMilli()
-	if s.isLate(rec, now) {
-		return nil
-	}
 	prev := rec.Prev
 	if topic != rec.To {
 		prev = rec.PrevSender
@@ -129,7 +126,7 @@ func (s *Session) encodeAgain(
 	w.payload = rec.AppendEnvelope(w.payload[:0], prev)
 	w.props = w.props[:0]
 	if v5 {
-		w.props = appendProps(w.props, rec.Expires, now, subIDs)
+		w.props = appendProps(w.props, rec.Expires, s.engine.now().UnixMilli(), subIDs)
 	}
 	frame, at := appendPublish(nil, topic, qos, true, v5, w.props, w.payload)
 	if maxPacket > 0 && len(frame) > int(maxPacket) {

@@ -319,6 +319,14 @@ func (s *Session) forgetSentLocked(id uint16) {
 	}
 }
 
+// releaseLocked forgets a message that the client may have at QoS 2 and is not to get again,
+// but not its packet id before the client does: PUBREL is due (MQTT 5, 4.3.3). A client that
+// never had the message says so, with Packet Identifier not found (3.7.2.1).
+func (s *Session) releaseLocked(id uint16, e *inflight) {
+	e.state = stateReceived
+	s.forgetSentLocked(id)
+}
+
 // attachPlainLocked prepares for a new connection, which has had nothing yet.
 func (s *Session) attachPlainLocked() {
 	q := s.plain
@@ -438,7 +446,11 @@ func (s *Session) ForgetPlain(topics map[string]struct{}) {
 	q.waiting = kept
 	maps.DeleteFunc(q.latest, func(topic string, _ struct{}) bool { return is(topic) })
 	for id, it := range q.sent {
-		if e := s.win.get(id); is(it.msg.Topic) && (!e.wire || s.conn == nil) {
+		switch e := s.win.get(id); {
+		case !is(it.msg.Topic) || e.wire && s.conn != nil:
+		case it.qos == 2:
+			s.releaseLocked(id, e)
+		default:
 			s.finishLocked(id, e)
 		}
 	}

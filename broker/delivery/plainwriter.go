@@ -68,7 +68,13 @@ func (w *plainWriter) resend() bool {
 			frame := pubrel(id)
 			if e.state != stateReceived {
 				it := q.sent[id]
-				if frame = w.encode(&it, id, true); frame == nil {
+				frame = w.encode(&it, id, true)
+				switch {
+				case frame != nil:
+				case it.qos == 2:
+					s.releaseLocked(id, e)
+					frame = pubrel(id)
+				default:
 					s.finishLocked(id, e)
 				}
 			}
@@ -185,10 +191,11 @@ func (w *plainWriter) offer(frame []byte) bool {
 }
 
 // encode returns the PUBLISH of a message, valid until the next one, or nil if the message
-// has expired or is too large for the client.
+// has expired or is too large for the client. What the client may have at QoS 2, with DUP,
+// is sent again though it has expired [MQTT-4.3.3-7].
 func (w *plainWriter) encode(it *plainItem, id uint16, dup bool) []byte {
 	m, s := it.msg, w.s
-	if m.expired(w.now) {
+	if m.expired(w.now) && (!dup || it.qos != 2) {
 		return nil
 	}
 	var props []byte

@@ -16,9 +16,15 @@ type unsent struct {
 	topic string
 	qos   byte
 	state state
+	had   bool   // the client may have had it
 	frame []byte // nil if there is nothing to be sent any more
 	gone  bool   // the log no longer has it
 }
+
+// keeps reports whether the client may have the message and, if so, keeps its packet id until
+// PUBREL comes. Such an exchange has to be brought to its end, expired or not [MQTT-4.3.3-7]:
+// once its packet ids have gone round, the client would take another message for this one.
+func (u *unsent) keeps() bool { return u.qos == 2 && u.had }
 
 // stuckLocked reports whether no packet id is left while the window has restored messages
 // that are to be sent in their turn. Their ids would stay taken until then, so their turn
@@ -93,7 +99,7 @@ func (s *Session) pickUnsent() (some []unsent, left bool) {
 		if !mixed && len(some) >= most {
 			break
 		}
-		some = append(some, unsent{id: e.id, seq: e.seq, topic: e.topic, qos: e.qos, state: e.state})
+		some = append(some, unsent{id: e.id, seq: e.seq, topic: e.topic, qos: e.qos, state: e.state, had: e.sent})
 	}
 	s.resends = left
 	if mixed {
@@ -116,6 +122,12 @@ func (s *Session) sendUnsent(conn *Conn, some []unsent, notices []byte) bool {
 	for _, u := range some {
 		e := s.win.get(u.id)
 		if e == nil || e.seq != u.seq || e.state != u.state {
+			continue
+		}
+		if u.frame == nil && u.keeps() {
+			e.wire = true
+			s.onWire++
+			s.arrivedLocked(u.id, e)
 			continue
 		}
 		if u.frame == nil {
@@ -143,6 +155,9 @@ func (s *Session) encodeUnsent(w *pumpWork, u *unsent, v5 bool, maxPacket uint32
 	u.gone = true
 	return s.engine.log.ReadTopic(s.engine.ctx, u.topic, u.seq-1, u.seq, func(rec *msglog.Record) bool {
 		u.gone = false
+		if !u.keeps() && s.isLate(rec, s.engine.now().UnixMilli()) {
+			return false
+		}
 		u.frame = s.encodeAgain(w, rec, u.topic, u.qos, u.id, s.identifiers(u.topic), v5, maxPacket)
 		return false
 	})
