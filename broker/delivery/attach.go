@@ -52,7 +52,7 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	if a.KeepGroups {
 		maps.Copy(groups, s.groups)
 	}
-	s.groups, s.anyTopic = groups, a.AnyTopic
+	s.groups = groups
 
 	s.bind(a)
 	if err := s.subscribeLocked(false); err != nil {
@@ -70,7 +70,7 @@ func (s *Session) bind(a Attachment) {
 	e := s.engine
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.archiver = a.Archiver
+	s.archiver, s.anyTopic = a.Archiver, a.AnyTopic
 	s.attached = e.attachments.Add(1)
 	a.Conn.attachment = s.attached
 	s.conn, s.v5, s.maxPacket = a.Conn, a.V5, a.MaxPacket
@@ -107,20 +107,30 @@ func (s *Session) archives() bool {
 
 // makeRoom ends the sessions of a subject that have been offline for longest if it has
 // more than one may have. Everybody may make sessions that outlive their connections by a
-// month, and each is kept on disk and in memory.
+// month, and each is kept on disk and in memory. Those that may read any topic belong to
+// services, of which there may be many instances; they neither count nor end.
 func (e *Engine) makeRoom(subject string) {
-	sessions := e.Sessions(subject)
-	over := len(sessions) - e.cfg.MaxSessions
-	if over <= 0 {
+	e.mu.RLock()
+	n := len(e.subjects[subject])
+	e.mu.RUnlock()
+	if n <= e.cfg.MaxSessions {
 		return
 	}
+	sessions := e.Sessions(subject)
+	over := len(sessions) - e.cfg.MaxSessions
 	since := make(map[*Session]time.Time, len(sessions))
 	for _, s := range sessions {
 		s.mu.Lock()
-		if !s.expiresAt.IsZero() && !s.archiver {
+		switch {
+		case s.anyTopic:
+			over--
+		case !s.expiresAt.IsZero() && !s.archiver:
 			since[s] = s.expiresAt.Add(-s.expiry)
 		}
 		s.mu.Unlock()
+	}
+	if over <= 0 {
+		return
 	}
 	offline := slices.SortedFunc(maps.Keys(since), func(a, b *Session) int { return since[a].Compare(since[b]) })
 	for _, s := range offline[:min(over, len(offline))] {
@@ -152,8 +162,16 @@ func (s *Session) Start(conn *Conn) {
 }
 
 // Detach says that a connection is over. If it still has the session, the session goes
-// offline and lives on for expiry, or ends if that is 0.
+// offline and lives on for expiry, or ends if that is 0 or its subject has too many.
 func (s *Session) Detach(conn *Conn, expiry time.Duration) {
+	if s.detach(conn, expiry) {
+		s.engine.makeRoom(s.Subject)
+	}
+}
+
+// detach is Detach without regard to how many sessions the subject has. It reports whether
+// there is one more that is offline and counts.
+func (s *Session) detach(conn *Conn, expiry time.Duration) (left bool) {
 	s.subsMu.Lock()
 	defer s.subsMu.Unlock()
 	s.mu.Lock()
@@ -163,14 +181,15 @@ func (s *Session) Detach(conn *Conn, expiry time.Duration) {
 	}
 	s.mu.Unlock()
 	if !current || s.ended {
-		return
+		return false
 	}
 	s.detachLocked(conn)
 	if expiry == 0 {
 		s.endLocked()
-		return
+		return false
 	}
 	s.engine.store.saveLogged(s, false)
+	return !s.anyTopic
 }
 
 // detachLocked takes the session from its connection. A connection other than the

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -145,8 +147,15 @@ func New(cfg Config) (*Engine, error) {
 // Limits returns the bounds of outboxes, for NewConn.
 func (e *Engine) Limits() *OutboxLimits { return e.limits }
 
-// Start begins to store positions and to end expired sessions.
+// Start begins to store positions and to end expired sessions, and those of which a subject
+// has too many.
 func (e *Engine) Start() {
+	e.mu.RLock()
+	subjects := slices.Collect(maps.Keys(e.subjects))
+	e.mu.RUnlock()
+	for _, subject := range subjects {
+		e.makeRoom(subject)
+	}
 	e.lookForExpired() // the store may have had some
 	e.tasks.Add(2)
 	go func() {

@@ -39,3 +39,43 @@ func TestSessionsOfASubjectAreLimited(t *testing.T) {
 		t.Errorf("left are %v, want the archiver's, the connected one and the last three", left)
 	}
 }
+
+// The bound holds also for sessions that were all connected at once and then go, and for
+// those that an engine finds when it starts: nobody need attach for that. The sessions of a
+// service, which may read any topic, are not bounded and not counted.
+func TestSessionsAreLimitedWhenTheyGo(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{MaxSessions: 5})
+	leave := func(n int, client string, anyTopic bool) {
+		t.Helper()
+		peers := make([]*peer, n)
+		for i := range peers {
+			peers[i] = r.attach(delivery.Attachment{
+				Key: delivery.Key{Subject: "alice", ClientID: fmt.Sprint(client, i)}, Expiry: time.Hour, AnyTopic: anyTopic,
+			})
+		}
+		for _, p := range peers {
+			p.offline(time.Hour)
+		}
+	}
+	want := func(when string, devices, instances int) {
+		t.Helper()
+		n := map[string]int{}
+		for _, s := range r.engine.Sessions("alice") {
+			n[s.ClientID[:6]]++
+		}
+		if n["device"] != devices || n["servic"] != instances {
+			t.Errorf("%s: %v, want %d devices and %d instances of a service", when, n, devices, instances)
+		}
+	}
+	leave(20, "service", true)
+	want("a service's have gone", 0, 20)
+	leave(30, "device", false)
+	want("all have gone", 5, 20)
+	r.cfg.MaxSessions = 3
+	r.restart()
+	want("after a start with a lower bound", 3, 20)
+	r.cfg.MaxSessions = 5
+	r.restart()
+	want("after another start", 3, 20) // they have ended on disk, too
+}

@@ -33,12 +33,11 @@ type Session struct {
 	engine *Engine
 
 	// subsMu serialises what changes the subscriptions or attaches and detaches.
-	subsMu   sync.Mutex
-	filters  map[string]Subscription
-	groups   map[string]struct{}
-	anyTopic bool // it may read what is not its own
-	ended    bool
-	kept     bool // it is in the store
+	subsMu  sync.Mutex
+	filters map[string]Subscription
+	groups  map[string]struct{}
+	ended   bool
+	kept    bool // it is in the store
 
 	inbound inbound
 
@@ -46,6 +45,7 @@ type Session struct {
 	topics    map[string]*topicSub // replaced, never changed
 	plan      *plan                // the logged ones of them, as the pump wants them
 	archiver  bool                 // its position is the archive's; set with subsMu held too
+	anyTopic  bool                 // it may read what is not its own; set with subsMu held too
 	conn      *Conn                // nil if offline
 	attached  uint64               // Conn.attachment of the last connection that it has had
 	v5        bool
