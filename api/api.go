@@ -16,13 +16,14 @@ import (
 	"mynah/api/accounts"
 	"mynah/api/pgtx"
 	"mynah/api/social"
+	"mynah/internal/origin"
 	"mynah/schema"
 )
 
 // API answers HTTP requests. Make it with New.
 type API struct {
 	cfg      Config
-	origins  origins
+	origins  origin.List
 	log      *slog.Logger
 	db       *pgtx.DB
 	mux      *http.ServeMux
@@ -50,7 +51,7 @@ func New(cfg Config) (*API, error) {
 	a := &API{cfg: cfg, log: cfg.Log, db: pgtx.New(cfg.DB), mux: http.NewServeMux(), limits: newLimits(cfg.AddressLimits, cfg.Now)}
 	cfg.Accounts.PublicURL = cfg.PublicURL
 	var err error
-	if a.origins, err = parseOrigins(cfg.Origins); err != nil {
+	if a.origins, err = origin.Parse(cfg.Origins); err != nil {
 		return nil, err
 	}
 	if a.accounts, err = accounts.New(a.db, cfg.Keys, cfg.Accounts, cfg.Log, cfg.Now); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"mynah/api/accounts"
 	"mynah/api/social"
+	"mynah/internal/origin"
 )
 
 // Config is what an API needs. The flags that fill it are named with the fields.
@@ -84,8 +85,8 @@ func (c *Config) ValidateSettings() error {
 	if c.AddressLimits < 0 || c.AddressLimits > 1000 || math.IsNaN(c.AddressLimits) {
 		wrong = append(wrong, fmt.Errorf("--address-limits %g: give a factor above 0, at most 1000", c.AddressLimits))
 	}
-	if _, err := parseOrigins(c.Origins); err != nil {
-		wrong = append(wrong, err)
+	if _, err := origin.Parse(c.Origins); err != nil {
+		wrong = append(wrong, fmt.Errorf("--allow-origin %w", err))
 	}
 	if c.PublicURL != "" {
 		u, err := url.Parse(c.PublicURL)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"mynah/internal/origin"
 )
 
 // readBuffer is Gorilla's read buffer, in bytes a connection. Larger reads pass
@@ -60,7 +62,7 @@ type WSConfig struct {
 type WebSocket struct {
 	door     *door
 	cfg      WSConfig
-	origins  origins
+	origins  origin.List
 	upgrader websocket.Upgrader
 }
 
@@ -84,9 +86,9 @@ func NewWebSocket(cfg WSConfig) (*WebSocket, error) {
 	default:
 		return nil, fmt.Errorf("listener: forwarded header %q: want X-Forwarded-For or Forwarded", cfg.ForwardedHeader)
 	}
-	allowed, err := parseOrigins(cfg.AllowedOrigins)
+	allowed, err := origin.Parse(cfg.AllowedOrigins)
 	if err != nil {
-		return nil, fmt.Errorf("listener: %w", err)
+		return nil, fmt.Errorf("listener: allowed origin %w", err)
 	}
 	d, err := newDoor(cfg.ID, cfg.Guard)
 	if err != nil {
@@ -121,7 +123,7 @@ func (s *WebSocket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	remote := clientAddr(r, s.cfg.ForwardedHeader, s.cfg.TrustedProxies)
-	if !s.origins.allow(r, s.host(r)) {
+	if !s.mayCome(r) {
 		s.refuse(w, reasonOrigin, http.StatusForbidden, "pages of this origin are not allowed to connect")
 		return
 	}
