@@ -116,6 +116,9 @@ func (e *Engine) makeRoom(subject string) {
 	if n <= e.cfg.MaxSessions {
 		return
 	}
+	// One at a time, or two end others for the same one that is too many.
+	e.room.Lock()
+	defer e.room.Unlock()
 	sessions := e.Sessions(subject)
 	over := len(sessions) - e.cfg.MaxSessions
 	since := make(map[*Session]time.Time, len(sessions))

@@ -58,6 +58,7 @@ type Engine struct {
 	closing            atomic.Bool
 	attachments        atomic.Uint64 // how many connections have come
 
+	room     sync.Mutex // held by makeRoom; taken before every lock of a session
 	mu       sync.RWMutex
 	topics   map[string]*entry
 	sessions map[Key]*Session

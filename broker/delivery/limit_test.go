@@ -2,6 +2,7 @@ package delivery_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,4 +79,28 @@ func TestSessionsAreLimitedWhenTheyGo(t *testing.T) {
 	r.cfg.MaxSessions = 5
 	r.restart()
 	want("after another start", 3, 20) // they have ended on disk, too
+}
+
+// Those that go at the same time end no more than are too many.
+func TestSessionsGoAtOnce(t *testing.T) {
+	t.Parallel()
+	const bound = 100
+	r := mustRig(t, delivery.Config{MaxSessions: bound})
+	for round := range 8 {
+		subject := fmt.Sprint("alice", round)
+		var wg sync.WaitGroup
+		all := make(chan struct{})
+		for i := range 5 * bound {
+			p := r.attach(delivery.Attachment{Key: delivery.Key{Subject: subject, ClientID: fmt.Sprint(i)}, Expiry: time.Hour})
+			wg.Go(func() {
+				<-all
+				p.offline(time.Hour)
+			})
+		}
+		close(all)
+		wg.Wait()
+		if n := len(r.engine.Sessions(subject)); n != bound {
+			t.Errorf("%d sessions are left, want %d", n, bound)
+		}
+	}
 }
