@@ -222,7 +222,9 @@ func (p *presence) state(subject string) (state presenceState, known bool) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.subjects[subject] == nil {
+	if newer, came := p.away[subject]; came { // and has gone, since we have looked
+		last = newer
+	} else if p.subjects[subject] == nil {
 		p.rememberLocked(subject, last)
 	}
 	return presenceState{User: subject, LastSeen: last}, true

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mynah/authhook"
+	"mynah/broker/msglog"
 )
 
 // When somebody was last seen is told from memory or from disk, the same; whoever was online
@@ -67,6 +68,16 @@ func TestLastSeen(t *testing.T) {
 		}
 	}
 
+	// Somebody comes and goes while it is looked up on disk when they were here before.
+	clear(p.away)
+	clock = clock.Add(time.Minute)
+	store := p.store
+	p.store = meanwhile{store, func() { p.store = store; p.came("ann"); p.leave("ann", &seen{last: clock}) }}
+	if state, _ := p.state("ann"); state.LastSeen != clock.UnixMilli() {
+		t.Errorf("%+v was the time before", state)
+	}
+	want("ann", false, clock)
+
 	killed := clock.Add(time.Hour) // and started again
 	for clock = killed; clock.Before(killed.Add(3 * time.Hour)); clock = clock.Add(time.Hour) {
 		clear(p.subjects)
@@ -83,4 +94,15 @@ func TestLastSeen(t *testing.T) {
 	if len(p.away) > maxAway {
 		t.Errorf("%d are remembered", len(p.away))
 	}
+}
+
+// meanwhile is a store in which something happens after a scan.
+type meanwhile struct {
+	msglog.Store
+	happens func()
+}
+
+func (m meanwhile) Scan(prefix string, fn func(key string, value []byte) bool) error {
+	defer m.happens()
+	return m.Store.Scan(prefix, fn)
 }
