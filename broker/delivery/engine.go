@@ -69,8 +69,7 @@ type Engine struct {
 	roomy   *sessionList  // they may give memory back
 	left    chan struct{} // has a value when a session has gone offline
 
-	serial    atomic.Uint64 // of the newest session
-	plainHeld atomic.Int64  // bytes of what sessions hold of topics outside the chat
+	plainHeld atomic.Int64 // bytes of what sessions hold of topics outside the chat
 
 	// Used by Deliver only.
 	run         run

@@ -28,13 +28,13 @@ func newPlainTopics() *plainTopics {
 func (p *plainTopics) Subscribed(s *delivery.Session, sub delivery.Subscription) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.subs[fmt.Sprint(s.Subject, " ", s.Serial, " ", sub.Filter)] = true
+	p.subs[fmt.Sprintf("%p %s", s, sub.Filter)] = true
 }
 
 func (p *plainTopics) Unsubscribed(s *delivery.Session, filter string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.subs, fmt.Sprint(s.Subject, " ", s.Serial, " ", filter))
+	delete(p.subs, fmt.Sprintf("%p %s", s, filter))
 }
 
 func (p *plainTopics) Retained(topic string) *delivery.PlainMessage {

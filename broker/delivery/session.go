@@ -28,8 +28,6 @@ const (
 // acknowledged.
 type Session struct {
 	Key
-	// Serial tells sessions apart that have had the same Key.
-	Serial uint64
 	engine *Engine
 
 	// subsMu serialises what changes the subscriptions or attaches and detaches.
@@ -91,7 +89,7 @@ func (e *Engine) session(key Key, clean bool) (s *Session, existed bool) {
 		return s, true // if another connection was faster, this one takes over from it
 	}
 	_, last := e.log.Bounds()
-	s = &Session{Key: key, Serial: e.serial.Add(1), engine: e, filters: map[string]Subscription{}, plan: &plan{}, pos: last}
+	s = &Session{Key: key, engine: e, filters: map[string]Subscription{}, plan: &plan{}, pos: last}
 	e.sessions[key] = s
 	if e.subjects[key.Subject] == nil {
 		e.subjects[key.Subject] = map[*Session]struct{}{}

@@ -272,7 +272,7 @@ func (st *store) load(e *Engine) error {
 			return false
 		}
 		s := &Session{
-			Key: Key{v.Subject, v.ClientID}, Serial: e.serial.Add(1), engine: e, kept: true, archiver: v.Archiver, anyTopic: v.AnyTopic, groups: setOf(v.Groups),
+			Key: Key{v.Subject, v.ClientID}, engine: e, kept: true, archiver: v.Archiver, anyTopic: v.AnyTopic, groups: setOf(v.Groups),
 			filters: make(map[string]Subscription, len(v.Filters)),
 		}
 		for _, f := range v.Filters {
