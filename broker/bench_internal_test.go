@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"mynah/authhook"
-	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 	"mynah/chat"
 )
 
@@ -42,7 +42,7 @@ func BenchmarkAck(b *testing.B) {
 	br := &Broker{}
 	for _, version := range []int{4, 5} {
 		b.Run(fmt.Sprintf("v%d", version), func(b *testing.B) {
-			c := &conn{Conn: &delivery.Conn{}}
+			c := &conn{Conn: &outbox.Conn{}}
 			c.v5.Store(version == 5)
 			p := publication{c: c, qos: 1, id: 7, rec: &msglog.Record{Message: chat.Message{Seq: 1764000000000042}}}
 			dst := make([]byte, 0, 64)

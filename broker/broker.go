@@ -21,6 +21,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/listener"
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 	"mynah/chat"
 )
 
@@ -110,7 +111,7 @@ type Broker struct {
 
 	explanations chan explanation
 
-	conns     sync.Map // *delivery.Conn → *conn
+	conns     sync.Map // *outbox.Conn → *conn
 	holders   sync.Map // delivery.Key → *conn: whose the session is
 	maxPacket int      // bytes of the largest packet that clients may send
 	// memberships counts what the directory said about who is in which group.
@@ -187,7 +188,7 @@ func (b *Broker) open() (err error) {
 	b.plain = &plainTopics{may: b.mayReceive, retained: retained{store: b.log.Sessions(), logger: b.logger}}
 	b.engine, err = delivery.New(delivery.Config{
 		Log: b.log, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.plain, OnEnd: b.sessionEnded,
-		Limits: &delivery.OutboxLimits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
+		Limits: &outbox.Limits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
 	})
 	if err != nil {
 		return err

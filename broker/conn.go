@@ -10,12 +10,13 @@ import (
 	"mynah/authhook"
 	"mynah/broker/delivery"
 	"mynah/broker/listener"
+	"mynah/broker/outbox"
 )
 
 // conn is a client's connection as Mochi sees it, with what the broker knows of it.
 // Fields without a note are used by the connection's own goroutine only.
 type conn struct {
-	*delivery.Conn
+	*outbox.Conn
 	raw *listener.Conn
 
 	in        reader

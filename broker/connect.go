@@ -12,6 +12,7 @@ import (
 	"mynah/authhook"
 	"mynah/broker/delivery"
 	"mynah/broker/listener"
+	"mynah/broker/outbox"
 )
 
 // maxKeepalive is the longest keep-alive in seconds for which Mochi's arithmetic holds:
@@ -28,7 +29,7 @@ var errRefused = errors.New("connection refused")
 // Here the CONNECT is dealt with on the door's goroutine, whose stack grows with it;
 // what follows runs on a fresh one, which stays small.
 func (b *Broker) serve(door string, raw *listener.Conn) error {
-	c := &conn{Conn: delivery.NewConn(raw, b.engine.Limits()), raw: raw}
+	c := &conn{Conn: outbox.NewConn(raw, b.engine.Limits()), raw: raw}
 	c.v5.Store(raw.ProtocolLevel() == 5)
 	c.in.src, c.in.most = raw, b.maxPacket
 	b.system.arrived(b.connected.Add(1))

@@ -7,6 +7,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 )
 
 // Connections that race for a session may arrive at hold in another order than they got
@@ -67,7 +68,7 @@ func attached(t *testing.T, clean bool) (*Broker, []*conn) {
 	for i := range conns {
 		ours, theirs := net.Pipe()
 		t.Cleanup(func() { _, _ = ours.Close(), theirs.Close() })
-		c := &conn{Conn: delivery.NewConn(ours, e.Limits())}
+		c := &conn{Conn: outbox.NewConn(ours, e.Limits())}
 		if c.session, _, err = e.Attach(delivery.Attachment{
 			Key: delivery.Key{Subject: "alice", ClientID: "phone"}, Conn: c.Conn, Clean: clean, Expiry: 60,
 		}); err != nil {

@@ -13,6 +13,7 @@ import (
 	"mynah/authhook"
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 	"mynah/chat"
 )
 
@@ -74,14 +75,14 @@ type wills struct {
 }
 
 type waitingWill struct {
-	conn  *delivery.Conn // whose it is
+	conn  *outbox.Conn // whose it is
 	timer *time.Timer
 	fire  func()
 }
 
 // wait has fire called after a delay, unless the session's client is back by then. It
 // returns nil if the client is so far back that the will of its next connection waits.
-func (w *wills) wait(k delivery.Key, conn *delivery.Conn, delay time.Duration, fire func()) *waitingWill {
+func (w *wills) wait(k delivery.Key, conn *outbox.Conn, delay time.Duration, fire func()) *waitingWill {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.waiting == nil {

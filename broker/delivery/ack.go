@@ -1,8 +1,10 @@
 package delivery
 
+import "mynah/broker/outbox"
+
 // Acknowledged takes in a PUBACK, PUBREC or PUBCOMP of the client. failed says that it
 // carries a reason code of 0x80 or more, which ends the exchange (MQTT 5, 4.3.3).
-func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bool) {
+func (s *Session) Acknowledged(conn *outbox.Conn, packetType byte, id uint16, failed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn != conn {
@@ -11,7 +13,7 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 	e := s.win.get(id)
 	if e == nil {
 		if packetType == typePubrec && !failed {
-			conn.send(pubrel(id)) // ours is over; let the client's end
+			conn.Send(pubrel(id)) // ours is over; let the client's end
 		}
 		return
 	}
@@ -24,11 +26,11 @@ func (s *Session) Acknowledged(conn *Conn, packetType byte, id uint16, failed bo
 		switch {
 		case e.state == stateReceiving: // PUBREL will come
 		case e.state == stateReceived:
-			conn.send(pubrel(id))
+			conn.Send(pubrel(id))
 		case plain:
 			e.state = stateReceived
 			s.forgetSentLocked(id)
-			conn.send(pubrel(id))
+			conn.Send(pubrel(id))
 		default:
 			s.arrivedLocked(id, e)
 		}
@@ -76,7 +78,7 @@ func (s *Session) received(id uint16, seq uint64, stored bool) {
 		s.resends = true
 		s.wakeLocked()
 	case stored:
-		s.conn.send(pubrel(id))
+		s.conn.Send(pubrel(id))
 	default: // the client asks again when it reconnects
 	}
 }

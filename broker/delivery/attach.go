@@ -5,12 +5,14 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"mynah/broker/outbox"
 )
 
 // Attachment is what a connection says about the session it wants.
 type Attachment struct {
 	Key
-	Conn           *Conn
+	Conn           *outbox.Conn
 	Clean          bool          // Clean Start: a session that is there ends first
 	Expiry         time.Duration // how long the session outlives the connection
 	V5             bool
@@ -47,7 +49,7 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	defer s.subsMu.Unlock()
 
 	s.detachLocked(nil)
-	a.Conn.onDrain = s.wake
+	a.Conn.OnDrain = s.wake
 	groups := setOf(a.Groups)
 	if a.KeepGroups {
 		maps.Copy(groups, s.groups)
@@ -72,7 +74,7 @@ func (s *Session) bind(a Attachment) {
 	defer s.mu.Unlock()
 	s.archiver, s.anyTopic = a.Archiver, a.AnyTopic
 	s.attached = e.attachments.Add(1)
-	a.Conn.attachment = s.attached
+	a.Conn.Attachment = s.attached
 	s.conn, s.v5, s.maxPacket = a.Conn, a.V5, a.MaxPacket
 	s.limit = e.cfg.Window
 	if a.Archiver {
@@ -141,21 +143,17 @@ func (e *Engine) makeRoom(subject string) {
 	}
 }
 
-// After reports whether the connection was attached to its session after other was to
-// the same, or to one before it that a clean start has ended. Both have been attached.
-func (c *Conn) After(other *Conn) bool { return c.attachment > other.attachment }
-
 // Superseded reports whether the session has had another connection after the given one.
-func (s *Session) Superseded(conn *Conn) bool {
+func (s *Session) Superseded(conn *outbox.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.attached != conn.attachment
+	return s.attached != conn.Attachment
 }
 
 // Start begins delivery: first what the client has not acknowledged, then what it
 // missed, then what comes, of the log and of the topics outside the chat each. It is
 // called when the CONNACK is on its way.
-func (s *Session) Start(conn *Conn) {
+func (s *Session) Start(conn *outbox.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn == conn && s.mode == offline {
@@ -166,7 +164,7 @@ func (s *Session) Start(conn *Conn) {
 
 // Detach says that a connection is over. If it still has the session, the session goes
 // offline and lives on for expiry, or ends if that is 0 or its subject has too many.
-func (s *Session) Detach(conn *Conn, expiry time.Duration) {
+func (s *Session) Detach(conn *outbox.Conn, expiry time.Duration) {
 	if s.detach(conn, expiry) {
 		s.engine.makeRoom(s.Subject)
 	}
@@ -174,7 +172,7 @@ func (s *Session) Detach(conn *Conn, expiry time.Duration) {
 
 // detach is Detach without regard to how many sessions the subject has. It reports whether
 // there is one more that is offline and counts.
-func (s *Session) detach(conn *Conn, expiry time.Duration) (left bool) {
+func (s *Session) detach(conn *outbox.Conn, expiry time.Duration) (left bool) {
 	s.subsMu.Lock()
 	defer s.subsMu.Unlock()
 	s.mu.Lock()
@@ -197,14 +195,14 @@ func (s *Session) detach(conn *Conn, expiry time.Duration) (left bool) {
 
 // detachLocked takes the session from its connection. A connection other than the
 // one given is told that it was taken over, and closed. subsMu is held.
-func (s *Session) detachLocked(own *Conn) {
+func (s *Session) detachLocked(own *outbox.Conn) {
 	old, v5, topics := s.unbind()
 	for _, t := range topics {
 		s.engine.unregister(t)
 	}
 	if old != nil && old != own {
 		if v5 {
-			old.send(disconnect(reasonTakenOver))
+			old.Send(disconnect(reasonTakenOver))
 		}
 		_ = old.Close()
 	}
@@ -212,7 +210,7 @@ func (s *Session) detachLocked(own *Conn) {
 
 // unbind takes the session offline and returns the connection that it had, whether that is
 // MQTT 5, and its topics.
-func (s *Session) unbind() (old *Conn, v5 bool, topics map[string]*topicSub) {
+func (s *Session) unbind() (old *outbox.Conn, v5 bool, topics map[string]*topicSub) {
 	delivered := s.engine.delivered.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 	"mynah/chat"
 )
 
@@ -46,16 +47,16 @@ func BenchmarkDeliver(b *testing.B) {
 					b.Fatal(err)
 				}
 				e, err := New(Config{
-					Log: l, Logger: slog.New(slog.DiscardHandler), Window: 8192, Limits: &OutboxLimits{PerConn: 16 << 20},
+					Log: l, Logger: slog.New(slog.DiscardHandler), Window: 8192, Limits: &outbox.Limits{PerConn: 16 << 20},
 				})
 				if err != nil {
 					b.Fatal(err)
 				}
 				e.Start()
 				b.Cleanup(func() { e.Stop(); _ = l.Close() })
-				all, conns := make([]*Session, sessions), make([]*Conn, sessions)
+				all, conns := make([]*Session, sessions), make([]*outbox.Conn, sessions)
 				for i := range all {
-					conns[i] = NewConn(nowhere{}, e.Limits())
+					conns[i] = outbox.NewConn(nowhere{}, e.Limits())
 					s, _, err := e.Attach(Attachment{
 						Key: Key{fmt.Sprint(i), "c"}, Conn: conns[i], Groups: []string{"room"}, V5: i%2 == 0,
 					})
@@ -90,11 +91,11 @@ func BenchmarkDeliver(b *testing.B) {
 						at := id
 						for range batch {
 							s.Acknowledged(conns[i], typePuback, at, false)
-							at = nextPacketID(at)
+							at = outbox.NextPacketID(at)
 						}
 					}
 					for range batch {
-						id = nextPacketID(id)
+						id = outbox.NextPacketID(id)
 					}
 				}
 				b.StopTimer()

@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+
+	"mynah/broker/outbox"
 )
 
 // What runs for a session outside its client's own goroutine must not end the process if
@@ -59,7 +61,7 @@ func (s *Session) startAnew() {
 	defer s.subsMu.Unlock()
 	conn, v5 := s.forgetAll()
 	if conn != nil && v5 {
-		conn.send(disconnect(reasonImplementationError))
+		conn.Send(disconnect(reasonImplementationError))
 	}
 	if conn != nil {
 		_ = conn.Close()
@@ -79,7 +81,7 @@ func (s *Session) startAnew() {
 
 // forgetAll throws away what is in memory only, and returns the session's connection. subsMu
 // is held.
-func (s *Session) forgetAll() (conn *Conn, v5 bool) {
+func (s *Session) forgetAll() (conn *outbox.Conn, v5 bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.broken, s.roomy = false, false

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 	"mynah/chat"
 )
 
@@ -90,7 +91,7 @@ func mustJoin(t *testing.T, e *Engine, subject string, qos byte, expiry time.Dur
 	t.Helper()
 	out := &recorder{}
 	s, resumed, err := e.Attach(Attachment{
-		Key: Key{subject, "c"}, Conn: NewConn(out, e.Limits()), Expiry: expiry, V5: true, Groups: []string{"room"},
+		Key: Key{subject, "c"}, Conn: outbox.NewConn(out, e.Limits()), Expiry: expiry, V5: true, Groups: []string{"room"},
 	})
 	if err == nil && !resumed {
 		err = s.Subscribe([]Subscription{{Filter: "group/room", QoS: qos}}, []string{"room"})
@@ -293,7 +294,7 @@ func TestPanicOfTheClientReleasesLocks(t *testing.T) {
 	for name, do := range map[string]func(s *Session){
 		"an acknowledgement": func(s *Session) { s.Acknowledged(s.Attached(), typePuback, 1, false) },
 		"another connection": func(s *Session) {
-			_, _, _ = e.Attach(Attachment{Key: s.Key, Conn: NewConn(&recorder{}, e.Limits())})
+			_, _, _ = e.Attach(Attachment{Key: s.Key, Conn: outbox.NewConn(&recorder{}, e.Limits())})
 		},
 		"the end of its connection": func(s *Session) {
 			stopped = true

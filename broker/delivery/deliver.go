@@ -24,7 +24,7 @@ func (e *Engine) Deliver(recs []*msglog.Record) {
 		to := chat.ParseTopic(part[0].To)
 		if to.Kind == chat.KindGroup {
 			e.deliverRun(part[0].To, false, part, now, allGroups)
-			e.limits.writers.help(&e.helper)
+			e.limits.HelpWrite(&e.helper)
 			continue
 		}
 		// The recipient first: a session that subscribes to both gets it there.
@@ -103,7 +103,7 @@ func (s *Session) deliver(t *topicSub, r *run) bool {
 		return false
 	}
 	if len(enc.ids) == 0 {
-		if !s.conn.offer(enc.frames) {
+		if !s.conn.Offer(enc.frames) {
 			s.fallBehindLocked(recs[0].Seq)
 			return false
 		}
@@ -115,7 +115,7 @@ func (s *Session) deliver(t *topicSub, r *run) bool {
 		s.fallBehindLocked(recs[0].Seq)
 		return false
 	}
-	if !s.conn.offerNumbered(enc.frames, enc.ids, s.win.nextID()) {
+	if !s.conn.OfferNumbered(enc.frames, enc.ids, s.win.nextID()) {
 		s.fallBehindLocked(recs[0].Seq)
 		return false
 	}

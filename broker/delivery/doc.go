@@ -17,7 +17,7 @@
 // A mistake that shows for one session ends that session's connection, not the process: see
 // survive.
 //
-// Lock order: inbound.mu, Session.subsMu, Engine.mu, entry.mu, Session.mu, Conn.mu, then any
+// Lock order: inbound.mu, Session.subsMu, Engine.mu, entry.mu, Session.mu, outbox.Conn.mu, then any
 // one of the others, under which nothing is called. A lock is never held while writing to a
 // socket or to the disk, Session.subsMu excepted, and inbound.mu while a message outside the
 // chat is retained.

@@ -1,15 +1,18 @@
 package delivery
 
-import "mynah/broker/msglog"
+import (
+	"mynah/broker/msglog"
+	"mynah/broker/outbox"
+)
 
 // encodeItems renders the items into frames, as many as make up the given bytes. What is
 // not for this client (expired, its own with No Local, too large) becomes an empty frame.
 func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32, bytes int) {
 	e := s.engine
 	if w.out == nil {
-		w.out = e.limits.get(0)
+		w.out = e.limits.Buffer(0)
 	}
-	w.out.b = w.out.b[:0]
+	w.out.B = w.out.B[:0]
 	w.ids, w.ends, w.idsAt = w.ids[:0], w.ends[:0], w.idsAt[:0]
 	w.again = w.again[:0]
 	now := e.now().UnixMilli()
@@ -25,22 +28,22 @@ func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32, bytes int)
 				w.props = appendProps(w.props, it.rec.Expires, now, o.ids)
 			}
 			qos := min(it.rec.QoS, o.qos)
-			w.out = e.limits.grow(w.out, len(topic)+len(w.props)+len(w.payload)+maxFrameOverhead)
-			before := len(w.out.b)
-			frame, at := appendPublish(w.out.b, topic, qos, false, v5, w.props, w.payload)
+			w.out = e.limits.Grow(w.out, len(topic)+len(w.props)+len(w.payload)+maxFrameOverhead)
+			before := len(w.out.B)
+			frame, at := appendPublish(w.out.B, topic, qos, false, v5, w.props, w.payload)
 			switch {
 			case maxPacket > 0 && len(frame)-before > int(maxPacket):
 				e.tooLarge(s, it.rec)
 			default:
-				w.out.b = frame
+				w.out.B = frame
 				if at >= 0 {
 					w.ids = append(w.ids, int32(at)) //nolint:gosec // a round is bounded
 				}
 			}
 		}
-		w.ends = append(w.ends, len(w.out.b))
+		w.ends = append(w.ends, len(w.out.B))
 		w.idsAt = append(w.idsAt, len(w.ids))
-		if len(w.out.b) >= bytes {
+		if len(w.out.B) >= bytes {
 			break // enough for one round
 		}
 	}
@@ -63,8 +66,8 @@ func (s *Session) encodeRestored(w *pumpWork, i int, o options, v5 bool, maxPack
 			return
 		}
 	}
-	w.out = s.engine.limits.grow(w.out, len(frame))
-	w.out.b = append(w.out.b, frame...)
+	w.out = s.engine.limits.Grow(w.out, len(frame))
+	w.out.B = append(w.out.B, frame...)
 	w.again = append(w.again, restoredItem{i, id})
 }
 
@@ -133,6 +136,6 @@ func (s *Session) encodeAgain(
 		s.engine.tooLarge(s, rec)
 		return nil
 	}
-	number(frame, []int32{int32(at)}, id) //nolint:gosec // an offset within a packet
+	outbox.FillPacketIDs(frame, []int32{int32(at)}, id) //nolint:gosec // an offset within a packet
 	return frame
 }

@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 )
 
 // Config is what an Engine needs. A zero field means its default.
 type Config struct {
 	Log    msglog.Log
 	Logger *slog.Logger
-	Limits *OutboxLimits // of all connections; default: its defaults
+	Limits *outbox.Limits // of all connections; default: its defaults
 
 	MaxSessions    int   // sessions of one subject; default 200
 	Window         int   // unacknowledged messages of a session; default 1,024
@@ -45,7 +46,7 @@ type Engine struct {
 	cfg     Config
 	log     msglog.Log
 	logger  *slog.Logger
-	limits  *OutboxLimits
+	limits  *outbox.Limits
 	store   *store
 	crashes crashes
 	reads   episode // of the log, for sessions that are behind
@@ -73,7 +74,7 @@ type Engine struct {
 
 	// Used by Deliver only.
 	run         run
-	helper      helper
+	helper      outbox.Helper
 	recentFIFO  []*entry // one for each remembered message, oldest first
 	recentBytes int64
 
@@ -113,8 +114,8 @@ func (cfg *Config) setDefaults() {
 	cfg.PlainMessages = cmp.Or(cfg.PlainMessages, 10000)
 	cfg.PlainBytes = cmp.Or(cfg.PlainBytes, 8<<20)
 	cfg.PlainTotal = cmp.Or(cfg.PlainTotal, 256<<20)
-	cfg.Limits = cmp.Or(cfg.Limits, &OutboxLimits{})
-	cfg.Limits.setDefaults()
+	cfg.Limits = cmp.Or(cfg.Limits, &outbox.Limits{})
+	cfg.Limits.SetDefaults()
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -145,7 +146,7 @@ func New(cfg Config) (*Engine, error) {
 }
 
 // Limits returns the bounds of outboxes, for NewConn.
-func (e *Engine) Limits() *OutboxLimits { return e.limits }
+func (e *Engine) Limits() *outbox.Limits { return e.limits }
 
 // Start begins to store positions and to end expired sessions, and those of which a subject
 // has too many.

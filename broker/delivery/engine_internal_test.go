@@ -3,10 +3,12 @@ package delivery
 import (
 	"encoding/binary"
 	"log/slog"
+	"net"
 	"testing"
 	"time"
 
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 )
 
 // mustNew returns an engine on a log of its own.
@@ -35,7 +37,7 @@ func mustEngine(t *testing.T, cfg Config) *Engine {
 
 func mustAttach(t *testing.T, e *Engine, a Attachment) *Session {
 	t.Helper()
-	a.Conn = NewConn(nowhere{}, e.Limits())
+	a.Conn = outbox.NewConn(nowhere{}, e.Limits())
 	s, _, err := e.Attach(a)
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +50,7 @@ func mustAttach(t *testing.T, e *Engine, a Attachment) *Session {
 func TestPumpIsNotStoppedOverAWake(t *testing.T) {
 	t.Parallel()
 	e := mustEngine(t, Config{})
-	s := &Session{engine: e, plan: &plan{}, mode: behind, pumping: true, conn: NewConn(nowhere{}, e.Limits())}
+	s := &Session{engine: e, plan: &plan{}, mode: behind, pumping: true, conn: outbox.NewConn(nowhere{}, e.Limits())}
 	s.wake()
 	if !s.pause() {
 		t.Error("the pump stopped though it was woken")
@@ -239,9 +241,13 @@ func TestCollectAllIsBounded(t *testing.T) {
 // pump; an empty one is given a message however large.
 func TestFit(t *testing.T) {
 	t.Parallel()
-	e := mustEngine(t, Config{Limits: &OutboxLimits{PerConn: 100}})
-	full, empty := NewConn(nowhere{}, e.Limits()), NewConn(nowhere{}, e.Limits())
-	full.flight = 100
+	e := mustEngine(t, Config{Limits: &outbox.Limits{PerConn: 100}})
+	client, server := net.Pipe() // nobody reads what is written to it
+	full, empty := outbox.NewConn(server, e.Limits()), outbox.NewConn(nowhere{}, e.Limits())
+	t.Cleanup(func() { _ = client.Close(); full.Flush() })
+	if _, err := full.Write(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
 	s := &Session{engine: e, limit: 10}
 	w := &pumpWork{ends: []int{150, 200}, idsAt: []int{1, 2}}
 	if n := s.fit(w, full); n != 0 {

@@ -16,6 +16,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 	"mynah/chat"
 	"mynah/internal/leak"
 )
@@ -105,7 +106,7 @@ func (r *rig) commit(recs ...*msglog.Record) []*msglog.Record {
 type peer struct {
 	conn    net.Conn
 	session *delivery.Session
-	out     *delivery.Conn
+	out     *outbox.Conn
 	v5      bool
 	silent  bool          // acknowledges nothing
 	ended   chan struct{} // closed when everything has been read; only of those online
@@ -136,7 +137,7 @@ type arrival struct {
 func (r *rig) attach(a delivery.Attachment) *peer {
 	r.tb.Helper()
 	client, server := net.Pipe()
-	p := &peer{conn: client, out: delivery.NewConn(server, r.engine.Limits()), v5: a.V5}
+	p := &peer{conn: client, out: outbox.NewConn(server, r.engine.Limits()), v5: a.V5}
 	p.resume.L = &p.mu
 	a.Conn = p.out
 	s, _, err := r.engine.Attach(a)
@@ -284,14 +285,14 @@ func (p *peer) arrivals() []arrival {
 func contains(s, part string) bool { return strings.Contains(s, part) }
 
 // discard returns a connection whose other end takes everything and answers nothing.
-func (r *rig) discard() *delivery.Conn {
+func (r *rig) discard() *outbox.Conn {
 	client, server := net.Pipe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_, _ = io.Copy(io.Discard, client)
 	}()
-	c := delivery.NewConn(server, r.engine.Limits())
+	c := outbox.NewConn(server, r.engine.Limits())
 	r.tb.Cleanup(func() {
 		_ = c.Close()
 		_ = client.Close()
@@ -316,7 +317,7 @@ func waitFor(tb testing.TB, what string, ok func() bool) {
 // the seam between the log and live delivery.
 func TestSeamBetweenLogAndLive(t *testing.T) {
 	t.Parallel()
-	r := mustRig(t, delivery.Config{Window: 8, Recent: 64 << 10, Limits: &delivery.OutboxLimits{PerConn: 4 << 10}})
+	r := mustRig(t, delivery.Config{Window: 8, Recent: 64 << 10, Limits: &outbox.Limits{PerConn: 4 << 10}})
 	const groups, sessions, batches = 3, 12, 1500
 	var topics []string
 	for g := range groups {

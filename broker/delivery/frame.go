@@ -91,11 +91,3 @@ func disconnect(reason byte) []byte { return []byte{0xE0, 2, reason, 0} }
 func pubrel(id uint16) []byte {
 	return []byte{typePubrel<<4 | 2, 2, byte(id >> 8), byte(id)}
 }
-
-// number fills in packet ids.
-func number(b []byte, offsets []int32, first uint16) {
-	for _, off := range offsets {
-		b[off], b[off+1] = byte(first>>8), byte(first)
-		first = nextPacketID(first)
-	}
-}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/outbox"
 )
 
 // What was sent, was not acknowledged and is gone from the log when the client comes back
@@ -65,7 +66,7 @@ func cutBody(payload string) (before, after string, ok bool) {
 func TestGapInManyGroups(t *testing.T) {
 	t.Parallel()
 	const groups, silent = 300, 50
-	r := mustRig(t, delivery.Config{Limits: &delivery.OutboxLimits{PerConn: 4 << 10}})
+	r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: 4 << 10}})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	var topics []string
 	for g := range groups + silent {

@@ -1,6 +1,10 @@
 package delivery
 
-import "sync"
+import (
+	"sync"
+
+	"mynah/broker/outbox"
+)
 
 // inbound is what a session remembers of what its client publishes outside the chat.
 type inbound struct {
@@ -13,7 +17,7 @@ type inbound struct {
 // id at QoS 2, otherwise 0: until the client releases it, whatever comes under this id is
 // the same message and not passed on again (MQTT 5, 4.3.3). It reports false, and does
 // nothing, if the connection has lost the session: what it sent is sent again on the next.
-func (s *Session) Publish(conn *Conn, exchange uint16, pass func()) bool {
+func (s *Session) Publish(conn *outbox.Conn, exchange uint16, pass func()) bool {
 	s.inbound.mu.Lock()
 	defer s.inbound.mu.Unlock()
 	if s.Attached() != conn {
@@ -49,7 +53,7 @@ func (s *Session) Exchanges() int {
 }
 
 // Release takes in a PUBREL of the client: its packet id may stand for another message.
-func (s *Session) Release(conn *Conn, exchange uint16) {
+func (s *Session) Release(conn *outbox.Conn, exchange uint16) {
 	s.inbound.mu.Lock()
 	defer s.inbound.mu.Unlock()
 	if len(s.inbound.open) > 0 && s.Attached() == conn {

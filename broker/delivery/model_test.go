@@ -15,6 +15,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 )
 
 // The registry against a naive model: whoever subscribes to a topic, by name or by
@@ -201,7 +202,7 @@ func (m *model) publish(t *rapid.T, topic string) {
 // connect gives a user a connection, from which it takes over if it has one.
 func (m *model) connect(t *rapid.T, u *modelUser, clean bool) {
 	client, server := net.Pipe()
-	p := &peer{conn: client, out: delivery.NewConn(server, m.engine.Limits())}
+	p := &peer{conn: client, out: outbox.NewConn(server, m.engine.Limits())}
 	p.resume.L = &p.mu
 	s, resumed, err := m.engine.Attach(delivery.Attachment{
 		Key: delivery.Key{Subject: u.name, ClientID: "c"}, Conn: p.out, Clean: clean, Expiry: sessionExpiry, Groups: u.groupList(),

@@ -12,6 +12,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 )
 
 // gate is a connection whose writes wait until it is opened.
@@ -55,7 +56,7 @@ func (r *rig) gated(a delivery.Attachment, subs ...delivery.Subscription) (*peer
 	g := &gate{Conn: server, opened: make(chan struct{}), closed: make(chan struct{})}
 	g.open = sync.OnceFunc(func() { close(g.opened) })
 	g.shut = sync.OnceFunc(func() { close(g.closed) })
-	p := &peer{conn: client, out: delivery.NewConn(g, r.engine.Limits()), v5: a.V5}
+	p := &peer{conn: client, out: outbox.NewConn(g, r.engine.Limits()), v5: a.V5}
 	p.resume.L = &p.mu
 	a.Conn = p.out
 	s, _, err := r.engine.Attach(a)
@@ -108,7 +109,7 @@ func TestOutboxIsBounded(t *testing.T) {
 		"all":          {1 << 20, 4000, 100 + 4096}, // buffers count with what they could hold
 	} {
 		for qos := range byte(2) {
-			limits := &delivery.OutboxLimits{PerConn: tc.perConn, Total: tc.total}
+			limits := &outbox.Limits{PerConn: tc.perConn, Total: tc.total}
 			r := mustRig(t, delivery.Config{Limits: limits})
 			a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 			p, g := r.gated(a, delivery.Subscription{Filter: "user/alice", QoS: 1})
@@ -139,7 +140,7 @@ func TestOutboxIsBounded(t *testing.T) {
 func TestResendKeepsToTheOutbox(t *testing.T) {
 	t.Parallel()
 	const most = 4000
-	r := mustRig(t, delivery.Config{Limits: &delivery.OutboxLimits{PerConn: most}})
+	r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: most}})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
 	var recs []*msglog.Record
@@ -166,7 +167,7 @@ func TestResendKeepsToTheOutbox(t *testing.T) {
 func TestHalfEmptyOutbox(t *testing.T) {
 	t.Parallel()
 	for _, waiting := range []int{500, 501} {
-		r := mustRig(t, delivery.Config{Limits: &delivery.OutboxLimits{PerConn: 1000}})
+		r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: 1000}})
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 		r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
 		recs := r.publish(1, "bob", "user/alice")
@@ -188,7 +189,7 @@ func TestHalfEmptyOutbox(t *testing.T) {
 // Signals are the first to be dropped: they leave half of the outbox to messages.
 func TestSignalsLeaveHalfTheOutbox(t *testing.T) {
 	t.Parallel()
-	r := mustRig(t, delivery.Config{Limits: &delivery.OutboxLimits{PerConn: 1000}})
+	r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: 1000}})
 	p, g := r.gated(delivery.Attachment{Key: key("alice")}, signals("alice"))
 	p.session.Start(p.out)
 	waitFor(t, "the session is live", p.session.Live)
@@ -212,17 +213,17 @@ func TestSignalsLeaveHalfTheOutbox(t *testing.T) {
 func TestControlPacketsHaveRoom(t *testing.T) {
 	t.Parallel()
 	const perConn, reserve = 1000, 64 << 10
-	r := mustRig(t, delivery.Config{Limits: &delivery.OutboxLimits{PerConn: perConn}})
+	r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: perConn}})
 	p, g := r.gated(delivery.Attachment{Key: key("alice")})
 	p.mustWrite(t, filler(perConn-100))
 	p.mustWrite(t, filler(reserve-2))
 	p.mustWrite(t, []byte{0xd0, 0})
 	publish := []byte{0x30, 3, 0, 1, 'a'}
 	p.mustWrite(t, publish)
-	if _, err := p.out.Write([]byte{0xd0, 0}); !errors.Is(err, delivery.ErrSlowConsumer) {
+	if _, err := p.out.Write([]byte{0xd0, 0}); !errors.Is(err, outbox.ErrSlowConsumer) {
 		t.Errorf("beyond the reserve: %v, want ErrSlowConsumer", err)
 	}
-	if _, err := p.out.Write([]byte{0xd0, 0}); !errors.Is(err, delivery.ErrSlowConsumer) {
+	if _, err := p.out.Write([]byte{0xd0, 0}); !errors.Is(err, outbox.ErrSlowConsumer) {
 		t.Errorf("after that: %v, want ErrSlowConsumer", err)
 	}
 	<-g.closed
@@ -250,7 +251,7 @@ func TestControlPacketsHaveRoom(t *testing.T) {
 func TestPlainMessagesWaitForTheOutbox(t *testing.T) {
 	t.Parallel()
 	for qos := range byte(2) {
-		r := mustRig(t, delivery.Config{Limits: &delivery.OutboxLimits{PerConn: 1000}})
+		r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: 1000}})
 		p, g := r.gated(delivery.Attachment{Key: key("alice")})
 		p.session.Start(p.out)
 		waitFor(t, "the session is live", p.session.Live)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/outbox"
 )
 
 // plainTopics notes what an engine tells it.
@@ -92,10 +93,10 @@ func numbers(from, to int) (s []string) {
 func TestPlainAndLogShareTheWindow(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []uint16{1, 2, 3, 40} {
-		for _, outbox := range []int{300, 256 << 10} {
-			t.Run(fmt.Sprintf("%d messages, %d bytes", limit, outbox), func(t *testing.T) {
+		for _, perConn := range []int{300, 256 << 10} {
+			t.Run(fmt.Sprintf("%d messages, %d bytes", limit, perConn), func(t *testing.T) {
 				t.Parallel()
-				r := mustRig(t, delivery.Config{Limits: &delivery.OutboxLimits{PerConn: outbox}})
+				r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: perConn}})
 				p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, ReceiveMaximum: limit},
 					delivery.Subscription{Filter: "user/alice", QoS: 2})
 				const n = 400
@@ -134,7 +135,7 @@ func TestPlainAndLogShareTheWindow(t *testing.T) {
 func TestPlainAndLogTakeTurns(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []uint16{1, 8} {
-		r := mustRig(t, delivery.Config{Limits: &delivery.OutboxLimits{PerConn: 2 << 10}})
+		r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: 2 << 10}})
 		start := func(name string) *peer {
 			p := r.online(delivery.Attachment{Key: key(name), Expiry: time.Hour, ReceiveMaximum: limit},
 				delivery.Subscription{Filter: "user/" + name, QoS: 1})
@@ -182,7 +183,7 @@ func TestPlainAndLogTakeTurns(t *testing.T) {
 // repetitions, and when all is done nothing is held any more.
 func TestPlainOverManyConnections(t *testing.T) {
 	t.Parallel()
-	r := mustRig(t, delivery.Config{Limits: &delivery.OutboxLimits{PerConn: 400}})
+	r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: 400}})
 	rnd := rand.New(rand.NewPCG(1, 2))
 	a := func() delivery.Attachment {
 		return delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true, ReceiveMaximum: uint16(1 + rnd.IntN(6))} //nolint:gosec // small
@@ -332,7 +333,7 @@ func TestPlainExpiry(t *testing.T) {
 // At QoS 0 a burst waits for the outbox, in order, and ends with the connection.
 func TestPlainQoS0(t *testing.T) {
 	t.Parallel()
-	r := mustRig(t, delivery.Config{Limits: &delivery.OutboxLimits{PerConn: 200}})
+	r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: 200}})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	p := r.online(a)
 	p.pause(true)
@@ -359,7 +360,7 @@ func TestPlainQoS0(t *testing.T) {
 func TestPlainRetainedAndLatest(t *testing.T) {
 	t.Parallel()
 	topics := newPlainTopics()
-	r := mustRig(t, delivery.Config{PlainTopics: topics, Limits: &delivery.OutboxLimits{PerConn: 300}})
+	r := mustRig(t, delivery.Config{PlainTopics: topics, Limits: &outbox.Limits{PerConn: 300}})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	p := r.online(a)
 	p.offline(time.Hour)

@@ -1,13 +1,17 @@
 package delivery
 
-import "slices"
+import (
+	"slices"
+
+	"mynah/broker/outbox"
+)
 
 // takeTurnLocked is the queue's part in a round of the pump: some messages whenever the
 // log has had some sent, or can have none sent. So when it is the log's turn, the log does,
 // or finds that it has none, and then the session is live.
 func (s *Session) takeTurnLocked() {
 	q := s.plain
-	if q == nil || q.idle() || !s.conn.hasRoom() {
+	if q == nil || q.idle() || !s.conn.HasRoom() {
 		return
 	}
 	if !q.turn && s.roomLocked() > 0 {
@@ -34,8 +38,8 @@ func (s *Session) sendPlainLocked(messages, bytes int) (sent bool) {
 	if q == nil || q.idle() || s.mode == offline {
 		return false
 	}
-	w := plainWriter{s: s, now: s.engine.now().UnixMilli(), messages: messages, bytes: bytes, out: s.engine.limits.get(0)}
-	defer func() { s.engine.limits.put(w.out) }()
+	w := plainWriter{s: s, now: s.engine.now().UnixMilli(), messages: messages, bytes: bytes, out: s.engine.limits.Buffer(0)}
+	defer func() { s.engine.limits.Release(w.out) }()
 	if w.resend() {
 		w.sendWaiting()
 	}
@@ -51,7 +55,7 @@ type plainWriter struct {
 	s               *Session
 	now             int64 // milliseconds since 1970
 	messages, bytes int   // may still be sent; messages of QoS 1 and 2
-	out             *buffer
+	out             *outbox.Buffer
 }
 
 // resend sends what the present connection has not had of the window. It reports whether
@@ -183,7 +187,7 @@ func (w *plainWriter) send(it plainItem) bool {
 
 // offer passes a frame on if the outbox takes it.
 func (w *plainWriter) offer(frame []byte) bool {
-	if !w.s.conn.offer(frame) {
+	if !w.s.conn.Offer(frame) {
 		return false
 	}
 	w.bytes -= len(frame)
@@ -204,8 +208,8 @@ func (w *plainWriter) encode(it *plainItem, id uint16, dup bool) []byte {
 			props = appendProps(slices.Clip(props), m.Expires, w.now, it.ids)
 		}
 	}
-	w.out = s.engine.limits.grow(w.out, len(m.Topic)+len(props)+len(m.Payload)+maxFrameOverhead)
-	frame, at := appendPublish(w.out.b[:0], m.Topic, it.qos, dup, s.v5, props, m.Payload)
+	w.out = s.engine.limits.Grow(w.out, len(m.Topic)+len(props)+len(m.Payload)+maxFrameOverhead)
+	frame, at := appendPublish(w.out.B[:0], m.Topic, it.qos, dup, s.v5, props, m.Payload)
 	if s.maxPacket > 0 && len(frame) > int(s.maxPacket) { // [MQTT-3.1.2-24], [MQTT-3.1.2-25]
 		s.engine.plainTooLarge(s, m.Topic)
 		return nil
@@ -214,7 +218,7 @@ func (w *plainWriter) encode(it *plainItem, id uint16, dup bool) []byte {
 		frame[0] |= 1
 	}
 	if at >= 0 {
-		number(frame, []int32{int32(at)}, id) //nolint:gosec // an offset within a packet
+		outbox.FillPacketIDs(frame, []int32{int32(at)}, id) //nolint:gosec // an offset within a packet
 	}
 	return frame
 }

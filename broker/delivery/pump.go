@@ -1,6 +1,10 @@
 package delivery
 
-import "maps"
+import (
+	"maps"
+
+	"mynah/broker/outbox"
+)
 
 // How much the pump reads at a time.
 const (
@@ -36,7 +40,7 @@ type pumpWork struct {
 	items   []item
 	payload []byte
 	props   []byte
-	out     *buffer
+	out     *outbox.Buffer
 	ids     []int32 // offsets of packet ids in out
 	ends    []int   // end of each item's frame in out
 	idsAt   []int   // how many ids there are up to and including each item
@@ -51,9 +55,9 @@ type restoredItem struct {
 	id   uint16
 }
 
-func (w *pumpWork) release(l *OutboxLimits) {
+func (w *pumpWork) release(l *outbox.Limits) {
 	if w.out != nil {
-		l.put(w.out)
+		l.Release(w.out)
 		w.out = nil
 	}
 }
@@ -71,7 +75,7 @@ const (
 
 // round is what a round of the pump has to know of the session.
 type round struct {
-	conn        *Conn
+	conn        *outbox.Conn
 	plan        *plan
 	v5          bool
 	maxPacket   uint32
@@ -126,7 +130,7 @@ func (s *Session) pumpRound(w *pumpWork) bool {
 		return true
 	case do == stepResend:
 		return s.resendRound(w, r.conn, r.v5, r.maxPacket)
-	case do == stepWait || !r.conn.hasRoom():
+	case do == stepWait || !r.conn.HasRoom():
 		return s.pause()
 	}
 	horizon, err := s.collect(w, r.plan, r.pos, r.target, min(r.room, pumpItems))
@@ -138,7 +142,7 @@ func (s *Session) pumpRound(w *pumpWork) bool {
 		_ = r.conn.Close()
 		return s.pause()
 	}
-	s.encodeItems(w, r.v5, r.maxPacket, r.conn.room())
+	s.encodeItems(w, r.v5, r.maxPacket, r.conn.Room())
 	s.sendItems(w, r, horizon)
 	return true
 }
@@ -230,14 +234,14 @@ func (s *Session) passExactly(w *pumpWork, r round, b batch, exactly []exchange,
 // passLocked moves the position behind the items of a batch and passes them on. If they must
 // not be sent, or the connection is over, the next attachment sends them: they are in the
 // window. s.mu is held.
-func (s *Session) passLocked(w *pumpWork, conn *Conn, b batch, send bool) {
+func (s *Session) passLocked(w *pumpWork, conn *outbox.Conn, b batch, send bool) {
 	s.advanceLocked(w, b.n, b.horizon)
 	if !send || s.conn != conn || b.n == 0 {
 		return
 	}
 	s.yieldLocked()
 	ids := w.ids[:w.idsAt[b.n-1]]
-	if !conn.force(w.out.b[:w.ends[b.n-1]], ids, b.first) {
+	if !conn.Force(w.out.B[:w.ends[b.n-1]], ids, b.first) {
 		return
 	}
 	for i := range ids {
@@ -273,8 +277,8 @@ func (w *pumpWork) messages(n int) (count uint64) {
 }
 
 // fit returns how many items the window and the outbox take. s.mu is held.
-func (s *Session) fit(w *pumpWork, conn *Conn) int {
-	quota, ids, bytes := s.quotaLocked(), s.win.spare(), conn.room()
+func (s *Session) fit(w *pumpWork, conn *outbox.Conn) int {
+	quota, ids, bytes := s.quotaLocked(), s.win.spare(), conn.Room()
 	again := 0 // items that have a packet id already; to the client they count like others
 	n := 0
 	for ; n < len(w.ends); n++ {

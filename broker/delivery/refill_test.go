@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/outbox"
 )
 
 // A client that is slow with most of what it has, and has room for more, gets more: one
@@ -36,7 +37,7 @@ func TestFreedSlotIsUsed(t *testing.T) {
 func TestTotalHoldsForThoseBehind(t *testing.T) {
 	t.Parallel()
 	const sessions, messages = 40, 400
-	limits := &delivery.OutboxLimits{PerConn: 64 << 10, Total: 256 << 10}
+	limits := &outbox.Limits{PerConn: 64 << 10, Total: 256 << 10}
 	r := mustRig(t, delivery.Config{Limits: limits, Recent: 1})
 	attachments := make([]delivery.Attachment, sessions)
 	for i := range attachments {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 	"mynah/chat"
 )
 
@@ -46,12 +47,12 @@ const resendItems = 64
 
 // resendRound sends some of what the client did not acknowledge on its last
 // connection, in order and with DUP (MQTT 5, 4.4). It is part of the pump.
-func (s *Session) resendRound(w *pumpWork, conn *Conn, v5 bool, maxPacket uint32) bool {
+func (s *Session) resendRound(w *pumpWork, conn *outbox.Conn, v5 bool, maxPacket uint32) bool {
 	some, left := s.pickUnsent()
 	if !left {
 		return true
 	}
-	if len(some) == 0 || !conn.hasRoom() {
+	if len(some) == 0 || !conn.HasRoom() {
 		return s.pause()
 	}
 	bytes := 0
@@ -112,10 +113,10 @@ func (s *Session) pickUnsent() (some []unsent, left bool) {
 }
 
 // sendUnsent passes on what is to be sent again, and notices before it.
-func (s *Session) sendUnsent(conn *Conn, some []unsent, notices []byte) bool {
+func (s *Session) sendUnsent(conn *outbox.Conn, some []unsent, notices []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn != conn || !conn.force(notices, nil, 0) {
+	if s.conn != conn || !conn.Force(notices, nil, 0) {
 		return true
 	}
 	s.yieldLocked()
@@ -134,7 +135,7 @@ func (s *Session) sendUnsent(conn *Conn, some []unsent, notices []byte) bool {
 			s.finishLocked(u.id, e)
 			continue
 		}
-		if !conn.force(u.frame, nil, 0) {
+		if !conn.Force(u.frame, nil, 0) {
 			return true
 		}
 		if !e.sent { // its first connection ended before its turn

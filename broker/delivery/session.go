@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"mynah/broker/outbox"
 )
 
 // Key names a session: a device of a subject. Two subjects may use the same client
@@ -44,8 +46,8 @@ type Session struct {
 	plan      *plan                // the logged ones of them, as the pump wants them
 	archiver  bool                 // its position is the archive's; set with subsMu held too
 	anyTopic  bool                 // it may read what is not its own; set with subsMu held too
-	conn      *Conn                // nil if offline
-	attached  uint64               // Conn.attachment of the last connection that it has had
+	conn      *outbox.Conn         // nil if offline
+	attached  uint64               // Conn.Attachment of the last connection that it has had
 	v5        bool
 	limit     int    // messages that may be unacknowledged on this connection
 	maxPacket uint32 // the client's limit, 0 for none
@@ -202,7 +204,7 @@ func (s *Session) rewindLocked(seq uint64) {
 }
 
 // Attached returns the session's connection, nil if it is offline.
-func (s *Session) Attached() *Conn {
+func (s *Session) Attached() *outbox.Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.conn

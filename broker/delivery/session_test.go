@@ -12,6 +12,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/outbox"
 )
 
 // online attaches a session, starts it and reads what it gets until the test ends.
@@ -422,7 +423,7 @@ func TestSubscribeWhileCatchingUp(t *testing.T) {
 // nothing; two that race for it leave one of them with it.
 func TestTakeoversUnderLoad(t *testing.T) {
 	t.Parallel()
-	r := mustRig(t, delivery.Config{Window: 16, Limits: &delivery.OutboxLimits{PerConn: 2 << 10}})
+	r := mustRig(t, delivery.Config{Window: 16, Limits: &outbox.Limits{PerConn: 2 << 10}})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	first := r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1})
 	peers := []*peer{first}

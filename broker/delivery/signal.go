@@ -49,7 +49,7 @@ func (e *Engine) signal(en *entry, topic string, payload []byte) {
 			}
 			frame = frames[0]
 		}
-		if (maxPacket == 0 || len(frame) <= int(maxPacket)) && conn.offerSignal(frame) {
+		if (maxPacket == 0 || len(frame) <= int(maxPacket)) && conn.OfferSignal(frame) {
 			e.stats.Signals.Add(1)
 		} else {
 			e.stats.Dropped.Add(1)

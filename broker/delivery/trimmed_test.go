@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/outbox"
 )
 
 // trim makes the log forget everything up to seq.
@@ -103,7 +104,7 @@ func TestGapOfYoungerSubscriptions(t *testing.T) {
 func TestGapBeforeALargeMessage(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{
-		Limits: &delivery.OutboxLimits{PerConn: 300}, Now: func() time.Time { return time.UnixMilli(1) },
+		Limits: &outbox.Limits{PerConn: 300}, Now: func() time.Time { return time.UnixMilli(1) },
 	})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	p := r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))

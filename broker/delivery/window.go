@@ -5,6 +5,8 @@ import (
 	"math/bits"
 	"slices"
 	"sort"
+
+	"mynah/broker/outbox"
 )
 
 // state is how far a message has got on its way to the client.
@@ -55,13 +57,6 @@ const smallRing = 8
 // maxWindow is how many packet ids there are.
 const maxWindow = 65535
 
-func nextPacketID(id uint16) uint16 {
-	if id == maxWindow {
-		return 1
-	}
-	return id + 1
-}
-
 func (w *window) at(i int) *inflight { return &w.ring[(w.head+i)&(len(w.ring)-1)] }
 
 // push adds a message and returns its packet id. The caller has checked spare.
@@ -73,7 +68,7 @@ func (w *window) push(e inflight) uint16 {
 		w.started, w.next = true, 1
 	}
 	e.id = w.next
-	w.next = nextPacketID(e.id)
+	w.next = outbox.NextPacketID(e.id)
 	*w.at(w.n) = e
 	w.n++
 	w.undone++

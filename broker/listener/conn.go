@@ -97,9 +97,9 @@ func (c *Conn) Token() string { return c.token }
 // and ForgetToken.
 func (c *Conn) ForgetToken() { c.token = "" }
 
-// Plain returns the TCP socket of a connection whose client gets what Write is given as it
+// DirectSocket returns the TCP socket of a connection whose client gets what Write is given as it
 // is, for writes that must not wait, or nil if TLS or WebSocket stand between.
-func (c *Conn) Plain() syscall.RawConn {
+func (c *Conn) DirectSocket() syscall.RawConn {
 	conn := c.Conn
 	if p, ok := conn.(*prefixed); ok {
 		conn = p.Conn

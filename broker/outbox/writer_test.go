@@ -1,4 +1,4 @@
-package delivery_test
+package outbox_test
 
 import (
 	"bytes"
@@ -11,13 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"mynah/broker/delivery"
+	"mynah/broker/outbox"
 )
 
-// plain is a connection as the TCP door hands it over.
-type plain struct{ *net.TCPConn }
+// direct is a connection as the TCP door hands it over.
+type direct struct{ *net.TCPConn }
 
-func (p plain) Plain() syscall.RawConn {
+func (p direct) DirectSocket() syscall.RawConn {
 	raw, err := p.SyscallConn()
 	if err != nil {
 		return nil
@@ -26,7 +26,7 @@ func (p plain) Plain() syscall.RawConn {
 }
 
 // tcpPair returns both ends of a TCP connection, with small socket buffers.
-func tcpPair(tb testing.TB) (client *net.TCPConn, server plain) {
+func tcpPair(tb testing.TB) (client *net.TCPConn, server direct) {
 	tb.Helper()
 	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -41,7 +41,7 @@ func tcpPair(tb testing.TB) (client *net.TCPConn, server plain) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	client, server = c.(*net.TCPConn), plain{s.(*net.TCPConn)} //nolint:forcetypeassert // they are TCP
+	client, server = c.(*net.TCPConn), direct{s.(*net.TCPConn)} //nolint:forcetypeassert // they are TCP
 	if err := errors.Join(client.SetReadBuffer(32<<10), server.SetWriteBuffer(32<<10)); err != nil {
 		tb.Fatal(err)
 	}
@@ -106,11 +106,11 @@ func (r byteReader) ReadByte() (byte, error) {
 func TestPlainSocketGetsAllInOrder(t *testing.T) {
 	t.Parallel()
 	const conns, senders, each = 16, 3, 400
-	limits := delivery.OutboxLimits{PerConn: 64 << 20, Total: 1 << 30, Timeout: time.Minute}
+	limits := outbox.Limits{PerConn: 64 << 20, Total: 1 << 30, Timeout: time.Minute}
 	var all sync.WaitGroup
 	for i := range conns {
 		client, server := tcpPair(t)
-		c := delivery.NewConn(server, &limits)
+		c := outbox.NewConn(server, &limits)
 		for s := range senders {
 			all.Go(func() {
 				for n := range each {
@@ -145,19 +145,19 @@ func (s slowly) Read(p []byte) (int, error) { return s.Reader.Read(p[:1]) }
 // them holds a writer that the others need.
 func TestFullSocketsKeepNobodyWaiting(t *testing.T) {
 	t.Parallel()
-	limits := delivery.OutboxLimits{PerConn: 64 << 20, Total: 1 << 30, Timeout: time.Minute}
+	limits := outbox.Limits{PerConn: 64 << 20, Total: 1 << 30, Timeout: time.Minute}
 	const stuck = 50
 	var full []*net.TCPConn
 	for range stuck {
 		client, server := tcpPair(t)
-		c := delivery.NewConn(server, &limits)
+		c := outbox.NewConn(server, &limits)
 		if _, err := c.Write(numbered(0, 0, 1<<20)); err != nil {
 			t.Fatal(err)
 		}
 		full = append(full, client)
 	}
 	client, server := tcpPair(t)
-	c := delivery.NewConn(server, &limits)
+	c := outbox.NewConn(server, &limits)
 	if err := client.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
@@ -178,10 +178,10 @@ func TestFullSocketsKeepNobodyWaiting(t *testing.T) {
 // the connection.
 func TestFlushSendsWhatWaits(t *testing.T) {
 	t.Parallel()
-	limits := delivery.OutboxLimits{PerConn: 1 << 20, Total: 1 << 30, Timeout: time.Minute}
+	limits := outbox.Limits{PerConn: 1 << 20, Total: 1 << 30, Timeout: time.Minute}
 	for range 200 {
 		client, server := tcpPair(t)
-		c := delivery.NewConn(server, &limits)
+		c := outbox.NewConn(server, &limits)
 		var all sync.WaitGroup
 		all.Go(func() {
 			checkNumbered(t, client, 1, 20)
@@ -205,9 +205,9 @@ func TestFlushSendsWhatWaits(t *testing.T) {
 // A client that reads nothing holds up the end of its connection for a moment only.
 func TestFlushGivesUp(t *testing.T) {
 	t.Parallel()
-	limits := delivery.OutboxLimits{PerConn: 64 << 20, Total: 1 << 30, Timeout: time.Minute}
+	limits := outbox.Limits{PerConn: 64 << 20, Total: 1 << 30, Timeout: time.Minute}
 	_, server := tcpPair(t)
-	c := delivery.NewConn(server, &limits)
+	c := outbox.NewConn(server, &limits)
 	if _, err := c.Write(numbered(0, 0, 1<<20)); err != nil {
 		t.Fatal(err)
 	}
@@ -226,9 +226,9 @@ func TestFlushGivesUp(t *testing.T) {
 func TestDeadlineEndsWithTheCongestion(t *testing.T) {
 	t.Parallel()
 	const timeout = 4 * time.Second // in which the client reads, also on a busy machine
-	limits := delivery.OutboxLimits{PerConn: 64 << 20, Total: 1 << 30, Timeout: timeout}
+	limits := outbox.Limits{PerConn: 64 << 20, Total: 1 << 30, Timeout: timeout}
 	client, server := tcpPair(t)
-	c := delivery.NewConn(server, &limits)
+	c := outbox.NewConn(server, &limits)
 	for n := range 3 {
 		if n == 2 {
 			time.Sleep(timeout + timeout/4) // the time that the deadline would have had

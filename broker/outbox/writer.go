@@ -1,4 +1,4 @@
-package delivery
+package outbox
 
 import (
 	"errors"
@@ -7,11 +7,11 @@ import (
 	"syscall"
 )
 
-// Plain is what a connection has whose socket takes the client's bytes as they are, which
+// DirectSocket is what a connection has whose socket takes the client's bytes as they are, which
 // is not so behind TLS or WebSocket.
-type Plain interface {
-	// Plain returns the socket, or nil if it is not to be written to past Write.
-	Plain() syscall.RawConn
+type DirectSocket interface {
+	// DirectSocket returns the socket, or nil if it is not to be written to past Write.
+	DirectSocket() syscall.RawConn
 }
 
 // writers passes on what waits on connections with a plain socket, without ever waiting
@@ -56,7 +56,7 @@ func (w *writers) takeLocked(into *[turn]*Conn) int {
 }
 
 func (w *writers) run() {
-	var h helper
+	var h Helper
 	for {
 		w.mu.Lock()
 		n := w.takeLocked(&h.conns)
@@ -71,10 +71,11 @@ func (w *writers) run() {
 	}
 }
 
-// help writes some of what waits if that is much. Who fills outboxes calls it, since it
+// HelpWrite writes some of what waits if that is much. Who fills outboxes calls it, since it
 // could do so faster than the writers empty them: the sessions would fall behind, and to
 // catch up costs more than to write.
-func (w *writers) help(h *helper) {
+func (l *Limits) HelpWrite(h *Helper) {
+	w := &l.writers
 	w.mu.Lock()
 	waiting := len(w.queue) - w.head
 	w.mu.Unlock()
@@ -86,13 +87,13 @@ func (w *writers) help(h *helper) {
 	}
 }
 
-// helper is what is needed to write for some connections. It belongs to one goroutine.
-type helper struct {
+// Helper is what is needed to write for some connections. It belongs to one goroutine.
+type Helper struct {
 	conns   [turn]*Conn
 	attempt attempt
 }
 
-func (h *helper) write(n int) {
+func (h *Helper) write(n int) {
 	for i, c := range h.conns[:n] {
 		c.writeNow(&h.attempt)
 		h.conns[i] = nil

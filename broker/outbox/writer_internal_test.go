@@ -1,10 +1,16 @@
-package delivery
+package outbox
 
 import (
 	"errors"
+	"net"
 	"runtime"
 	"testing"
 )
+
+// nowhere is a connection that can only be closed.
+type nowhere struct{ net.Conn }
+
+func (nowhere) Close() error { return nil }
 
 // The writers' queue holds what waits and not what has been, also if it is never empty; and
 // every connection leaves it once, in the order in which it came.
@@ -37,7 +43,7 @@ func TestWritersQueueDoesNotGrow(t *testing.T) {
 func TestWriteToAFullOutbox(t *testing.T) {
 	t.Parallel()
 	for head, lost := range map[byte]bool{0x30: true, 0x31: true, 0x32: false, 0x3A: false, 0x34: false, 0xD0: false} {
-		c := NewConn(nowhere{}, &OutboxLimits{PerConn: 10, Total: 1 << 20})
+		c := NewConn(nowhere{}, &Limits{PerConn: 10, Total: 1 << 20})
 		c.flight = 10 + controlReserve
 		switch n, err := c.Write([]byte{head, 0}); {
 		case lost && (err != nil || n != 2):

@@ -1,4 +1,4 @@
-package delivery
+package outbox
 
 import (
 	"cmp"
@@ -14,9 +14,9 @@ import (
 // packets that the protocol demands.
 var ErrSlowConsumer = errors.New("the client reads too slowly")
 
-// OutboxLimits bounds what waits to be written to clients. One value is shared by
+// Limits bounds what waits to be written to clients. One value is shared by
 // all connections of a broker.
-type OutboxLimits struct {
+type Limits struct {
 	PerConn int           // bytes that may wait on one connection; default 256 KiB
 	Total   int64         // bytes that may wait on all together; default 1 GiB
 	Timeout time.Duration // how long one write may take before the connection is given up; default 60 s
@@ -25,14 +25,14 @@ type OutboxLimits struct {
 	writers writers
 }
 
-func (l *OutboxLimits) setDefaults() {
+func (l *Limits) SetDefaults() {
 	l.PerConn = cmp.Or(l.PerConn, 256<<10)
 	l.Total = cmp.Or(l.Total, 1<<30)
 	l.Timeout = cmp.Or(l.Timeout, time.Minute)
 }
 
 // Held returns the bytes of all outbox buffers in use.
-func (l *OutboxLimits) Held() int64 { return l.held.Load() }
+func (l *Limits) Held() int64 { return l.held.Load() }
 
 // controlReserve is what Mochi's own packets may use beyond PerConn, so that a
 // PINGRESP or SUBACK still gets through to a client that is behind on messages.
@@ -47,21 +47,24 @@ const closeLinger = 2 * time.Second
 // write pass them on, as many as there are in each system call.
 type Conn struct {
 	net.Conn
-	limits *OutboxLimits
-	plain  syscall.RawConn // nil unless the socket can be written to directly
+	limits *Limits
+	direct syscall.RawConn // nil unless the socket can be written to directly
 
-	// onDrain is called, without any lock, when an outbox that has refused
-	// frames has room again.
-	onDrain func()
+	// OnDrain is called, without any lock, when an outbox that has refused
+	// frames has room again. It is set before frames are offered; nil for nobody.
+	OnDrain func()
 
-	attachment   uint64 // when it was attached to its session, in the order of all; set by Attach
-	readDeadline int64  // unix nanoseconds last set; used by the reading goroutine only
+	// Attachment is when the connection was attached to its session, in the order of
+	// all attachments. It is set once, by whoever attaches it; 0 before.
+	Attachment uint64
+
+	readDeadline int64 // unix nanoseconds last set; used by the reading goroutine only
 
 	mu            sync.Mutex
-	buf           *buffer   // frames that wait; nil if none
+	buf           *Buffer   // frames that wait; nil if none
 	flight        int       // bytes handed to the socket and not yet taken by it
 	writing       bool      // a writer has it, or will
-	starved       bool      // frames were refused since the last onDrain
+	starved       bool      // frames were refused since the last OnDrain
 	writeDeadline time.Time // as it was last set
 	closing       bool      // Close was called: write what is there, take nothing more
 	written       sync.Cond // writing has become false; on mu
@@ -69,11 +72,11 @@ type Conn struct {
 }
 
 // NewConn wraps a client's connection.
-func NewConn(raw net.Conn, limits *OutboxLimits) *Conn {
+func NewConn(raw net.Conn, limits *Limits) *Conn {
 	c := &Conn{Conn: raw, limits: limits}
 	c.written.L = &c.mu
-	if p, ok := raw.(Plain); ok {
-		c.plain = p.Plain()
+	if p, ok := raw.(DirectSocket); ok {
+		c.direct = p.DirectSocket()
 	}
 	return c
 }
@@ -98,12 +101,12 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// send appends packets that must not be dropped, such as acknowledgements.
-func (c *Conn) send(p []byte) { _, _ = c.Write(p) }
+// Send appends packets that must not be dropped, such as acknowledgements.
+func (c *Conn) Send(p []byte) { _, _ = c.Write(p) }
 
-// offer appends frames if they fit. It reports false, and remembers to call
-// onDrain, if they do not or if the connection is over.
-func (c *Conn) offer(frames []byte) bool {
+// Offer appends frames if they fit. It reports false, and remembers to call
+// OnDrain, if they do not or if the connection is over.
+func (c *Conn) Offer(frames []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.roomLocked(len(frames)) {
@@ -113,21 +116,21 @@ func (c *Conn) offer(frames []byte) bool {
 	return true
 }
 
-// offerNumbered is offer for frames with packet ids to be filled in: the i-th at
+// OfferNumbered is Offer for frames with packet ids to be filled in: the i-th at
 // offsets[i], counting on from first.
-func (c *Conn) offerNumbered(frames []byte, offsets []int32, first uint16) bool {
+func (c *Conn) OfferNumbered(frames []byte, offsets []int32, first uint16) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.roomLocked(len(frames)) {
 		return false
 	}
-	number(c.appendLocked(frames), offsets, first)
+	FillPacketIDs(c.appendLocked(frames), offsets, first)
 	return true
 }
 
-// offerSignal appends a frame that nobody will miss, if the outbox is less than
+// OfferSignal appends a frame that nobody will miss, if the outbox is less than
 // half full.
-func (c *Conn) offerSignal(frame []byte) bool {
+func (c *Conn) OfferSignal(frame []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stateLocked() != nil || c.waitingLocked()+len(frame) > c.limits.PerConn/2 {
@@ -137,9 +140,9 @@ func (c *Conn) offerSignal(frame []byte) bool {
 	return true
 }
 
-// force appends frames whether they fit or not; room has been asked before. It
+// Force appends frames whether they fit or not; room has been asked before. It
 // reports false if the connection is over.
-func (c *Conn) force(frames []byte, offsets []int32, first uint16) bool {
+func (c *Conn) Force(frames []byte, offsets []int32, first uint16) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stateLocked() != nil {
@@ -148,13 +151,13 @@ func (c *Conn) force(frames []byte, offsets []int32, first uint16) bool {
 	if len(frames) == 0 {
 		return true
 	}
-	number(c.appendLocked(frames), offsets, first)
+	FillPacketIDs(c.appendLocked(frames), offsets, first)
 	return true
 }
 
-// room returns how many bytes of messages the outbox takes. An empty one takes a message
+// Room returns how many bytes of messages the outbox takes. An empty one takes a message
 // of any size, but no more than that when all outboxes together are over their limit.
-func (c *Conn) room() int {
+func (c *Conn) Room() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := c.waitingLocked()
@@ -170,9 +173,9 @@ func (c *Conn) room() int {
 	return max(c.limits.PerConn-w, 0)
 }
 
-// hasRoom reports whether the outbox is at most half full. If it is not, onDrain will
+// HasRoom reports whether the outbox is at most half full. If it is not, OnDrain will
 // be called when it is.
-func (c *Conn) hasRoom() bool {
+func (c *Conn) HasRoom() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := c.waitingLocked()
@@ -203,7 +206,7 @@ func (c *Conn) stateLocked() error {
 func (c *Conn) waitingLocked() int {
 	n := c.flight
 	if c.buf != nil {
-		n += len(c.buf.b)
+		n += len(c.buf.B)
 	}
 	return n
 }
@@ -226,21 +229,21 @@ func (c *Conn) roomLocked(n int) bool {
 // copy is.
 func (c *Conn) appendLocked(p []byte) []byte {
 	if c.buf == nil {
-		c.buf = c.limits.get(len(p))
+		c.buf = c.limits.Buffer(len(p))
 	} else {
-		c.buf = c.limits.grow(c.buf, len(p))
+		c.buf = c.limits.Grow(c.buf, len(p))
 	}
-	at := len(c.buf.b)
-	c.buf.b = append(c.buf.b, p...)
+	at := len(c.buf.B)
+	c.buf.B = append(c.buf.B, p...)
 	if !c.writing {
 		c.writing = true
-		if c.plain != nil {
+		if c.direct != nil {
 			c.limits.writers.add(c)
 		} else {
 			go c.writeOut(nil, 0)
 		}
 	}
-	return c.buf.b[at:]
+	return c.buf.B[at:]
 }
 
 // bound sets the deadline of the next write. Setting one costs as much as a small write,
@@ -261,7 +264,7 @@ func (c *Conn) bound() {
 // writeOut passes on what waits until nothing is left, and waits for the socket to take
 // it. It begins with the rest of out, of which the first n bytes have been written, unless
 // that is nil.
-func (c *Conn) writeOut(out *buffer, n int) {
+func (c *Conn) writeOut(out *Buffer, n int) {
 	c.mu.Lock()
 	for {
 		if out == nil {
@@ -271,12 +274,12 @@ func (c *Conn) writeOut(out *buffer, n int) {
 		}
 		c.bound()
 		c.mu.Unlock()
-		_, err := c.Conn.Write(out.b[n:])
-		c.limits.put(out)
+		_, err := c.Conn.Write(out.B[n:])
+		c.limits.Release(out)
 		out = nil
 		c.wroteAndLock(err)
 	}
-	if c.plain != nil && !c.closing {
+	if c.direct != nil && !c.closing {
 		// writeNow sets none, and would fail by this one when its time has come.
 		c.writeDeadline = time.Time{}
 		_ = c.SetWriteDeadline(c.writeDeadline)
@@ -296,13 +299,13 @@ func (c *Conn) writeNow(a *attempt) {
 		return
 	}
 	c.mu.Unlock()
-	n, err := a.write(c.plain, out.b)
-	if err == nil && n < len(out.b) {
+	n, err := a.write(c.direct, out.B)
+	if err == nil && n < len(out.B) {
 		go c.writeOut(out, n)
 		c.mu.Lock()
 		return
 	}
-	c.limits.put(out)
+	c.limits.Release(out)
 	c.wroteAndLock(err)
 	if c.buf != nil {
 		c.limits.writers.add(c) // again, but after the others
@@ -312,15 +315,15 @@ func (c *Conn) writeNow(a *attempt) {
 }
 
 // nextLocked takes what waits, to write it, nil if that is nothing.
-func (c *Conn) nextLocked() *buffer {
+func (c *Conn) nextLocked() *Buffer {
 	out := c.buf
 	if out != nil {
-		c.buf, c.flight = nil, len(out.b)
+		c.buf, c.flight = nil, len(out.B)
 	}
 	return out
 }
 
-// wroteAndLock notes that what was to be written has been, or not, and calls onDrain if it
+// wroteAndLock notes that what was to be written has been, or not, and calls OnDrain if it
 // is due. It takes c.mu.
 func (c *Conn) wroteAndLock(err error) {
 	c.mu.Lock()
@@ -331,7 +334,7 @@ func (c *Conn) wroteAndLock(err error) {
 	}
 	if c.starved && c.waitingLocked() <= c.limits.PerConn/2 {
 		c.starved = false
-		if drained := c.onDrain; drained != nil {
+		if drained := c.OnDrain; drained != nil {
 			c.mu.Unlock()
 			drained()
 			c.mu.Lock()
@@ -367,7 +370,7 @@ func (c *Conn) failLocked(err error) {
 	}
 	c.closing = true
 	if c.buf != nil {
-		c.limits.put(c.buf)
+		c.limits.Release(c.buf)
 		c.buf = nil
 	}
 	_ = c.Conn.Close()
@@ -419,3 +422,7 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	c.readDeadline = next
 	return c.SetReadDeadline(t)
 }
+
+// After reports whether c was attached to its session after other was to the same, or to
+// one before it that a clean start has ended. Both have been attached.
+func (c *Conn) After(other *Conn) bool { return c.Attachment > other.Attachment }
