@@ -10,6 +10,7 @@ import (
 
 	"mynah/api"
 	"mynah/authhook"
+	"mynah/internal/waitfor"
 	"mynah/schema"
 )
 
@@ -29,7 +30,7 @@ func (w *world) meanwhile(lock, id, sql string, calls ...func() *reply) []*reply
 	for i, call := range calls {
 		all.Go(func() { replies[i] = call() })
 	}
-	eventually(w.tb, "all calls wait for what is locked", func() bool {
+	waitfor.MustHold(w.tb, "all calls wait for what is locked", func() bool {
 		var waiting int
 		must(w.tb, w.db.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&waiting))

@@ -11,6 +11,7 @@ import (
 
 	"mynah/api"
 	"mynah/api/accounts"
+	"mynah/internal/waitfor"
 )
 
 func contains(s, part string) bool { return strings.Contains(s, part) }
@@ -37,7 +38,7 @@ func (l *letterBox) len() int {
 // nth waits for the nth code and returns it.
 func (l *letterBox) nth(tb testing.TB, n int) accounts.Code {
 	tb.Helper()
-	eventually(tb, "a code is sent", func() bool { return l.len() >= n })
+	waitfor.MustHold(tb, "a code is sent", func() bool { return l.len() >= n })
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.codes[n-1]

@@ -202,16 +202,6 @@ func (w *world) exec(sql string, args ...any) {
 	must(w.tb, err)
 }
 
-// eventually waits until ok is true.
-func eventually(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("not within 30 s: %s", what)
-		}
-	}
-}
-
 // logBook keeps what was logged, so that tests can look for secrets in it.
 type logBook struct {
 	mu   sync.Mutex

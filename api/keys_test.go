@@ -21,6 +21,7 @@ import (
 
 	"mynah/api/accounts"
 	"mynah/authhook"
+	"mynah/internal/waitfor"
 )
 
 func newKeys(w *world, secret string) *accounts.Keys {
@@ -72,7 +73,7 @@ func TestTwoProcessesShareKeys(t *testing.T) {
 	kid, err := w.keys.Rotate(t.Context(), false)
 	must(t, err)
 	bert := w.register("bert")
-	eventually(t, "the other process finds the new key", func() bool {
+	waitfor.MustHold(t, "the other process finds the new key", func() bool {
 		_, ok := other.PublicKey(t.Context(), kid)
 		return ok
 	})

@@ -16,6 +16,7 @@ import (
 	"mynah/api/accounts"
 	"mynah/authhook"
 	"mynah/internal/pgtest"
+	"mynah/internal/waitfor"
 )
 
 // Guards against limits that a header goes around, and against a proxy's users
@@ -159,7 +160,7 @@ func TestLogLine(t *testing.T) {
 	w := newWorld(t)
 	r := w.do(http.MethodGet, "/v1/people/somebody", w.token("anna", ""), nil).want(http.StatusOK)
 	w.do(http.MethodGet, "/v1/sign-in?access_token=hunter2", "", nil).problem(http.StatusUnprocessableEntity, "invalid")
-	eventually(t, "the request is logged", func() bool { return contains(w.log.String(), r.Header.Get("X-Request-Id")) })
+	waitfor.MustHold(t, "the request is logged", func() bool { return contains(w.log.String(), r.Header.Get("X-Request-Id")) })
 	log := w.log.String()
 	if !contains(log, `route="GET /v1/people/{id}"`) || !contains(log, "subject=anna") || contains(log, "somebody") || contains(log, "hunter2") {
 		t.Errorf("log:\n%s", log)
@@ -218,7 +219,7 @@ func TestDatabaseAway(t *testing.T) {
 	anna := w.register("anna")
 	server.Kill()
 	// The postmaster is dead; a backend may answer once more before it notices.
-	eventually(t, "the database is away", func() bool {
+	waitfor.MustHold(t, "the database is away", func() bool {
 		return w.do(http.MethodGet, "/v1/me", anna.AccessToken, nil).Status != http.StatusOK
 	})
 	r := w.do(http.MethodGet, "/v1/me", anna.AccessToken, nil).problem(http.StatusServiceUnavailable, "unavailable")
@@ -231,7 +232,7 @@ func TestDatabaseAway(t *testing.T) {
 		t.Errorf("the token is not verified while the database is away: %v", err)
 	}
 	server.Start()
-	eventually(t, "the API answers again", func() bool {
+	waitfor.MustHold(t, "the API answers again", func() bool {
 		return w.do(http.MethodGet, "/v1/me", anna.AccessToken, nil).Status == http.StatusOK
 	})
 	w.refresh(anna.RefreshToken).want(http.StatusOK)
@@ -249,7 +250,7 @@ func TestTimeout(t *testing.T) {
 	must(t, err)
 	w.do(http.MethodGet, "/v1/me", anna, nil).problem(http.StatusServiceUnavailable, "unavailable")
 	must(t, tx.Rollback(context.Background()))
-	eventually(t, "the request is answered once the table is free", func() bool {
+	waitfor.MustHold(t, "the request is answered once the table is free", func() bool {
 		return w.do(http.MethodGet, "/v1/me", anna, nil).Status == http.StatusOK
 	})
 }

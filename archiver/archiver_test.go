@@ -18,6 +18,7 @@ import (
 	"mynah/chat"
 	"mynah/internal/leak"
 	"mynah/internal/pgtest"
+	"mynah/internal/waitfor"
 	"mynah/schema"
 
 	"github.com/google/go-cmp/cmp"
@@ -97,7 +98,7 @@ func (l testLog) Write(p []byte) (int, error) {
 // archived waits until the archive has exactly the seqs and the broker was told.
 func archived(tb testing.TB, broker *fakeBroker, pool *pgxpool.Pool, want []delivery) {
 	tb.Helper()
-	eventually(tb, fmt.Sprintf("%d messages are acknowledged", len(want)), func() error {
+	waitfor.MustSucceed(tb, fmt.Sprintf("%d messages are acknowledged", len(want)), func() error {
 		broker.mu.Lock()
 		defer broker.mu.Unlock()
 		if s := broker.sessions[archiver.DefaultClientID]; s == nil || s.acked != len(broker.log) {
@@ -157,7 +158,7 @@ func TestArchive(t *testing.T) {
 		delivery{0, "user/bob/signal", []byte(`{"typing":true}`)},
 		delivery{13, "user/alice", []byte(`{"seq":13,"prev":0,"from":"alice","to":"user/alice","ts":1764000000125,"type":"text","body":""}`)},
 	)
-	eventually(t, "all is acknowledged", func() error {
+	waitfor.MustSucceed(t, "all is acknowledged", func() error {
 		if s := broker.session("archiver"); len(s.acks) != 4 {
 			return fmt.Errorf("%d are", len(s.acks))
 		}
@@ -198,7 +199,7 @@ func TestDatabaseAway(t *testing.T) {
 	broker.publish(all[500:]...)
 	broker.tell(all[len(all)-1].seq)
 	pings := broker.session("archiver").pings
-	eventually(t, "pings go on and the window is full", func() error {
+	waitfor.MustSucceed(t, "pings go on and the window is full", func() error {
 		if s := broker.session("archiver"); s.pings < pings+2 || len(s.inflight) < broker.window {
 			return fmt.Errorf("%d pings, %d in flight", s.pings-pings, len(s.inflight))
 		}
@@ -214,7 +215,7 @@ func TestDatabaseAway(t *testing.T) {
 
 	server.Start()
 	archived(t, broker, pool, all)
-	eventually(t, "the lag is gone", func() error {
+	waitfor.MustSucceed(t, "the lag is gone", func() error {
 		if lag := a.Lag(); lag.Messages != 0 || lag.Seconds != 0 || !lag.Database {
 			return fmt.Errorf("%+v", lag)
 		}
@@ -234,7 +235,7 @@ func TestDatabaseKilled(t *testing.T) {
 	mustStart(t, broker, server.URL(), func(c *archiver.Config) { c.BatchSize = 300 })
 	broker.publish(all...)
 	for _, at := range []int{2000, 7000, 12000} {
-		eventually(t, "it is on its way", func() error {
+		waitfor.MustSucceed(t, "it is on its way", func() error {
 			if s := broker.session("archiver"); s.acked < at {
 				return fmt.Errorf("%d acknowledged", s.acked)
 			}
@@ -394,7 +395,7 @@ func TestColumnsOfTheUser(t *testing.T) {
 	// What cannot be stored at all waits until the operator has mended the table.
 	mustExec(t, pool, `ALTER TABLE messages ADD COLUMN mine text; UPDATE messages SET mine = ''; ALTER TABLE messages ALTER mine SET NOT NULL`)
 	broker.publish(all[200:]...)
-	eventually(t, "PostgreSQL takes none of them", func() error {
+	waitfor.MustSucceed(t, "PostgreSQL takes none of them", func() error {
 		if a.Lag().Database {
 			return errors.New("not yet")
 		}
@@ -422,7 +423,7 @@ func TestStop(t *testing.T) {
 	all := chatter(1, 600)
 	a := mustStart(t, broker, server.URL(), func(c *archiver.Config) { c.Linger = time.Hour })
 	broker.publish(all[:300]...)
-	eventually(t, "all is received", func() error {
+	waitfor.MustSucceed(t, "all is received", func() error {
 		if lag := a.Lag(); lag.Messages != 300 {
 			return fmt.Errorf("%+v", lag)
 		}
@@ -446,7 +447,7 @@ func TestStop(t *testing.T) {
 	}
 	server.Stop(syscall.SIGINT)
 	broker.publish(all[300:]...)
-	eventually(t, "the rest is received", func() error {
+	waitfor.MustSucceed(t, "the rest is received", func() error {
 		if lag := a.Lag(); lag.Messages != 300 {
 			return fmt.Errorf("%+v", lag)
 		}
@@ -465,7 +466,7 @@ func TestStop(t *testing.T) {
 	if err := a.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the rest is received again", func() error {
+	waitfor.MustSucceed(t, "the rest is received again", func() error {
 		if lag := a.Lag(); lag.Messages != 300 {
 			return fmt.Errorf("%+v", lag)
 		}
@@ -491,7 +492,7 @@ func TestTwoArchivers(t *testing.T) {
 	all := chatter(1, 10000)
 	broker.publish(all[:7000]...)
 	archived(t, broker, pool, all[:7000])
-	eventually(t, "the other one has all, too", func() error {
+	waitfor.MustSucceed(t, "the other one has all, too", func() error {
 		if s := broker.session("another"); s.acked != 7000 {
 			return fmt.Errorf("%d acknowledged", s.acked)
 		}
@@ -522,7 +523,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	const limit = 2 << 20
 	a := mustStart(t, broker, server.URL(), func(c *archiver.Config) { c.MaxBytes = limit })
 	fits := uint64(limit / (2*len(all[1999].payload) + 1024))
-	eventually(t, "the memory is full", func() error {
+	waitfor.MustSucceed(t, "the memory is full", func() error {
 		if lag := a.Lag(); lag.Messages < fits {
 			return fmt.Errorf("%+v", lag)
 		}
@@ -579,7 +580,7 @@ func TestDatabaseNotMigrated(t *testing.T) {
 	a := mustStart(t, broker, address)
 	all := chatter(1, 10)
 	broker.publish(all...)
-	eventually(t, "all is received", func() error {
+	waitfor.MustSucceed(t, "all is received", func() error {
 		if lag := a.Lag(); lag.Messages != 10 {
 			return fmt.Errorf("%+v", lag)
 		}

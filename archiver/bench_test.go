@@ -16,6 +16,7 @@ import (
 	"mynah/archiver"
 	"mynah/chat"
 	"mynah/internal/pgtest"
+	"mynah/internal/waitfor"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/jackc/pgx/v5"
@@ -148,7 +149,7 @@ func BenchmarkSteady(b *testing.B) {
 	if err := a.Start(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	eventually(b, "it is connected", func() error {
+	waitfor.MustSucceed(b, "it is connected", func() error {
 		if lag := a.Lag(); !lag.Connected || !lag.Database {
 			return fmt.Errorf("%+v", lag)
 		}

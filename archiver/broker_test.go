@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"mynah/chat"
 
@@ -286,20 +285,4 @@ func chatter(first uint64, n int) []delivery {
 		all[i] = say(seq, fmt.Sprintf("user%d", seq%17), fmt.Sprintf("group/room%d", seq%29), "hello, this is message "+fmt.Sprint(seq))
 	}
 	return all
-}
-
-// eventually waits until try returns nil.
-func eventually(tb testing.TB, what string, try func() error) {
-	tb.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			tb.Fatalf("waited in vain until %s: %v", what, err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }

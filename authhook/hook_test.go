@@ -17,6 +17,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/chat"
+	"mynah/internal/waitfor"
 )
 
 // door is a Directory whose MayConnect and Watch can be steered.
@@ -257,7 +258,7 @@ func TestPlainTopics(t *testing.T) {
 	}
 	// Away: what was subscribed to is still collected.
 	r.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}})
-	eventually(t, "reader forgotten", func() bool { return b.hook.Identity(cl) == nil })
+	waitfor.MustHold(t, "reader forgotten", func() bool { return b.hook.Identity(cl) == nil })
 	if !b.hook.OnACLCheck(cl, "lab/a", false) || b.hook.OnACLCheck(cl, "other", false) || b.hook.OnACLCheck(cl, "lab/a", true) {
 		t.Error("a session that is away is to collect what it had subscribed to, and nothing else")
 	}
@@ -304,7 +305,7 @@ func TestExpiryFollowsClock(t *testing.T) {
 	_, cl := b.connected(t, 4, "c", goodToken(authhook.TokenClaims{Subject: "alice"}), nil)
 	b.hook.SetIdentity(cl, &authhook.Identity{Subject: "alice", Expires: start.Add(20 * time.Millisecond)})
 	before := looked.Load()
-	eventually(t, "timer fired a few times", func() bool { return looked.Load() > before+3 })
+	waitfor.MustHold(t, "timer fired a few times", func() bool { return looked.Load() > before+3 })
 	select {
 	case reason := <-ended:
 		t.Fatalf("ended before its time: %v", reason)

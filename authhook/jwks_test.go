@@ -14,6 +14,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"mynah/authhook"
+	"mynah/internal/waitfor"
 )
 
 // TestJWKSKeysRefused guards the rules for keys: each of these must not verify
@@ -143,26 +144,26 @@ func TestJWKSFileRotation(t *testing.T) {
 	}
 	oldToken := sign(jwt.SigningMethodEdDSA, old, "old", claims(nil))
 	freshToken := sign(jwt.SigningMethodEdDSA, fresh, "fresh", claims(nil))
-	eventually(t, "old token accepted", accepted(oldToken))
+	waitfor.MustHold(t, "old token accepted", accepted(oldToken))
 
 	if err := os.WriteFile(path, []byte(`{"keys":[`), 0o600); err != nil { // half written
 		t.Fatal(err)
 	}
-	eventually(t, "broken file noticed", func() bool { return strings.Contains(log.String(), "cannot be read") })
+	waitfor.MustHold(t, "broken file noticed", func() bool { return strings.Contains(log.String(), "cannot be read") })
 	if !accepted(oldToken)() {
 		t.Fatal("the last good keys are not used while the file is broken")
 	}
 	if err := os.WriteFile(path, jwks(jwk(fresh.Public(), map[string]any{"kid": "fresh"})), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "fresh token accepted", accepted(freshToken))
+	waitfor.MustHold(t, "fresh token accepted", accepted(freshToken))
 	if accepted(oldToken)() {
 		t.Error("a key that was taken out of the file is still accepted")
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "missing file noticed", func() bool { return strings.Contains(log.String(), "no such file") })
+	waitfor.MustHold(t, "missing file noticed", func() bool { return strings.Contains(log.String(), "no such file") })
 	if !accepted(freshToken)() {
 		t.Error("the last good keys are not used while the file is gone")
 	}
@@ -227,7 +228,7 @@ func TestJWKSURLInterval(t *testing.T) {
 	v := newVerifier(t, authhook.VerifierConfig{JWKS: []string{server.URL}, RefreshInterval: 20 * time.Millisecond})
 	next := jwks()
 	server.doc.Store(&next)
-	eventually(t, "key taken back", func() bool {
+	waitfor.MustHold(t, "key taken back", func() bool {
 		_, err := v.Verify(t.Context(), sign(jwt.SigningMethodEdDSA, old, "old", claims(nil)))
 		return errors.Is(err, authhook.ErrUnknownKey)
 	})
@@ -269,7 +270,7 @@ func TestJWKSURLDownAtStart(t *testing.T) {
 	}
 	doc := jwks(jwk(edKey().Public(), map[string]any{"kid": "k"}))
 	server.doc.Store(&doc)
-	eventually(t, "keys fetched", func() bool {
+	waitfor.MustHold(t, "keys fetched", func() bool {
 		_, err := v.Verify(t.Context(), token)
 		return err == nil
 	})

@@ -2,7 +2,6 @@ package authhook_test
 
 import (
 	"bytes"
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -114,22 +113,6 @@ func newVerifier(tb testing.TB, cfg authhook.VerifierConfig) *authhook.Verifier 
 	}
 	tb.Cleanup(v.Close)
 	return v
-}
-
-// eventually waits until the condition holds and fails after a while.
-func eventually(tb testing.TB, what string, condition func() bool) {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			tb.Fatalf("%s: did not happen", what)
-		}
-	}
 }
 
 // logBuffer collects log lines of several goroutines.

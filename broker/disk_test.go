@@ -15,6 +15,7 @@ import (
 	"mynah/broker"
 	"mynah/broker/msglog"
 	"mynah/internal/mqttest"
+	"mynah/internal/waitfor"
 )
 
 // A disk that fills up: publishers are told, subscribers and clients that come back go on
@@ -90,13 +91,9 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Remove(other); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(mqttest.Patience)
-	for five.PublishAcked("user/alice", 1, "after").ReasonCode != 0 {
-		if time.Now().After(deadline) {
-			t.Fatal("there is room again and messages are still refused")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	waitfor.MustHold(t, "there is room again, so a message is accepted", func() bool {
+		return five.PublishAcked("user/alice", 1, "after").ReasonCode == 0
+	})
 	if m := alice.ReceiveAcked(); m.Body != "after" {
 		t.Errorf("got %s", m.Payload)
 	}

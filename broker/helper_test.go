@@ -82,12 +82,3 @@ func metric(tb testing.TB, r prometheus.Gatherer, name string) float64 {
 	tb.Fatalf("no metric %s", name)
 	return 0
 }
-
-func waitFor(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(mqttest.Patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("timed out: %s", what)
-		}
-	}
-}

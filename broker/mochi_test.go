@@ -46,6 +46,7 @@ import (
 	"mynah/broker"
 	"mynah/broker/msglog"
 	"mynah/internal/mqttest"
+	"mynah/internal/waitfor"
 )
 
 // plain returns options for a device that may use plant/#.
@@ -609,7 +610,7 @@ func TestExpiredSessionIsUnsubscribed(t *testing.T) {
 	dev.Cut()
 	other := mqttest.Dial(t, addr, plain(t, "other"))
 	other.PublishAcked("plant/in", 1, "meanwhile")
-	waitFor(t, "the other's session is the only one", func() bool { return metric(t, reg, "mynah_sessions") == 1 })
+	waitfor.MustHold(t, "the other's session is the only one", func() bool { return metric(t, reg, "mynah_sessions") == 1 })
 	dev = mqttest.Dial(t, addr, o)
 	if dev.Connack.SessionPresent {
 		t.Error("the expired session is present")
@@ -654,13 +655,7 @@ func TestRetainedOutlivesADay(t *testing.T) {
 		return c.Next().TopicName == topic
 	}
 	// When the one that expires is gone, Mochi has looked at the other as well.
-	deadline := time.Now().Add(mqttest.Patience)
-	for there("plant/short") {
-		if time.Now().After(deadline) {
-			t.Fatal("a retained message with an expiry of 3 s has not expired after a restart")
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	waitfor.MustHold(t, "a retained message with an expiry of 3 s has expired after a restart", func() bool { return !there("plant/short") })
 	if !there("plant/old") {
 		t.Error("a retained message is gone after three days")
 	}

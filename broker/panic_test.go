@@ -7,6 +7,7 @@ import (
 
 	"mynah/broker"
 	"mynah/internal/mqttest"
+	"mynah/internal/waitfor"
 )
 
 // A panic while somebody connects ends that connection and leaves nothing of it: it is
@@ -20,7 +21,7 @@ func TestPanicAtConnect(t *testing.T) {
 	alice := mqttest.Dial(t, addr, o)
 	alice.Subscribe(1, "user/alice")
 	alice.Disconnect()
-	waitFor(t, "she is gone", func() bool { return metric(t, reg, "mynah_connections") == 0 })
+	waitfor.MustHold(t, "she is gone", func() bool { return metric(t, reg, "mynah_connections") == 0 })
 
 	d.mu.Lock()
 	d.asked = func(string) { panic("for the test") }
@@ -28,7 +29,7 @@ func TestPanicAtConnect(t *testing.T) {
 	if _, err := mqttest.TryDial(t, addr, o); err == nil {
 		t.Error("a connection was let in that panicked")
 	}
-	waitFor(t, "the connection is not counted", func() bool { return metric(t, reg, "mynah_connections") == 0 })
+	waitfor.MustHold(t, "the connection is not counted", func() bool { return metric(t, reg, "mynah_connections") == 0 })
 	alice = mqttest.Dial(t, addr, o)
 	if !alice.Connack.SessionPresent {
 		t.Error("the session is gone")

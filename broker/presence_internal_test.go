@@ -8,6 +8,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/broker/msglog"
+	"mynah/internal/waitfor"
 )
 
 // When somebody was last seen is told from memory or from disk, the same; whoever was online
@@ -43,9 +44,8 @@ func TestLastSeen(t *testing.T) {
 	away := func(subject string) {
 		p.came(subject)
 		p.gone(subject)
-		for p.online() > 0 { // it settles at once, but on a goroutine of its own
-			time.Sleep(time.Millisecond)
-		}
+		// It settles at once, but on a goroutine of its own.
+		waitfor.MustHold(t, subject+" is offline", func() bool { return p.online() == 0 })
 	}
 	away("ann")
 	away("anna")

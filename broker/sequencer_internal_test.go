@@ -2,7 +2,8 @@ package broker
 
 import (
 	"testing"
-	"time"
+
+	"mynah/internal/waitfor"
 )
 
 // A connection that was taken over puts nothing more into the queue, not even what it was
@@ -19,17 +20,11 @@ func TestRetiredConnectionIsOut(t *testing.T) {
 	}
 	blocked := make(chan bool)
 	go func() { blocked <- q.put(publication{c: old}) }()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+	waitfor.MustHold(t, "a connection with a full share waits", func() bool {
 		q.mu.Lock()
-		waiting := q.waiting
-		q.mu.Unlock()
-		if waiting == 1 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("a connection with a full share does not wait")
-		}
-	}
+		defer q.mu.Unlock()
+		return q.waiting == 1
+	})
 	q.retire(old)
 	if <-blocked {
 		t.Error("what waited was taken from a retired connection")

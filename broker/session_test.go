@@ -13,6 +13,7 @@ import (
 	"mynah/authhook"
 	"mynah/broker"
 	"mynah/internal/mqttest"
+	"mynah/internal/waitfor"
 )
 
 // user returns options for a client of a subject that is in the groups.
@@ -344,7 +345,7 @@ func TestSessionExpiry(t *testing.T) {
 	left := time.Now()
 	alice.Disconnect()
 	// A connection that resumes would renew it, so look from outside.
-	waitFor(t, "the session is gone", func() bool { return metric(t, reg, "mynah_sessions") == 0 })
+	waitfor.MustHold(t, "the session is gone", func() bool { return metric(t, reg, "mynah_sessions") == 0 })
 	if early := time.Since(left); early < time.Second {
 		t.Errorf("the session was gone after %v, want 1 s", early)
 	}
@@ -372,7 +373,7 @@ func TestManyLargeMessagesComeAgain(t *testing.T) {
 	}
 	alice.Cut()
 	alice = mqttest.Dial(t, addr, opts)
-	waitFor(t, "the outbox is half full", func() bool { return metric(t, reg, "mynah_outbox_bytes") > 128<<10 })
+	waitfor.MustHold(t, "the outbox is half full", func() bool { return metric(t, reg, "mynah_outbox_bytes") > 128<<10 })
 	alice.Subscribe(1, "user/alice/error")
 	for range n {
 		if m := alice.ReceiveAcked(); !m.FixedHeader.Dup {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"mynah/internal/waitfor"
 )
 
 // row is a line of table messages.
@@ -47,7 +49,7 @@ func query(tb testing.TB, database, where string, args ...any) []row {
 func archived(tb testing.TB, database string, seq uint64) row {
 	tb.Helper()
 	var found []row
-	eventually(tb, "message in the archive", func() bool {
+	waitfor.MustHold(tb, "message in the archive", func() bool {
 		found = query(tb, database, "seq = $1", seq)
 		return len(found) == 1
 	})
@@ -102,7 +104,7 @@ func TestArchiveWithinASecond(t *testing.T) {
 		text := unique("hello")
 		c.pub(t, "user/"+unique("bob"), 1, text)
 		began := time.Now()
-		eventually(t, "message in the archive", func() bool {
+		waitfor.MustHold(t, "message in the archive", func() bool {
 			return len(query(t, n.database, "message->>'body' = $1", text)) == 1
 		})
 		best = min(best, time.Since(began))

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"mynah/internal/stopwatch"
+	"mynah/internal/waitfor"
 )
 
 // outage is how long PostgreSQL is away: longer than the time-outs, keep-alives and pauses
@@ -69,7 +70,7 @@ func TestMinuteWithoutPostgres(t *testing.T) {
 	}
 	talk("user/alice")
 	talk("group/g")
-	eventually(t, "both in the archive", func() bool { return len(query(t, database, "true")) == 2 })
+	waitfor.MustHold(t, "both in the archive", func() bool { return len(query(t, database, "true")) == 2 })
 
 	pg.stop()
 	tick := time.NewTicker(time.Second)
@@ -92,7 +93,7 @@ func TestMinuteWithoutPostgres(t *testing.T) {
 
 	pg.start()
 	sql(`DELETE FROM members WHERE account = 'alice' AND grp = 'g'`)
-	eventually(t, "everything in the archive", func() bool { return len(query(t, database, "sender = 'bob'")) >= said })
+	waitfor.MustHold(t, "everything in the archive", func() bool { return len(query(t, database, "sender = 'bob'")) >= said })
 	seen := map[string]int{}
 	for _, r := range query(t, database, "sender = 'bob'") {
 		seen[string(r.Message)]++
@@ -102,7 +103,7 @@ func TestMinuteWithoutPostgres(t *testing.T) {
 	}
 	// Alice may hear until the broker knows that she is out, and not after.
 	alice.sub(t, "user/alice/error", 0)
-	eventually(t, "alice to be out of the group", func() bool {
+	waitfor.MustHold(t, "alice to be out of the group", func() bool {
 		alice.pub(t, "group/g", 1, "am I in?")
 		alice.pub(t, "user/alice", 1, unique("sync"))
 		for _, d := range alice.all() {

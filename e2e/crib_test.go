@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"mynah/internal/waitfor"
 )
 
 // The commands that `serve --dev` prints work when they are pasted: that is what a
@@ -80,11 +82,11 @@ func TestCrib(t *testing.T) {
 	// Nobody can know when a pasted subscriber is there, so it is written to until
 	// it answers, as a person would do.
 	alice, bob := background("alice listens"), background("MQTT.js")
-	eventually(t, "alice to hear bob", func() bool {
+	waitfor.MustHold(t, "alice to hear bob", func() bool {
 		paste("bob writes to alice")
 		return strings.Contains(alice.String(), "Hello alice")
 	})
-	eventually(t, "bob's browser to hear the group", func() bool {
+	waitfor.MustHold(t, "bob's browser to hear the group", func() bool {
 		paste("bob writes to the group")
 		return strings.Contains(bob.String(), "Hello everyone")
 	})
@@ -93,7 +95,7 @@ func TestCrib(t *testing.T) {
 	paste("device")
 	sees("alice", alice, `"from":"sensor","to":"group/lobby".*"type":"data","body":\{"temperature":21.5\}`)
 	sees("bob", bob, `"temperature":21.5`)
-	eventually(t, "the archive to show it", func() bool {
+	waitfor.MustHold(t, "the archive to show it", func() bool {
 		table := paste("archive")
 		return strings.Contains(table, `"Hello alice"`) && strings.Contains(table, `"Hello everyone"`) && strings.Contains(table, "sensor")
 	})

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"mynah/internal/waitfor"
 )
 
 // Whoever opens connections and says nothing does not take the descriptors that the
@@ -48,7 +50,7 @@ func TestConnectionsLeaveDescriptors(t *testing.T) {
 		}
 	}
 	refused := regexp.MustCompile(`(?m)^mynah_descriptors_refused_total\{door="(mqtt|http)"\} [1-9]`)
-	eventually(t, "refusals at both doors", func() bool { return len(refused.FindAllString(metrics(t, n), -1)) == 2 })
+	waitfor.MustHold(t, "refusals at both doors", func() bool { return len(refused.FindAllString(metrics(t, n), -1)) == 2 })
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +63,7 @@ func TestConnectionsLeaveDescriptors(t *testing.T) {
 
 	leave()
 	var late net.Conn
-	eventually(t, "room for another client", func() bool {
+	waitfor.MustHold(t, "room for another client", func() bool {
 		conn, err := (&net.Dialer{Timeout: deadline}).DialContext(t.Context(), "tcp", n.mqtt)
 		if err != nil {
 			return false

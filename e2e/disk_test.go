@@ -13,6 +13,8 @@ import (
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
+
+	"mynah/internal/waitfor"
 )
 
 // Somebody else takes the broker's disk to the last byte, and what is set aside as well.
@@ -70,7 +72,7 @@ func TestDiskFullToTheLastByte(t *testing.T) {
 		}
 	})
 	// Sessions are stored as long as there is anything to store them in.
-	eventually(t, "the log to fail", func() bool {
+	waitfor.MustHold(t, "the log to fail", func() bool {
 		for range 10 {
 			id := unique(strings.Repeat("session", 30))
 			paho.NewClient(pahoOptions(n, id, token(t, alice)).SetCleanSession(false)).Connect().WaitTimeout(time.Second)
@@ -91,7 +93,7 @@ func TestDiskFullToTheLastByte(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ready string
-	eventually(t, "the broker to be ready again", func() bool {
+	waitfor.MustHold(t, "the broker to be ready again", func() bool {
 		found := 0
 		for line := range strings.Lines(n.log.String()) {
 			if strings.Contains(line, `"msg":"ready"`) {

@@ -128,14 +128,3 @@ func (b *inbox) String() string {
 	}
 	return s.String()
 }
-
-// eventually waits until the condition holds.
-func eventually(tb testing.TB, what string, holds func() bool) {
-	tb.Helper()
-	for end := time.Now().Add(deadline); !holds(); {
-		if time.Now().After(end) {
-			tb.Fatalf("not within %v: %s", deadline, what)
-		}
-		time.Sleep(10 * time.Millisecond) // between two looks, not for something to happen
-	}
-}

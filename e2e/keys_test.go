@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"mynah/internal/waitfor"
 )
 
 // A broker that is started while PostgreSQL is away lets in who has a token of the API,
@@ -56,7 +58,7 @@ func TestSigningKeysAreKept(t *testing.T) {
 	if err := errors.Join(err, conn.Close(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "anna to be in her group", func() bool { return subackCode(t, c, "group/g") == 1 })
+	waitfor.MustHold(t, "anna to be in her group", func() bool { return subackCode(t, c, "group/g") == 1 })
 	c.Disconnect(0)
 	if status := b.interrupt(); status != 0 {
 		t.Fatalf("the broker ended with status %d", status)
@@ -86,7 +88,7 @@ func TestSigningKeysAreKept(t *testing.T) {
 	}
 	fresh := tokenFrom("/v1/sessions/password")
 	// It asks the database about an unknown key, not more than once in two seconds.
-	eventually(t, "the broker to believe the new key", func() bool { return connects(b, fresh) })
+	waitfor.MustHold(t, "the broker to believe the new key", func() bool { return connects(b, fresh) })
 	if connects(b, tok) {
 		t.Error("a token signed with a distrusted key is believed")
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"mynah/internal/waitfor"
 )
 
 // ledger is what a publisher knows to be acknowledged: the outside world's view,
@@ -147,7 +149,7 @@ func TestKill(t *testing.T) {
 	more := func(n int64) {
 		t.Helper()
 		target := l.count.Load() + n
-		eventually(t, fmt.Sprintf("%d more acknowledgements", n), func() bool { return l.count.Load() >= target })
+		waitfor.MustHold(t, fmt.Sprintf("%d more acknowledgements", n), func() bool { return l.count.Load() >= target })
 	}
 
 	more(1000)
@@ -167,7 +169,7 @@ func TestKill(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*deadline)
 	defer cancel()
 	var conn *pgx.Conn
-	eventually(t, "PostgreSQL to answer", func() bool {
+	waitfor.MustHold(t, "PostgreSQL to answer", func() bool {
 		var err error
 		conn, err = pgx.Connect(ctx, pg.url)
 		return err == nil
@@ -207,7 +209,7 @@ func TestKill(t *testing.T) {
 		}
 		return n
 	}
-	eventually(t, "every acknowledged message in the archive", func() bool { return missing(archivedMids()) == 0 })
+	waitfor.MustHold(t, "every acknowledged message in the archive", func() bool { return missing(archivedMids()) == 0 })
 	counts := archivedMids()
 	for mid, n := range counts {
 		if n != 1 {
@@ -235,5 +237,5 @@ func TestKillServe(t *testing.T) {
 		n.kill()
 		n = start(t, append(args, n.mqtt)...)
 	}
-	eventually(t, "all in the archive", func() bool { return len(query(t, n.database, "sender = $1", alice)) == 150 })
+	waitfor.MustHold(t, "all in the archive", func() bool { return len(query(t, n.database, "sender = $1", alice)) == 150 })
 }

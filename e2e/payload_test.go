@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"mynah/internal/waitfor"
 )
 
 // The four forms of payload, and what a client may not decide.
@@ -32,7 +34,7 @@ func TestPayloadForms(t *testing.T) {
 	}
 	for i, test := range cases {
 		c.pub(t, "group/"+group, 1, test.payload)
-		eventually(t, test.name, func() bool { return len(c.all()) > i })
+		waitfor.MustHold(t, test.name, func() bool { return len(c.all()) > i })
 		d := c.all()[i]
 		e := d.open(t)
 		if e.Type != test.wantType || !sameJSON(string(e.Body), test.wantBody) {
@@ -138,7 +140,7 @@ func TestBadMessages(t *testing.T) {
 			}
 			return n
 		}
-		eventually(t, "explanation of "+test.name, func() bool { return errors() > i })
+		waitfor.MustHold(t, "explanation of "+test.name, func() bool { return errors() > i })
 		e := old.all()[len(old.all())-1].open(t)
 		if e.Code != test.code || e.Topic != "group/"+group || e.Reason == "" {
 			t.Errorf("%s, 3.1.1: %+v, want code %s", test.name, e, test.code)

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"mynah/internal/waitfor"
 )
 
 // The subjects of the server's own parts are nobody else's. A sign-in service that
@@ -51,7 +53,7 @@ func TestSubjectsOfTheServer(t *testing.T) {
 	c := dial(t, n, "c", token(t, unique("alice")))
 	topic, text := "user/"+unique("bob"), unique("hello")
 	c.pub(t, topic, 1, text)
-	eventually(t, "message in the archive", func() bool {
+	waitfor.MustHold(t, "message in the archive", func() bool {
 		return len(query(t, n.database, "message->>'body' = $1", text)) == 1
 	})
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"testing"
+
+	"mynah/internal/waitfor"
 )
 
 // What a persistent session missed it gets when it is back, once and in order,
@@ -74,7 +76,7 @@ func TestPersistentSession(t *testing.T) {
 
 	// And the archive has them all, through the restart.
 	rows := func() int { return len(query(t, n.database, "sender = $1", alice)) }
-	eventually(t, "all messages in the archive", func() bool { return rows() >= 1+60+60+2 })
+	waitfor.MustHold(t, "all messages in the archive", func() bool { return rows() >= 1+60+60+2 })
 	if got := rows(); got != 1+60+60+2 {
 		t.Errorf("the archive has %d messages, want %d", got, 1+60+60+2)
 	}
@@ -117,7 +119,7 @@ func TestSessionBelongsToSubjectAndClientID(t *testing.T) {
 	first.waitText(t, "still there?")
 
 	second := dial(t, n, "phone", token(t, alice))
-	eventually(t, "the first connection to end", func() bool { return !first.IsConnected() })
+	waitfor.MustHold(t, "the first connection to end", func() bool { return !first.IsConnected() })
 	if !second.IsConnected() || !stranger.IsConnected() {
 		t.Error("the take-over ended a connection that it should not have")
 	}

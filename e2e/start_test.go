@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"mynah/internal/waitfor"
 )
 
 // A wrong setting is refused at start by its flag's name and with a remedy, and
@@ -107,7 +109,7 @@ func TestGracefulStop(t *testing.T) {
 		defer close(ended)
 		l.publisher(stop, n.mqtt, "p", token(t, "alice"), "user/bob")
 	}()
-	eventually(t, "load", func() bool { return l.count.Load() > 500 })
+	waitfor.MustHold(t, "load", func() bool { return l.count.Load() > 500 })
 
 	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -133,7 +135,7 @@ func TestGracefulStop(t *testing.T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	mids := map[string]int{}
-	eventually(t, "every acknowledged message in the archive", func() bool {
+	waitfor.MustHold(t, "every acknowledged message in the archive", func() bool {
 		clear(mids)
 		for _, r := range query(t, n.database, "sender = 'alice'") {
 			mids[*r.Mid]++

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"mynah/internal/waitfor"
 )
 
 // MQTT over TLS, and no MQTT in the clear: the parts of the server find the broker
@@ -133,7 +135,7 @@ func TestBrokerURLOverTLS(t *testing.T) {
 		archiver := part("archiver", way.broker, "--broker-ca", way.ca)
 		text := fmt.Sprintf("sealed %d", i)
 		mosquittoPub(t, b.mqtts, token(t, unique("alice")), "mqttv311", "user/bob", 1, text, "--cafile", cert)
-		eventually(t, "message in the archive by "+way.broker, func() bool {
+		waitfor.MustHold(t, "message in the archive by "+way.broker, func() bool {
 			return len(query(t, database, "message->>'body' = $1", text)) == 1
 		})
 		if status := archiver.interrupt(); status != 0 {
@@ -166,7 +168,7 @@ func TestBrokerURLOverTLS(t *testing.T) {
 	owner := unique("anna")
 	v.token, _ = v.call(http.MethodPost, "/v1/accounts", object{"id": owner, "password": "a long password", "name": "Anna"})["access_token"].(string)
 	v.call(http.MethodPost, "/v1/groups", object{"name": "Sealed"})
-	eventually(t, "notice in the archive", func() bool {
+	waitfor.MustHold(t, "notice in the archive", func() bool {
 		return len(query(t, database, "sender = 'system' AND topic = $1 AND type = 'notice.group.created'", "user/"+owner)) == 1
 	})
 }

@@ -19,6 +19,8 @@ import (
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/golang-jwt/jwt/v5"
+
+	"mynah/internal/waitfor"
 )
 
 // keys are the issuer's keys of the tests with a JWKS.
@@ -217,7 +219,7 @@ func TestJWKS(t *testing.T) {
 
 	next := newKeys(t)
 	next.write(t, jwks, "next-")
-	eventually(t, "the new keys to be believed", func() bool {
+	waitfor.MustHold(t, "the new keys to be believed", func() bool {
 		return tryConnect(t, pahoOptions(n, "c", sign(t, jwt.SigningMethodES256, next.ec, "next-ec", "alice"))) == 0
 	})
 	for what, code := range connects(k, "") {
@@ -285,7 +287,7 @@ func TestExpiryAndRenewal(t *testing.T) {
 		t.Errorf("MQTT 5 at expiry: %+v, want reason 0x87 with a reason string", e.Packet)
 	}
 	for name, c := range map[string]*pahoClient{"3.1.1": old, "with another's token": stranger} {
-		eventually(t, name+" connection to end at expiry", func() bool { return !c.IsConnected() })
+		waitfor.MustHold(t, name+" connection to end at expiry", func() bool { return !c.IsConnected() })
 	}
 	renewed.sub(t, "user/"+alice, 1)
 	renewed.pub(t, "user/"+alice, 1, "alive")

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"mynah/internal/waitfor"
 )
 
 // visitor is somebody who uses Mynah from outside: HTTP with the token that the
@@ -117,7 +119,7 @@ func TestTour(t *testing.T) {
 
 	// A stranger is refused, and so is, in the same words, whom one has blocked.
 	carl := visit(t, n, "carl")
-	eventually(t, "carl is refused", func() bool {
+	waitfor.MustHold(t, "carl is refused", func() bool {
 		carl.mqtt.pub(t, "user/"+ben.id, 1, "Buy this")
 		for _, d := range carl.mqtt.all() {
 			if strings.Contains(string(d.Payload), `"not_allowed"`) {
@@ -127,7 +129,7 @@ func TestTour(t *testing.T) {
 		return false
 	})
 	ben.call(http.MethodPut, "/v1/blocks/"+anna.id, nil)
-	eventually(t, "anna is blocked", func() bool {
+	waitfor.MustHold(t, "anna is blocked", func() bool {
 		anna.mqtt.pub(t, "user/"+ben.id, 1, "Are you there?")
 		for _, d := range anna.mqtt.all() {
 			if strings.Contains(string(d.Payload), `"not_allowed"`) {
@@ -152,7 +154,7 @@ func TestTour(t *testing.T) {
 	link, _ := anna.call(http.MethodPost, "/v1/groups/"+group+"/links", object{"uses": 1})["token"].(string)
 	carl.call(http.MethodPost, "/v1/links/join", object{"token": link})
 	carl.notice("notice.group.joined", "user/"+carl.id, "group", group)
-	eventually(t, "carl receives", func() bool {
+	waitfor.MustHold(t, "carl receives", func() bool {
 		anna.mqtt.pub(t, topic, 1, "Welcome")
 		return carl.mqtt.count("Welcome") > 0
 	})
@@ -164,7 +166,7 @@ func TestTour(t *testing.T) {
 	anna.call(http.MethodDelete, "/v1/groups/"+group+"/members/"+carl.id, nil)
 	anna.notice("notice.group.kicked", topic, "who", carl.id)
 	carl.notice("notice.group.kicked", "user/"+carl.id, "who", carl.id)
-	eventually(t, "carl may not speak", func() bool {
+	waitfor.MustHold(t, "carl may not speak", func() bool {
 		carl.mqtt.pub(t, topic, 1, "Let me in")
 		for _, d := range carl.mqtt.all() {
 			if strings.Contains(string(d.Payload), `"not_member"`) {
@@ -196,7 +198,7 @@ func TestTour(t *testing.T) {
 	// ben has the room for a moment only; its messages reach him from within a second
 	// of that, by the group/+ that he subscribed to long before.
 	measured := func(d delivery) bool { return strings.Contains(string(d.Payload), "21.5") }
-	eventually(t, "ben hears the sensor", func() bool {
+	waitfor.MustHold(t, "ben hears the sensor", func() bool {
 		sensor.pub(t, "group/"+room, 1, `{"celsius":21.5}`)
 		return slices.ContainsFunc(ben.mqtt.all(), measured)
 	})

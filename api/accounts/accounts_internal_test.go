@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"mynah/chat"
+	"mynah/internal/waitfor"
 )
 
 // flaky is a Sender that fails a number of times.
@@ -129,11 +130,7 @@ func TestHashingIsBounded(t *testing.T) {
 			}
 		})
 	}
-	for deadline := time.Now().Add(30 * time.Second); len(h.queue) < cap(h.queue); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the queue does not fill")
-		}
-	}
+	waitfor.MustHold(t, "the queue is full", func() bool { return len(h.queue) == cap(h.queue) })
 	_, err = h.fits(t.Context(), "x", "")
 	if refusal, ok := errors.AsType[*chat.Error](err); !ok || refusal.Code != chat.CodeUnavailable {
 		t.Errorf("beyond the queue: %v", err)

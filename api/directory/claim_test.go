@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"mynah/authhook"
+	"mynah/internal/waitfor"
 )
 
 // kind returns the kind of the account, "" for none.
@@ -44,7 +45,7 @@ func TestWhoConnectsHasAnAccount(t *testing.T) {
 
 	// It is theirs like any other: an operator can disable it.
 	w.exec(`UPDATE accounts SET disabled_at = now() WHERE id = 'vic'`)
-	eventually(t, "vic is refused", func() bool {
+	waitfor.MustHold(t, "vic is refused", func() bool {
 		return w.dir.MayConnect(context.Background(), &authhook.Identity{Subject: "vic"}) != nil
 	})
 }
@@ -67,5 +68,5 @@ func TestClaimThatHasToWait(t *testing.T) {
 		t.Errorf("vic's publish: reason %#x", ack.ReasonCode)
 	}
 	must(t, tx.Rollback(context.Background()))
-	eventually(t, "vic has an account", func() bool { return w.kind("vic") == "user" })
+	waitfor.MustHold(t, "vic has an account", func() bool { return w.kind("vic") == "user" })
 }

@@ -15,6 +15,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/internal/mqttest"
+	"mynah/internal/waitfor"
 )
 
 // member is a raw socket of somebody in the group: it counts what comes.
@@ -141,7 +142,7 @@ func TestKickToLastDelivery(t *testing.T) {
 	operator := w.operator()
 	say := func() { operator.PublishAcked("group/g", 1, "hello") }
 	say()
-	eventually(t, "everybody receives", func() bool {
+	waitfor.MustHold(t, "everybody receives", func() bool {
 		for _, m := range members {
 			if m.last.Load() == 0 {
 				return false
@@ -155,7 +156,7 @@ func TestKickToLastDelivery(t *testing.T) {
 	for w.watch.Since(kick) < 1500*time.Millisecond {
 		say()
 	}
-	eventually(t, "the others go on receiving", func() bool { return time.Duration(other.last.Load())-kick > 1200*time.Millisecond })
+	waitfor.MustHold(t, "the others go on receiving", func() bool { return time.Duration(other.last.Load())-kick > 1200*time.Millisecond })
 	took := time.Duration(kicked.last.Load()) - kick
 	t.Logf("last delivery %v after the commit of the removal", max(took, 0).Round(time.Millisecond))
 	if took > time.Second {

@@ -157,13 +157,3 @@ func (w *world) operator() *mqttest.Client {
 	w.tb.Helper()
 	return w.connect("ops", func(c *authhook.TokenClaims) { c.Role = authhook.RoleService })
 }
-
-// eventually waits until ok is true.
-func eventually(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(mqttest.Patience); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("not within %v: %s", mqttest.Patience, what)
-		}
-	}
-}

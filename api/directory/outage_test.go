@@ -13,6 +13,7 @@ import (
 	"mynah/authhook"
 	"mynah/chat"
 	"mynah/internal/pgtest"
+	"mynah/internal/waitfor"
 	"mynah/schema"
 )
 
@@ -55,7 +56,7 @@ func TestOutage(t *testing.T) {
 		t.Fatalf("mallory: reason %#x", ack.ReasonCode)
 	}
 	last := &authhook.Identity{Subject: "asked-for-last"} // who is kept with all before
-	eventually(t, "what is known is kept", func() bool {
+	waitfor.MustHold(t, "what is known is kept", func() bool {
 		_ = w.dir.MayConnect(ctx, last) // of no interest
 		content, err := os.ReadFile(file)
 		return err == nil && bytes.Contains(content, []byte(last.Subject))
@@ -63,7 +64,7 @@ func TestOutage(t *testing.T) {
 
 	w.db.Reset() // the test's own connections would keep a smart stop waiting
 	server.Stop(syscall.SIGINT)
-	eventually(t, "the directory knows", w.dir.Away)
+	waitfor.MustHold(t, "the directory knows", w.dir.Away)
 	talk("during")
 	if ack := mallory.PublishAcked("user/alice", 1, "x"); ack.ReasonCode != 0x87 {
 		t.Errorf("mallory during the outage: reason %#x, want 0x87", ack.ReasonCode)
@@ -111,16 +112,16 @@ func TestOutage(t *testing.T) {
 	}
 
 	server.Start()
-	eventually(t, "late has an account, which nobody else can register", func() bool { return w.kind("late") == "user" })
+	waitfor.MustHold(t, "late has an account, which nobody else can register", func() bool { return w.kind("late") == "user" })
 	w.exec(`DELETE FROM members WHERE account = 'alice' AND grp = 'g'`)
 	w.exec(`INSERT INTO members (grp, account) VALUES ('later', 'alice')`)
 	for _, d := range []*directory.Directory{w.dir, second} {
-		eventually(t, "the changes made meanwhile are seen", func() bool {
+		waitfor.MustHold(t, "the changes made meanwhile are seen", func() bool {
 			groups, err := d.Groups(ctx, "alice")
 			return err == nil && len(groups) == 1 && groups[0] == "later"
 		})
 	}
-	eventually(t, "the broker has followed", func() bool { return alice.PublishAcked("group/g", 1, "am I in?").ReasonCode == 0x87 })
+	waitfor.MustHold(t, "the broker has followed", func() bool { return alice.PublishAcked("group/g", 1, "am I in?").ReasonCode == 0x87 })
 	bob.PublishAcked("group/g", 1, "without alice")
 	operator := w.operator()
 	operator.PublishAcked("group/later", 1, "hello alice")

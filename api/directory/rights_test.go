@@ -9,6 +9,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/chat"
+	"mynah/internal/waitfor"
 )
 
 // soon is how fast the issue wants a change to have its effect.
@@ -19,7 +20,7 @@ func (w *world) within(t *testing.T, what string, change func(), ok func() bool)
 	t.Helper()
 	change()
 	began := w.watch.Elapsed()
-	eventually(t, what, ok)
+	waitfor.MustHold(t, what, ok)
 	if took := w.watch.Since(began); took > soon {
 		t.Errorf("%s: %v after the change, want less than %v", what, took, soon)
 	}
@@ -144,7 +145,7 @@ func TestRightsFollow(t *testing.T) {
 		{"enabled", connect(&authhook.Identity{Subject: "carol"}), chat.CodeNotAllowed, `UPDATE accounts SET disabled_at = NULL WHERE id = 'carol'`, ""},
 		{"dissolved", speak("alice", "g", false), "", `UPDATE groups SET dissolved_at = now() WHERE id = 'g'`, chat.CodeNotMember},
 	} {
-		eventually(t, step.what+", before", func() bool { return step.ask() == step.before })
+		waitfor.MustHold(t, step.what+", before", func() bool { return step.ask() == step.before })
 		w.within(t, step.what, func() {
 			if step.change != "" {
 				w.exec(step.change)
@@ -207,5 +208,5 @@ func TestJoinBySubscribing(t *testing.T) {
 		t.Errorf("the room has %d members, want 1", members)
 	}
 	w.exec(`INSERT INTO bans (grp, account) VALUES ('room', 'sensor')`)
-	eventually(t, "the banned device cannot come back", func() bool { return device.Subscribe(1, "group/room")[0] >= 0x80 })
+	waitfor.MustHold(t, "the banned device cannot come back", func() bool { return device.Subscribe(1, "group/room")[0] >= 0x80 })
 }

@@ -23,6 +23,7 @@ import (
 	"mynah/internal/leak"
 	"mynah/internal/mqttest"
 	"mynah/internal/pgtest"
+	"mynah/internal/waitfor"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -85,15 +86,6 @@ func count(tb testing.TB, pool *pgxpool.Pool, query string) (n int) {
 	return n
 }
 
-func eventually(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(mqttest.Patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("not within %v: %s", mqttest.Patience, what)
-		}
-	}
-}
-
 // A notice is a message from the system, in the order of the changes.
 func TestNoticesAreMessages(t *testing.T) {
 	t.Parallel()
@@ -137,7 +129,7 @@ func TestNoticesAreMessages(t *testing.T) {
 		t.Errorf("notices\n%q, want\n%q", got, want)
 	}
 	// Members of a dissolved group stay until they have been told.
-	eventually(t, "members of a dissolved group are removed", func() bool { return count(t, pool, `SELECT count(*) FROM members`) == 0 })
+	waitfor.MustHold(t, "members of a dissolved group are removed", func() bool { return count(t, pool, `SELECT count(*) FROM members`) == 0 })
 	if n := count(t, pool, `SELECT count(*) FROM outbox`); n != 0 {
 		t.Errorf("%d notices are left in the outbox", n)
 	}
@@ -162,7 +154,7 @@ func TestDissolvingALargeGroup(t *testing.T) {
 		CREATE TRIGGER note AFTER DELETE ON members REFERENCING OLD TABLE AS touched FOR EACH STATEMENT EXECUTE FUNCTION note()`)
 	must(t, err)
 	startRelay(t, db, b.MQTTAddr().String())
-	eventually(t, "the members are removed", func() bool { return count(t, pool, `SELECT count(*) FROM members`) == 0 })
+	waitfor.MustHold(t, "the members are removed", func() bool { return count(t, pool, `SELECT count(*) FROM members`) == 0 })
 	if n := count(t, pool, `SELECT max(n) FROM pieces`); n > 2000 {
 		t.Errorf("%d members were removed in one statement", n)
 	}
@@ -277,6 +269,6 @@ func TestExactlyOnce(t *testing.T) {
 	if text, _ := json.Marshal(m.Body); string(text) != `{"n":50}` {
 		t.Errorf("after 50 notices came %s: one came twice", text)
 	}
-	eventually(t, "the outbox is empty", func() bool { return count(t, pool, `SELECT count(*) FROM outbox`) == 0 })
+	waitfor.MustHold(t, "the outbox is empty", func() bool { return count(t, pool, `SELECT count(*) FROM outbox`) == 0 })
 	all.Quiet()
 }

@@ -8,6 +8,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/internal/waitfor"
 )
 
 // Acknowledgements that are no step of the exchange change nothing (MQTT 5, 4.3): the
@@ -60,7 +61,7 @@ func TestRefusedPubcomp(t *testing.T) {
 	r := mustRig(t, delivery.Config{})
 	p := r.mute(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}, delivery.Subscription{Filter: "user/alice", QoS: 2})
 	rec := r.publish(2, "bob", "user/alice")[0]
-	waitFor(t, "the message", func() bool { return p.count() == 1 })
+	waitfor.MustHold(t, "the message", func() bool { return p.count() == 1 })
 	p.session.Acknowledged(p.out, 7, p.arrivals()[0].id, true)
 	if c := p.session.Cursor(); c != rec.Seq {
 		t.Errorf("the cursor is %d, want %d", c, rec.Seq)
@@ -75,10 +76,10 @@ func TestAcknowledgedAfterTakeover(t *testing.T) {
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	old := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1})
 	rec := r.publish(1, "bob", "user/alice")[0]
-	waitFor(t, "the message", func() bool { return old.count() == 1 })
+	waitfor.MustHold(t, "the message", func() bool { return old.count() == 1 })
 	id := old.arrivals()[0].id
 	fresh := r.mute(a)
-	waitFor(t, "the message again", func() bool { return fresh.count() == 1 })
+	waitfor.MustHold(t, "the message again", func() bool { return fresh.count() == 1 })
 	old.session.Acknowledged(old.out, 4, id, false)
 	if c := fresh.session.Cursor(); c >= rec.Seq {
 		t.Errorf("the cursor is %d, and %d is not acknowledged", c, rec.Seq)
@@ -106,10 +107,10 @@ func TestPubrelWaitsForTheDisk(t *testing.T) {
 	}
 	store.fail.Store(true)
 	p.session.Acknowledged(p.out, 5, got[0].id, false)
-	waitFor(t, "it was tried", func() bool { return store.failed.Load() > 0 })
+	waitfor.MustHold(t, "it was tried", func() bool { return store.failed.Load() > 0 })
 	store.fail.Store(false)
 	p.session.Acknowledged(p.out, 5, got[1].id, false)
-	waitFor(t, "PUBREL", func() bool { return len(p.released()) > 0 })
+	waitfor.MustHold(t, "PUBREL", func() bool { return len(p.released()) > 0 })
 	if rels := p.released(); !slices.Equal(rels, []uint16{got[1].id}) {
 		t.Errorf("PUBREL %v, want %d alone", rels, got[1].id)
 	}
@@ -119,7 +120,7 @@ func TestPubrelWaitsForTheDisk(t *testing.T) {
 	p.offline(time.Hour)
 
 	p = r.online(a) // the one is sent again, under its packet id, and the other is not
-	waitFor(t, "all is done", func() bool { return p.session.Cursor() == recs[1].Seq })
+	waitfor.MustHold(t, "all is done", func() bool { return p.session.Cursor() == recs[1].Seq })
 	if again := p.arrivals(); len(again) != 1 || again[0].id != got[0].id || !again[0].dup {
 		t.Errorf("got %+v, want the message of which it is not stored that it has arrived", again)
 	}
@@ -142,7 +143,7 @@ func TestPacketIDsCannotBeStored(t *testing.T) {
 	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2})
 	store.fail.Store(true)
 	recs := r.publish(2, "bob", "user/alice")
-	waitFor(t, "the connection is closed", p.closed)
+	waitfor.MustHold(t, "the connection is closed", p.closed)
 	p.out.Flush() // what was sent has left
 	if got := p.arrivals(); len(got) > 0 {
 		t.Errorf("got %+v", got)
@@ -265,7 +266,7 @@ func TestResendHonoursReceiveMaximum(t *testing.T) {
 		if len(got) > i+3 {
 			t.Fatalf("%d messages are open, want 3 at most", len(got)-i)
 		}
-		waitFor(t, "the next", func() bool { return p.count() > i })
+		waitfor.MustHold(t, "the next", func() bool { return p.count() > i })
 		if got = p.arrivals(); got[i].seq != rec.Seq || !got[i].dup {
 			t.Fatalf("message %d is %+v, want seq %d", i, got[i], rec.Seq)
 		}

@@ -11,6 +11,7 @@ import (
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
 	"mynah/chat"
+	"mynah/internal/waitfor"
 )
 
 // nowhere is a connection that takes everything at once.
@@ -67,9 +68,7 @@ func BenchmarkDeliver(b *testing.B) {
 						b.Fatal(err)
 					}
 					s.Start(conns[i])
-					for s.Cursor() == 0 || !s.Live() {
-						time.Sleep(time.Millisecond)
-					}
+					waitfor.MustHold(b, "the session is live", func() bool { return s.Cursor() != 0 && s.Live() })
 					all[i] = s
 				}
 				_, last := l.Bounds()

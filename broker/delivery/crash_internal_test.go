@@ -14,6 +14,7 @@ import (
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
 	"mynah/chat"
+	"mynah/internal/waitfor"
 )
 
 // recorder is a connection that keeps what is written to it.
@@ -199,22 +200,22 @@ func TestPanicEndsOneConnection(t *testing.T) {
 			victim, out := mustJoin(t, e, "victim", qos, time.Hour)
 			other, otherOut := mustJoin(t, e, "other", qos, time.Hour)
 			for _, s := range []*Session{victim, other} {
-				until(t, "the session is live", s.Live)
+				waitfor.MustHold(t, "the session is live", s.Live)
 			}
 			sent := []*msglog.Record{mustPublish(t, e, 1), mustPublish(t, e, 1), mustPublish(t, e, 1)}
 			for _, o := range []*recorder{out, otherOut} {
-				until(t, "three messages", func() bool { return o.has(sent...) })
+				waitfor.MustHold(t, "three messages", func() bool { return o.has(sent...) })
 			}
-			until(t, "the session is live", victim.Live)
+			waitfor.MustHold(t, "the session is live", victim.Live)
 			if rec := provoke(t, e, l, victim); rec != nil {
 				sent = append(sent, rec)
 			}
-			until(t, "its connection is closed", out.closed)
-			until(t, "the session is offline", func() bool { return victim.Attached() == nil })
+			waitfor.MustHold(t, "its connection is closed", out.closed)
+			waitfor.MustHold(t, "the session is offline", func() bool { return victim.Attached() == nil })
 			sent = append(sent, mustPublish(t, e, 1), mustPublish(t, e, qos))
-			until(t, "the other gets everything", func() bool { return otherOut.has(sent...) })
+			waitfor.MustHold(t, "the other gets everything", func() bool { return otherOut.has(sent...) })
 			var held []sync.Locker // by us
-			until(t, "no lock is held", func() bool {
+			waitfor.MustHold(t, "no lock is held", func() bool {
 				for _, l := range []interface {
 					sync.Locker
 					TryLock() bool
@@ -233,7 +234,7 @@ func TestPanicEndsOneConnection(t *testing.T) {
 			}
 			unlock(held)
 			_, out = mustJoin(t, e, "victim", qos, time.Hour)
-			until(t, "the session goes on with all that was not acknowledged", func() bool { return out.has(sent...) })
+			waitfor.MustHold(t, "the session goes on with all that was not acknowledged", func() bool { return out.has(sent...) })
 			if n := bytes.Count(logged.Bytes(), []byte("level=ERROR")); n != 1 || !bytes.Contains(logged.Bytes(), []byte("subject=victim")) ||
 				!bytes.Contains(logged.Bytes(), []byte("stack=")) || bytes.Contains(logged.Bytes(), []byte("a mistake")) {
 				t.Errorf("logged %d errors: %s", n, logged)
@@ -254,11 +255,11 @@ func TestPanicEndsSessionThatIsNotStored(t *testing.T) {
 	e := mustEngine(t, Config{})
 	mustJoin(t, e, "victim", 1, time.Hour)
 	s, out := mustJoin(t, e, "victim", 1, 0) // from now on
-	until(t, "the session is live", s.Live)
+	waitfor.MustHold(t, "the session is live", s.Live)
 	s.spoil()
 	mustPublish(t, e, 1)
-	until(t, "its connection is closed", out.closed)
-	until(t, "the session has ended", func() bool { return s.Over() && e.Count() == 0 })
+	waitfor.MustHold(t, "its connection is closed", out.closed)
+	waitfor.MustHold(t, "the session has ended", func() bool { return s.Over() && e.Count() == 0 })
 	s.wake()
 	s.spoil()
 	s.wake() // nothing is left that could go wrong
@@ -303,7 +304,7 @@ func TestPanicOfTheClientReleasesLocks(t *testing.T) {
 		},
 	} {
 		s, _ := mustJoin(t, e, name, 1, time.Hour)
-		until(t, "the session is live", s.Live)
+		waitfor.MustHold(t, "the session is live", s.Live)
 		s.mu.Lock()
 		s.win = window{n: 1}
 		s.mu.Unlock()
@@ -340,7 +341,7 @@ func TestPanicPassesOnWhatIsShared(t *testing.T) {
 	o := orphanage{make(chan []Orphan, 10)}
 	e := mustEngine(t, Config{PlainTopics: o})
 	s, _ := mustJoin(t, e, "alice", 1, time.Hour)
-	until(t, "the session is live", s.Live)
+	waitfor.MustHold(t, "the session is live", s.Live)
 	s.Detach(s.Attached(), time.Hour)
 	m := &PlainMessage{Topic: "a", QoS: 1}
 	s.Queue(m, PlainOptions{QoS: 1})

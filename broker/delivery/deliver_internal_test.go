@@ -6,6 +6,7 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/chat"
+	"mynah/internal/waitfor"
 )
 
 // A session that has had some messages of a run gets the others alone.
@@ -13,7 +14,7 @@ func TestRunOfWhichSomeWasSent(t *testing.T) {
 	t.Parallel()
 	e := mustEngine(t, Config{})
 	s, out := mustJoin(t, e, "alice", 1, time.Hour)
-	until(t, "the session is live", s.Live)
+	waitfor.MustHold(t, "the session is live", s.Live)
 	recs := make([]*msglog.Record, 2)
 	for i := range recs {
 		recs[i] = &msglog.Record{QoS: 1, Message: chat.Message{
@@ -31,7 +32,7 @@ func TestRunOfWhichSomeWasSent(t *testing.T) {
 	s.pos = recs[0].Seq
 	s.mu.Unlock()
 	e.Deliver(recs)
-	until(t, "the second message", func() bool { return out.has(recs[1]) })
+	waitfor.MustHold(t, "the second message", func() bool { return out.has(recs[1]) })
 	if out.has(recs[0]) {
 		t.Error("the first message was sent though the session had had it")
 	}

@@ -9,6 +9,7 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/internal/waitfor"
 )
 
 // mustNew returns an engine on a log of its own.
@@ -155,9 +156,7 @@ func TestLiveBehindWhatHasBegun(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Start(s.Attached())
-		for !s.Live() {
-			time.Sleep(time.Millisecond)
-		}
+		waitfor.MustHold(t, "the session is live", s.Live)
 		return s
 	}
 	open := func(s *Session) int {
@@ -176,13 +175,9 @@ func TestLiveBehindWhatHasBegun(t *testing.T) {
 		_, last := e.log.Bounds()
 		e.Deliver(batchOf(1, 1, last))
 	}()
-	for open(served) == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	waitfor.MustHold(t, "the second session has the message", func() bool { return open(served) > 0 })
 	passed.wake()
-	for !passed.Live() {
-		time.Sleep(time.Millisecond)
-	}
+	waitfor.MustHold(t, "the first session is live", passed.Live)
 	if open(passed) != 1 {
 		t.Error("a session became live without the message that was just being delivered")
 	}
@@ -199,7 +194,7 @@ func TestHalfAWindowIsRefilledAtOnce(t *testing.T) {
 	t.Parallel()
 	e := mustNew(t, Config{Window: 100}) // not started, so nobody looks
 	s, _ := mustJoin(t, e, "alice", 1, 0)
-	until(t, "the session is live", s.Live)
+	waitfor.MustHold(t, "the session is live", s.Live)
 	for range 200 {
 		mustPublish(t, e, 1)
 	}
@@ -208,7 +203,7 @@ func TestHalfAWindowIsRefilledAtOnce(t *testing.T) {
 		defer s.mu.Unlock()
 		return s.win.open == 100 && !s.pumping
 	}
-	until(t, "a full window", full)
+	waitfor.MustHold(t, "a full window", full)
 	for id := range uint16(49) {
 		s.Acknowledged(s.Attached(), typePuback, id+1, false)
 	}
@@ -216,7 +211,7 @@ func TestHalfAWindowIsRefilledAtOnce(t *testing.T) {
 		t.Error("more was sent before half of the window was free, a few messages at a time")
 	}
 	s.Acknowledged(s.Attached(), typePuback, 50, false)
-	until(t, "a full window again", full)
+	waitfor.MustHold(t, "a full window again", full)
 }
 
 // A reading of the whole log is bounded also when the session is to get little of it: others

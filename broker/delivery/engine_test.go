@@ -19,6 +19,7 @@ import (
 	"mynah/broker/outbox"
 	"mynah/chat"
 	"mynah/internal/leak"
+	"mynah/internal/waitfor"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -241,12 +242,12 @@ const mark = "mark "
 // The session has to be subscribed to its subject's signals.
 func (r *rig) settled(p *peer) []arrival {
 	r.tb.Helper()
-	waitFor(r.tb, "the session has been given what it can be given", p.session.Idle)
+	waitfor.MustHold(r.tb, "the session has been given what it can be given", p.session.Idle)
 	p.mu.Lock()
 	p.asked++
 	want := p.asked
 	p.mu.Unlock()
-	waitFor(r.tb, "a signal", func() bool {
+	waitfor.MustHold(r.tb, "a signal", func() bool {
 		r.engine.Signal("user/"+p.session.Subject+"/signal", fmt.Append(nil, mark, want))
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -301,17 +302,6 @@ func (r *rig) discard() *outbox.Conn {
 	return c
 }
 
-func waitFor(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	deadline := time.Now().Add(time.Minute) // a busy machine is no failure
-	for !ok() {
-		if time.Now().After(deadline) {
-			tb.Fatalf("timed out: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 // Sessions that stop and go at random, fall behind and catch up, still get every message
 // of their topics once, in order and with prev unbroken: nothing is lost or repeated at
 // the seam between the log and live delivery.
@@ -360,7 +350,7 @@ func TestSeamBetweenLogAndLive(t *testing.T) {
 		if i%3 == 0 {
 			mine = topics[i%groups : i%groups+1]
 		}
-		waitFor(t, fmt.Sprintf("session %d has everything", i), func() bool { return p.session.Cursor() == last })
+		waitfor.MustHold(t, fmt.Sprintf("session %d has everything", i), func() bool { return p.session.Cursor() == last })
 		var want []uint64
 		if err := r.log.Read(t.Context(), 0, last, func(rec *msglog.Record) bool {
 			if slices.Contains(mine, rec.To) {
@@ -370,7 +360,7 @@ func TestSeamBetweenLogAndLive(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, "the peer has read", func() bool { return p.count() >= len(want) })
+		waitfor.MustHold(t, "the peer has read", func() bool { return p.count() >= len(want) })
 		prev := map[string]uint64{}
 		for k, a := range p.arrivals() {
 			if k >= len(want) || a.seq != want[k] || a.prev != prev[a.topic] {

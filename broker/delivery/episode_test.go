@@ -12,6 +12,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/internal/waitfor"
 )
 
 // lines keeps what is logged from a level on.
@@ -93,7 +94,7 @@ func TestFailureIsLoggedOnce(t *testing.T) {
 		before := broken.failed.Load()
 		for i := range sessions {
 			p := r.mute(device(i))
-			waitFor(t, "the connection is closed", func() bool { <-p.ended; return true })
+			waitfor.MustHold(t, "the connection is closed", func() bool { <-p.ended; return true })
 			p.offline(time.Hour)
 		}
 		if n := broken.failed.Load() - before; n < sessions {
@@ -136,9 +137,9 @@ func TestFailureIsLoggedOnce(t *testing.T) {
 	want()
 	broken.broken.Store(true)
 	r.mute(device(3))
-	waitFor(t, "it fails again", func() bool { return broken.failed.Load() > failures })
+	waitfor.MustHold(t, "it fails again", func() bool { return broken.failed.Load() > failures })
 	r.engine.Sessions("s3")[0].Detach(r.engine.Sessions("s3")[0].Attached(), time.Hour)
-	waitFor(t, "another beginning", func() bool { return len(logged.take()) == 1 })
+	waitfor.MustHold(t, "another beginning", func() bool { return len(logged.take()) == 1 })
 }
 
 // The same for what is stored of sessions.
@@ -157,7 +158,7 @@ func TestFailureToStoreIsLoggedOnce(t *testing.T) {
 	store.fail.Store(true)
 	for i, p := range peers {
 		r.publish(2, "bob", "user/"+fmt.Sprint("s", i))
-		waitFor(t, "the connection is closed", func() bool { <-p.ended; return true })
+		waitfor.MustHold(t, "the connection is closed", func() bool { <-p.ended; return true })
 		p.offline(time.Hour)
 	}
 	for _, p := range peers {

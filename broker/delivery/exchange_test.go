@@ -8,6 +8,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/internal/waitfor"
 )
 
 // An acknowledgement of what has not been sent yet is none. Once it ended the broker: a
@@ -35,7 +36,7 @@ func TestAcknowledgedBeforeSent(t *testing.T) {
 	for range messages {
 		r.publish(2, "bob", "user/alice")
 	}
-	waitFor(t, "all messages", func() bool { return p.count() == messages })
+	waitfor.MustHold(t, "all messages", func() bool { return p.count() == messages })
 	close(stop)
 	hostile.Wait()
 }
@@ -52,15 +53,15 @@ func TestRefusedWhileItIsStored(t *testing.T) {
 	g.mu.Lock()
 	before := g.asked.Load()
 	rec := r.publish(2, "bob", "user/alice")[0]
-	waitFor(t, "the packet id is about to be stored", func() bool { return g.asked.Load() > before })
+	waitfor.MustHold(t, "the packet id is about to be stored", func() bool { return g.asked.Load() > before })
 	p.session.Acknowledged(p.out, 5, 1, true)
 	g.mu.Unlock()
-	waitFor(t, "the message", func() bool { return p.count() == 1 })
+	waitfor.MustHold(t, "the message", func() bool { return p.count() == 1 })
 	if c := p.session.Cursor(); c >= rec.Seq || p.arrivals()[0].id != 1 {
 		t.Errorf("the cursor is %d, and %d has not been acknowledged: %+v", c, rec.Seq, p.arrivals())
 	}
 	r.publish(2, "bob", "user/alice")
-	waitFor(t, "the next message, on the same connection", func() bool { return p.count() == 2 })
+	waitfor.MustHold(t, "the next message, on the same connection", func() bool { return p.count() == 2 })
 }
 
 // A client that comes and goes while its session sends again what was unacknowledged does
@@ -85,7 +86,7 @@ func TestGoneWhileResending(t *testing.T) {
 		_ = a.Conn.Close()
 	}
 	p := r.online(a)
-	waitFor(t, "what was unacknowledged", func() bool {
+	waitfor.MustHold(t, "what was unacknowledged", func() bool {
 		got := p.arrivals()
 		return len(got) >= len(sent) && got[len(got)-1].seq == sent[len(sent)-1].Seq
 	})
@@ -127,23 +128,23 @@ func TestPubrelWaitsAcrossTakeover(t *testing.T) {
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
 		p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
 		r.publish(2, "bob", "user/alice")
-		waitFor(t, "the message", func() bool { return p.count() == 1 })
+		waitfor.MustHold(t, "the message", func() bool { return p.count() == 1 })
 		g.mu.Lock()
 		before := g.asked.Load()
 		p.session.Acknowledged(p.out, 5, p.arrivals()[0].id, false)
 		if takeover {
 			p = r.mute(a)
 		}
-		waitFor(t, "PUBREC is about to be stored", func() bool { return g.asked.Load() > before })
+		waitfor.MustHold(t, "PUBREC is about to be stored", func() bool { return g.asked.Load() > before })
 		r.settled(p)
 		if n := len(p.released()) + p.count(); takeover && n > 0 || len(p.released()) > 0 {
 			t.Errorf("takeover %t: %d packets before it was stored that PUBREC came", takeover, n)
 		}
 		g.mu.Unlock()
-		waitFor(t, "PUBREL", func() bool { return len(p.released()) == 1 })
+		waitfor.MustHold(t, "PUBREL", func() bool { return len(p.released()) == 1 })
 		p.session.Acknowledged(p.out, 7, p.released()[0], false)
 		r.publish(2, "bob", "user/alice")
-		waitFor(t, "the next message", func() bool { got := p.arrivals(); return len(got) > 0 && !got[len(got)-1].dup })
+		waitfor.MustHold(t, "the next message", func() bool { got := p.arrivals(); return len(got) > 0 && !got[len(got)-1].dup })
 	}
 }
 
@@ -172,10 +173,10 @@ func TestSubscribedWhileItIsStored(t *testing.T) {
 	g.mu.Lock()
 	before := g.asked.Load()
 	r.begin(p, a)
-	waitFor(t, "packet ids are about to be stored", func() bool { return g.asked.Load() == before+1 })
+	waitfor.MustHold(t, "packet ids are about to be stored", func() bool { return g.asked.Load() == before+1 })
 	var more sync.WaitGroup
 	more.Go(func() { subscribe("group/#") })
-	waitFor(t, "the subscription is about to be stored", func() bool { return g.asked.Load() == before+2 })
+	waitfor.MustHold(t, "the subscription is about to be stored", func() bool { return g.asked.Load() == before+2 })
 	g.mu.Unlock()
 	more.Wait()
 	p.wantSeqs(t, recs...)

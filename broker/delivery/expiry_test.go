@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/internal/waitfor"
 )
 
 // expiryIn1s is the properties of a message that has a second left to live, or has expired
@@ -30,7 +31,7 @@ func TestExpiryEndsNoExchange(t *testing.T) {
 		m.Expires, plain.Expires = now.Load()+1000, now.Load()+1000
 		r.commit(m)
 		p.session.Queue(plain, atMost2)
-		waitFor(t, "both are sent", func() bool { return p.count() == 2 })
+		waitfor.MustHold(t, "both are sent", func() bool { return p.count() == 2 })
 		had := p.arrivals()
 		p.offline(time.Hour)
 		now.Add(5000)
@@ -54,7 +55,7 @@ func TestExpiryEndsNoExchange(t *testing.T) {
 				t.Errorf("got %+v, want %+v again, with a second to live", g, had[i])
 			}
 		}
-		waitFor(t, "both exchanges end", func() bool { return len(p.released()) == 2 && r.engine.PlainHeld() == 0 && p.session.Cursor() == m.Seq })
+		waitfor.MustHold(t, "both exchanges end", func() bool { return len(p.released()) == 2 && r.engine.PlainHeld() == 0 && p.session.Cursor() == m.Seq })
 	}
 }
 
@@ -81,14 +82,14 @@ func TestWhatCannotBeSentAgainIsReleased(t *testing.T) {
 			plain.Payload = []byte(large)
 			r.commit(m)
 			p.session.Queue(plain, atMost2)
-			waitFor(t, "both are sent", func() bool { return p.count() == 2 })
+			waitfor.MustHold(t, "both are sent", func() bool { return p.count() == 2 })
 			had := p.arrivals()
 			p.offline(time.Hour)
 			spoil(r, &a, p.session, m.Seq)
 
 			p = r.online(a)
 			r.settled(p)
-			waitFor(t, what+": all is done", func() bool { return p.session.Cursor() == m.Seq && r.engine.PlainHeld() == 0 })
+			waitfor.MustHold(t, what+": all is done", func() bool { return p.session.Cursor() == m.Seq && r.engine.PlainHeld() == 0 })
 			again := slices.DeleteFunc(p.arrivals(), func(a arrival) bool { return a.qos == 0 })
 			var want, got []uint16
 			for _, h := range had {
@@ -100,7 +101,7 @@ func TestWhatCannotBeSentAgainIsReleased(t *testing.T) {
 					want = append(want, h.id)
 				}
 			}
-			waitFor(t, what+": what was released", func() bool { got = p.released(); return len(got) >= len(want) })
+			waitfor.MustHold(t, what+": what was released", func() bool { got = p.released(); return len(got) >= len(want) })
 			slices.Sort(got)
 			slices.Sort(want)
 			if !slices.Equal(got, want) {

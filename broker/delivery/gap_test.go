@@ -8,6 +8,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/outbox"
+	"mynah/internal/waitfor"
 )
 
 // What was sent, was not acknowledged and is gone from the log when the client comes back
@@ -20,7 +21,7 @@ func TestGapInTheWindow(t *testing.T) {
 		p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, delivery.Subscription{Filter: "group/+", QoS: 1})
 		sent := r.publish(1, "bob", "group/g", "user/alice", "group/g", "group/g", "user/alice")
 		sent = append(sent, r.publish(1, "bob", "group/g")...) // in a block of its own, which stays
-		waitFor(t, "all are sent", func() bool { return p.count() == len(sent) })
+		waitfor.MustHold(t, "all are sent", func() bool { return p.count() == len(sent) })
 		p.offline(time.Hour)
 		if err := r.log.Trim(t.Context(), sent[4].Seq); err != nil {
 			t.Fatal(err)
@@ -29,7 +30,7 @@ func TestGapInTheWindow(t *testing.T) {
 			r.restart()
 		}
 		p = r.online(a)
-		waitFor(t, "two notices and a message", func() bool { return p.count() >= 3 })
+		waitfor.MustHold(t, "two notices and a message", func() bool { return p.count() >= 3 })
 		got := p.arrivals()
 		slices.SortFunc(got[:2], func(a, b arrival) int { return len(a.topic) - len(b.topic) })
 		for i, want := range []struct {
@@ -82,7 +83,7 @@ func TestGapInManyGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := r.online(a)
-	waitFor(t, "the message after the gap", func() bool {
+	waitfor.MustHold(t, "the message after the gap", func() bool {
 		got := p.arrivals()
 		return len(got) > 0 && got[len(got)-1].seq == kept[0].Seq
 	})

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"mynah/internal/waitfor"
 )
 
 // asked is a time that the housekeeping wants to be woken after.
@@ -58,7 +60,7 @@ func (a alarm) sleeps(t *testing.T, e *Engine) {
 	t.Helper()
 	e.lagging.add(&Session{engine: e})
 	a.wants(t, refillInterval)
-	until(t, "the housekeeping is done", func() bool {
+	waitfor.MustHold(t, "the housekeeping is done", func() bool {
 		e.lagging.mu.Lock()
 		defer e.lagging.mu.Unlock()
 		return len(e.lagging.list) == 0
@@ -109,7 +111,7 @@ func TestHouseLooksForExpired(t *testing.T) {
 	e.Start()
 	wake := a.set(t, expireSoonest)
 	e.lookForExpired()
-	until(t, "it has been heard", func() bool { return len(e.left) == 0 })
+	waitfor.MustHold(t, "it has been heard", func() bool { return len(e.left) == 0 })
 	a.sleeps(t, e)
 	wake()
 
@@ -140,6 +142,6 @@ func TestHouseSavesManyLessOften(t *testing.T) {
 			e.dirty.add(&Session{engine: e}) // of which nothing is stored
 		}
 		a.wants(t, round.after)
-		until(t, "they are stored", saved)
+		waitfor.MustHold(t, "they are stored", saved)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/internal/waitfor"
 )
 
 // keys returns what the store has under a prefix and a session's key.
@@ -27,7 +28,7 @@ func TestDetachStoresThePosition(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 1})
-	waitFor(t, "the session is live", p.session.Live)
+	waitfor.MustHold(t, "the session is live", p.session.Live)
 	recs := r.publish(1, "bob", "user/carol", "user/carol")
 	p.offline(time.Hour)
 	if c := p.session.Cursor(); c != recs[1].Seq {
@@ -44,7 +45,7 @@ func TestStopStoresThePosition(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 1})
-	waitFor(t, "the session is live", p.session.Live)
+	waitfor.MustHold(t, "the session is live", p.session.Live)
 	recs := r.publish(1, "bob", "user/carol", "user/carol")
 	r.engine.Stop()
 	if c := r.storedCursor("alice"); c != recs[1].Seq {
@@ -149,7 +150,7 @@ func TestEndLeavesNothing(t *testing.T) {
 			other := r.online(delivery.Attachment{Key: key("carol"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/carol"}, signals("carol"))
 			last := r.publish(0, "bob", "user/carol")
 			r.settled(other)
-			waitFor(t, "positions are stored", func() bool { return r.storedCursor("carol") >= last[0].Seq })
+			waitfor.MustHold(t, "positions are stored", func() bool { return r.storedCursor("carol") >= last[0].Seq })
 			for _, prefix := range []string{"subs/", "cursor/", "exactly/"} {
 				if n := r.keys(prefix, a.Key); n != 0 {
 					t.Errorf("the store has %d of %s", n, prefix)
@@ -173,7 +174,7 @@ func TestOnlyWhatOutlivesTheConnectionIsStored(t *testing.T) {
 		t.Fatalf("got %d messages, want 2", len(got))
 	}
 	p.session.Acknowledged(p.out, 5, got[0].id, false)
-	waitFor(t, "PUBREL", func() bool { return len(p.released()) == 1 })
+	waitfor.MustHold(t, "PUBREL", func() bool { return len(p.released()) == 1 })
 	if n := stored(); n != 0 {
 		t.Errorf("%d keys are stored of a session that ends with its connection", n)
 	}
@@ -269,7 +270,7 @@ func TestNothingBeforeStart(t *testing.T) {
 	old.offline(0) // has nothing to say either
 	fresh.offline(time.Hour)
 	p := r.online(a)
-	waitFor(t, "the messages", func() bool { return p.count() == 2 })
+	waitfor.MustHold(t, "the messages", func() bool { return p.count() == 2 })
 	if got := p.arrivals(); got[0].seq != recs[0].Seq || got[0].dup {
 		t.Errorf("got %+v", got)
 	}
@@ -363,7 +364,7 @@ func TestSessionThatWillEndIsNotStored(t *testing.T) {
 	a.Expiry = 0
 	p := r.online(a)
 	r.publish(1, "bob", "user/alice")
-	waitFor(t, "the message", func() bool { return p.count() == 1 })
+	waitfor.MustHold(t, "the message", func() bool { return p.count() == 1 })
 	if n := r.keys("subs/", a.Key) + r.keys("cursor/", a.Key); n != 0 {
 		t.Errorf("%d keys are stored of a session that ends with its connection", n)
 	}

@@ -3,6 +3,8 @@ package delivery
 import (
 	"testing"
 	"time"
+
+	"mynah/internal/waitfor"
 )
 
 // mustFill attaches a session and has it sent n messages at QoS 1.
@@ -13,7 +15,7 @@ func mustFill(t *testing.T, e *Engine, n int) *Session {
 		t.Fatal(err)
 	}
 	s.Start(s.Attached())
-	until(t, "the session is live", s.Live)
+	waitfor.MustHold(t, "the session is live", s.Live)
 	_, last := e.log.Bounds()
 	for at := 0; at < n; at += 10 {
 		e.Deliver(batchOf(10, 1, last+uint64(at))) //nolint:gosec // not negative
@@ -31,16 +33,6 @@ func (s *Session) held() (open, ring int) {
 	return s.win.open, len(s.win.ring)
 }
 
-// until waits for something that is to happen soon.
-func until(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("this did not come true: " + what)
-		}
-	}
-}
-
 // A session that once had much under way and then has little gives the memory back, while
 // its client stays connected and when it goes: it kept 36 KiB for ever.
 func TestMemoryIsGivenBack(t *testing.T) {
@@ -51,7 +43,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 		for id := range uint16(1000 - left) { //nolint:gosec // small
 			s.Acknowledged(s.Attached(), typePuback, id+1, false)
 		}
-		until(t, "what an idle session does not need is given back", func() bool {
+		waitfor.MustHold(t, "what an idle session does not need is given back", func() bool {
 			_, ring := s.held()
 			return ring <= max(smallRing, 2*left)
 		})
@@ -100,14 +92,14 @@ func TestPlainMemoryIsGivenBack(t *testing.T) {
 	e := mustEngine(t, Config{})
 	s := mustAttach(t, e, Attachment{Key: Key{"alice", "c"}, Expiry: time.Hour})
 	s.Start(s.Attached())
-	until(t, "the session is live", s.Live)
+	waitfor.MustHold(t, "the session is live", s.Live)
 	for range 500 {
 		s.Queue(&PlainMessage{Topic: "a/b", QoS: 1}, PlainOptions{QoS: 1})
 	}
 	for id := range uint16(500) {
 		s.Acknowledged(s.Attached(), typePuback, id+1, false)
 	}
-	until(t, "what an idle session does not need is given back", func() bool {
+	waitfor.MustHold(t, "what an idle session does not need is given back", func() bool {
 		_, ring := s.held()
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/internal/waitfor"
 )
 
 // The registry against a naive model: whoever subscribes to a topic, by name or by
@@ -227,13 +228,12 @@ func (m *model) settle(t *rapid.T, u *modelUser) {
 		return
 	}
 	_, last := m.log.Bounds()
-	deadline := time.Now().Add(time.Minute)
-	for u.peer.session.Cursor() != last || len(u.got()) < len(u.want) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s has %d messages and is at %d, want %d and %d", u.name, len(u.got()), u.peer.session.Cursor(), len(u.want), last)
+	waitfor.MustSucceed(t, u.name+" has what it should", func() error {
+		if got, at := len(u.got()), u.peer.session.Cursor(); at != last || got < len(u.want) {
+			return fmt.Errorf("it has %d messages and is at %d, want %d and %d", got, at, len(u.want), last)
 		}
-		time.Sleep(50 * time.Microsecond)
-	}
+		return nil
+	})
 	if got := u.got(); !slices.Equal(got, u.want) {
 		t.Fatalf("%s got %v, want %v", u.name, got, u.want)
 	}

@@ -13,6 +13,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/internal/waitfor"
 )
 
 // gate is a connection whose writes wait until it is opened.
@@ -75,7 +76,7 @@ func (r *rig) gated(a delivery.Attachment, subs ...delivery.Subscription) (*peer
 		<-done
 	})
 	p.mustWrite(r.tb, filler(100))
-	waitFor(r.tb, "the first write", func() bool { return len(g.writes()) == 1 })
+	waitfor.MustHold(r.tb, "the first write", func() bool { return len(g.writes()) == 1 })
 	return p, g
 }
 
@@ -114,12 +115,12 @@ func TestOutboxIsBounded(t *testing.T) {
 			a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 			p, g := r.gated(a, delivery.Subscription{Filter: "user/alice", QoS: 1})
 			p.session.Start(p.out)
-			waitFor(t, "the session is live", p.session.Live)
+			waitfor.MustHold(t, "the session is live", p.session.Live)
 			var recs []*msglog.Record
 			for range 100 {
 				recs = append(recs, r.publish(qos, "bob", "user/alice", "user/alice")...)
 			}
-			waitFor(t, "the session is behind", func() bool { return !p.session.Live() && p.session.Idle() })
+			waitfor.MustHold(t, "the session is behind", func() bool { return !p.session.Live() && p.session.Idle() })
 			g.open()
 			p.wantSeqs(t, recs...)
 			writes := g.writes()
@@ -131,7 +132,7 @@ func TestOutboxIsBounded(t *testing.T) {
 					t.Errorf("%s, QoS %d: a write of %d bytes, the limit is %d", name, qos, n, tc.most)
 				}
 			}
-			waitFor(t, "the memory is given back", func() bool { return limits.Held() == 0 })
+			waitfor.MustHold(t, "the memory is given back", func() bool { return limits.Held() == 0 })
 		}
 	}
 }
@@ -153,7 +154,7 @@ func TestResendKeepsToTheOutbox(t *testing.T) {
 	p.offline(time.Hour)
 	p, g := r.gated(a)
 	p.session.Start(p.out)
-	waitFor(t, "the session has done what it can", p.session.Idle)
+	waitfor.MustHold(t, "the session has done what it can", p.session.Idle)
 	g.open()
 	p.wantSeqs(t, recs...)
 	for _, n := range g.writes()[1:] {
@@ -174,7 +175,7 @@ func TestHalfEmptyOutbox(t *testing.T) {
 		p, g := r.gated(a)
 		p.mustWrite(t, filler(waiting-100))
 		p.session.Start(p.out)
-		waitFor(t, "the session has done what it can", p.session.Idle)
+		waitfor.MustHold(t, "the session has done what it can", p.session.Idle)
 		if p.session.Live() != (waiting == 500) {
 			t.Errorf("with %d bytes of 1000 waiting: live is %v", waiting, p.session.Live())
 		}
@@ -192,7 +193,7 @@ func TestSignalsLeaveHalfTheOutbox(t *testing.T) {
 	r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: 1000}})
 	p, g := r.gated(delivery.Attachment{Key: key("alice")}, signals("alice"))
 	p.session.Start(p.out)
-	waitFor(t, "the session is live", p.session.Live)
+	waitfor.MustHold(t, "the session is live", p.session.Live)
 	p.mustWrite(t, filler(300))
 	payload := make([]byte, 100-2-2-len("user/alice/signal"))
 	for i, want := range []uint64{1, 1} { // to 500 bytes, and beyond
@@ -205,7 +206,7 @@ func TestSignalsLeaveHalfTheOutbox(t *testing.T) {
 		t.Errorf("%d signals were dropped, want 1", n)
 	}
 	g.open()
-	waitFor(t, "the signal", func() bool { return p.count() == 1 })
+	waitfor.MustHold(t, "the signal", func() bool { return p.count() == 1 })
 }
 
 // Packets that the protocol demands have room of their own beyond the limit. When that is
@@ -238,9 +239,9 @@ func TestControlPacketsHaveRoom(t *testing.T) {
 		return func() bool { p.mu.Lock(); defer p.mu.Unlock(); return len(p.others) == n }
 	}
 	g.open()
-	waitFor(t, "what waited", packets(2))
+	waitfor.MustHold(t, "what waited", packets(2))
 	p.mustWrite(t, filler(10))
-	waitFor(t, "the last packet", packets(3))
+	waitfor.MustHold(t, "the last packet", packets(3))
 	if got := p.arrivals(); len(got) > 0 {
 		t.Errorf("got %+v, which had no room", got)
 	}
@@ -254,7 +255,7 @@ func TestPlainMessagesWaitForTheOutbox(t *testing.T) {
 		r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: 1000}})
 		p, g := r.gated(delivery.Attachment{Key: key("alice")})
 		p.session.Start(p.out)
-		waitFor(t, "the session is live", p.session.Live)
+		waitfor.MustHold(t, "the session is live", p.session.Live)
 		sizes := []int{300, 300, 300, 300, 5000, 300, 300, 5000, 5000, 300}
 		for _, n := range sizes {
 			m := &delivery.PlainMessage{Topic: "plant/x", QoS: qos, Payload: make([]byte, n)}
@@ -263,7 +264,7 @@ func TestPlainMessagesWaitForTheOutbox(t *testing.T) {
 			}
 		}
 		g.open()
-		waitFor(t, "all messages", func() bool { return p.count() == len(sizes) })
+		waitfor.MustHold(t, "all messages", func() bool { return p.count() == len(sizes) })
 		for i, a := range p.arrivals() {
 			if len(a.payload) != sizes[i] {
 				t.Errorf("message %d has %d bytes, want %d", i, len(a.payload), sizes[i])

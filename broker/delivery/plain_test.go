@@ -12,6 +12,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/outbox"
+	"mynah/internal/waitfor"
 )
 
 // plainTopics notes what an engine tells it.
@@ -68,7 +69,7 @@ var atMost2 = delivery.PlainOptions{QoS: 2}
 func (p *peer) wantPlain(tb testing.TB, want ...string) []arrival {
 	tb.Helper()
 	var got []arrival
-	waitFor(tb, fmt.Sprintf("%d plain messages", len(want)), func() bool {
+	waitfor.MustHold(tb, fmt.Sprintf("%d plain messages", len(want)), func() bool {
 		got = slices.DeleteFunc(p.arrivals(), func(a arrival) bool { return !strings.HasPrefix(a.topic, "plant/") })
 		return len(got) >= len(want)
 	})
@@ -113,7 +114,7 @@ func TestPlainAndLogShareTheWindow(t *testing.T) {
 				wg.Wait()
 				p.wantPlain(t, numbers(0, n)...)
 				var got []uint64
-				waitFor(t, "the log's", func() bool {
+				waitfor.MustHold(t, "the log's", func() bool {
 					got = got[:0]
 					for _, a := range p.arrivals() {
 						if a.seq != 0 {
@@ -146,7 +147,7 @@ func TestPlainAndLogTakeTurns(t *testing.T) {
 		// position returns where the last of the few came.
 		position := func(p *peer, is func(arrival) bool) int {
 			p.pause(false)
-			waitFor(t, "all messages", func() bool { return p.count() == many+few })
+			waitfor.MustHold(t, "all messages", func() bool { return p.count() == many+few })
 			last := 0
 			for i, a := range p.arrivals() {
 				if is(a) {
@@ -219,15 +220,15 @@ func TestPlainOverManyConnections(t *testing.T) {
 	}
 	for queued.Load() < n || r.engine.PlainHeld() > 0 {
 		some := rnd.IntN(200)
-		waitFor(t, "some messages", func() bool {
+		waitfor.MustHold(t, "some messages", func() bool {
 			return p.count() > some || queued.Load() == n && r.engine.PlainHeld() == 0
 		})
 		p.pause(rnd.IntN(2) == 0)
 		old := p
 		p = r.online(a()) // takes over
 		old.pause(false)
-		waitFor(t, "the old connection has ended", old.closed)
-		waitFor(t, "its last messages", func() bool { before := len(old.arrivals()); return len(old.arrivals()) == before })
+		waitfor.MustHold(t, "the old connection has ended", old.closed)
+		waitfor.MustHold(t, "its last messages", func() bool { before := len(old.arrivals()); return len(old.arrivals()) == before })
 		check(old)
 	}
 	wg.Wait()
@@ -270,7 +271,7 @@ func TestPlainBounds(t *testing.T) {
 		t.Errorf("%d are counted as dropped, want 2", n)
 	}
 	r.online(a).wantPlain(t, append(numbers(0, 9), "10")...)
-	waitFor(t, "all is acknowledged", func() bool { return r.engine.PlainHeld() == 0 })
+	waitfor.MustHold(t, "all is acknowledged", func() bool { return r.engine.PlainHeld() == 0 })
 
 	big := &delivery.PlainMessage{Topic: "plant/x", QoS: 1, Payload: make([]byte, 3000)}
 	bob, carol := r.online(delivery.Attachment{Key: key("bob"), Expiry: time.Hour}), r.online(delivery.Attachment{Key: key("carol"), Expiry: time.Hour})
@@ -391,7 +392,7 @@ func TestPlainRetainedAndLatest(t *testing.T) {
 	p.wantPlain(t, append(numbers(0, 999), "-1", "99")...)
 	latest(100)
 	p.wantPlain(t, append(numbers(0, 999), "-1", "99", "100")...)
-	waitFor(t, "all is acknowledged", func() bool { return r.engine.PlainHeld() == 0 })
+	waitfor.MustHold(t, "all is acknowledged", func() bool { return r.engine.PlainHeld() == 0 })
 }
 
 // The tree of subscriptions hears of every session's from the engine's start to the
@@ -432,7 +433,7 @@ func TestPlainTopicsAreTold(t *testing.T) {
 	p.session.Detach(p.out, 0)
 	want(0)
 	var left string
-	waitFor(t, "what was left behind", func() bool {
+	waitfor.MustHold(t, "what was left behind", func() bool {
 		topics.mu.Lock()
 		defer topics.mu.Unlock()
 		left = ""

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"mynah/internal/waitfor"
 )
 
 // toldPlain counts the subscriptions that it is told to be over.
@@ -98,7 +100,7 @@ func TestRetainedThatWaitAreAccounted(t *testing.T) {
 		t.Errorf("filters %v have something waiting, want p/#", s.plain.asked)
 	}
 	s.Start(s.Attached())
-	until(t, "what is retained is sent", s.Live)
+	waitfor.MustHold(t, "what is retained is sent", s.Live)
 	if s.plain.asked != nil || s.plain.bytes != 0 {
 		t.Errorf("filters %v have something waiting, %d bytes", s.plain.asked, s.plain.bytes)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/internal/waitfor"
 )
 
 // What a client may not read any more is forgotten, but for what it has been sent on its
@@ -31,7 +32,7 @@ func TestForgetPlain(t *testing.T) {
 	p.session.ForgetPlain(gone) // on the next connection it would be sent again
 	p = r.online(a)
 	p.wantPlain(t, "y")
-	waitFor(t, "nothing is held", func() bool { return r.engine.PlainHeld() == 0 })
+	waitfor.MustHold(t, "nothing is held", func() bool { return r.engine.PlainHeld() == 0 })
 }
 
 // That a session's queue is full is logged once, and again when it has been empty in between.
@@ -44,7 +45,7 @@ func TestFullQueueIsLogged(t *testing.T) {
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	for range 2 {
 		p := r.online(a)
-		waitFor(t, "the queue is empty", func() bool { return len(p.session.PlainTopics()) == 0 && p.session.Live() })
+		waitfor.MustHold(t, "the queue is empty", func() bool { return len(p.session.PlainTopics()) == 0 && p.session.Live() })
 		p.offline(time.Hour)
 		for i := range 5 {
 			p.session.Queue(plainMessage(1, i), atMost2)

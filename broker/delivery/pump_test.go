@@ -10,6 +10,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/internal/waitfor"
 )
 
 // signals is the subscription that settled needs.
@@ -26,7 +27,7 @@ func both(t *testing.T, f func(t *testing.T, get getter)) {
 		f(t, func(r *rig, a delivery.Attachment, silent bool, publish func(), subs ...delivery.Subscription) *peer {
 			t.Helper()
 			p := r.onlineAs(a, silent, append(subs, signals(a.Subject))...)
-			waitFor(t, "the session is live", p.session.Live)
+			waitfor.MustHold(t, "the session is live", p.session.Live)
 			publish()
 			return p
 		})
@@ -100,14 +101,14 @@ func TestWindowBounds(t *testing.T) {
 					t.Fatalf("got %d messages again, want %d", len(again), tc.want)
 				}
 				for i, rec := range recs { // one by one
-					waitFor(t, fmt.Sprint("message ", i), func() bool { return p.count() > i })
+					waitfor.MustHold(t, fmt.Sprint("message ", i), func() bool { return p.count() > i })
 					got := p.arrivals()[i]
 					if got.seq != rec.Seq {
 						t.Fatalf("message %d is %+v, want seq %d", i, got, rec.Seq)
 					}
 					p.session.Acknowledged(p.out, 4, got.id, false)
 				}
-				waitFor(t, "all is done", func() bool { return p.session.Cursor() >= recs[len(recs)-1].Seq })
+				waitfor.MustHold(t, "all is done", func() bool { return p.session.Cursor() >= recs[len(recs)-1].Seq })
 			})
 		})
 	}
@@ -239,7 +240,7 @@ func TestNoLocal(t *testing.T) {
 			if got := seqs(r.settled(p)); !slices.Equal(got, seqsOf(want...)) {
 				t.Errorf("overlap %v: got %v, want %v", overlap, got, seqsOf(want...))
 			}
-			waitFor(t, "what is not for the session is behind it", func() bool { return p.session.Cursor() >= last.Seq })
+			waitfor.MustHold(t, "what is not for the session is behind it", func() bool { return p.session.Cursor() >= last.Seq })
 		}
 	})
 }
@@ -269,7 +270,7 @@ func TestMaximumPacketSize(t *testing.T) {
 					want, told = []*msglog.Record{short, after}, 1
 				}
 				var got []arrival
-				waitFor(t, "messages and refusals", func() bool { got = r.settled(p); return len(got) >= len(want)+told })
+				waitfor.MustHold(t, "messages and refusals", func() bool { got = r.settled(p); return len(got) >= len(want)+told })
 				got = slices.DeleteFunc(got, func(m arrival) bool {
 					if m.topic == "user/alice/error" {
 						told--
@@ -316,7 +317,7 @@ func TestNotAgain(t *testing.T) {
 		p.offline(time.Hour)
 	}
 	p = r.online(a)
-	waitFor(t, "all is done", func() bool { return p.session.Cursor() >= short.Seq })
+	waitfor.MustHold(t, "all is done", func() bool { return p.session.Cursor() >= short.Seq })
 }
 
 // A message is delivered until it expires, with what is left of its time in seconds,
@@ -416,7 +417,7 @@ func TestVersionsSideBySide(t *testing.T) {
 				}, delivery.Subscription{Filter: "group/a", QoS: 2}))
 			}
 			for i, p := range peers {
-				waitFor(t, "two messages", func() bool { return p.count() == 2 })
+				waitfor.MustHold(t, "two messages", func() bool { return p.count() == 2 })
 				for k, a := range p.arrivals() {
 					if a.seq != recs[k].Seq || a.qos != qos || a.topic != "group/a" {
 						t.Errorf("client %d got %+v, want seq %d at QoS %d", i, a, recs[k].Seq, qos)

@@ -7,6 +7,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/internal/waitfor"
 )
 
 // A batch with messages of many senders to many topics reaches everybody as single
@@ -65,14 +66,14 @@ func TestRemembered(t *testing.T) {
 			r := mustRig(t, delivery.Config{Recent: recent})
 			p := r.mute(delivery.Attachment{Key: key("alice"), V5: true, ReceiveMaximum: 1, Groups: []string{"a"}},
 				delivery.Subscription{Filter: "user/alice", QoS: 1}, delivery.Subscription{Filter: "group/a", QoS: 1})
-			waitFor(t, "the session is live", p.session.Live)
+			waitfor.MustHold(t, "the session is live", p.session.Live)
 			var recs []*msglog.Record
 			for range 5 {
 				recs = append(recs, r.publish(1, "alice", "user/bob", "group/a", "user/alice")...)
 				recs = append(recs, r.publish(1, "bob", "user/alice")...)
 			}
 			for i, rec := range recs {
-				waitFor(t, fmt.Sprint("message ", i), func() bool { return p.count() > i })
+				waitfor.MustHold(t, fmt.Sprint("message ", i), func() bool { return p.count() > i })
 				a := p.arrivals()[i]
 				if a.seq != rec.Seq {
 					t.Fatalf("message %d is %+v, want seq %d", i, a, rec.Seq)

@@ -8,6 +8,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/outbox"
+	"mynah/internal/waitfor"
 )
 
 // A client that is slow with most of what it has, and has room for more, gets more: one
@@ -23,10 +24,10 @@ func TestFreedSlotIsUsed(t *testing.T) {
 		}
 		p := r.mute(a)
 		has := func(n int) func() bool { return func() bool { return p.count() == n } }
-		waitFor(t, "a full window", has(int(most)))
+		waitfor.MustHold(t, "a full window", has(int(most)))
 		for i := range 3 {
 			p.session.Acknowledged(p.out, 4, p.arrivals()[i].id, false)
-			waitFor(t, "one more for the one that was acknowledged", has(int(most)+i+1))
+			waitfor.MustHold(t, "one more for the one that was acknowledged", has(int(most)+i+1))
 		}
 	}
 }
@@ -56,7 +57,7 @@ func TestTotalHoldsForThoseBehind(t *testing.T) {
 		r.begin(peers[i], a)
 	}
 	for _, p := range peers {
-		waitFor(t, "the session has been given what it can be given", p.session.Idle)
+		waitfor.MustHold(t, "the session has been given what it can be given", p.session.Idle)
 	}
 	most := limits.Held()
 	// Every session may have one message, and some may have looked at the same moment.
@@ -67,7 +68,7 @@ func TestTotalHoldsForThoseBehind(t *testing.T) {
 		p.pause(false)
 	}
 	for _, p := range peers {
-		waitFor(t, "the last message", func() bool {
+		waitfor.MustHold(t, "the last message", func() bool {
 			got := p.arrivals()
 			return len(got) == messages && got[len(got)-1].seq == last
 		})

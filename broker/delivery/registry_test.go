@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/internal/waitfor"
 )
 
 // Who reads a topic by name and with everybody's gets a message once, at the higher QoS
@@ -90,7 +91,7 @@ func TestYoungerSubscription(t *testing.T) {
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("watch"), Expiry: time.Hour, AnyTopic: true, Groups: []string{"a"}}
 	p := r.online(a, delivery.Subscription{Filter: "user/watch", QoS: 1}, signals("watch"))
-	waitFor(t, "the session is live", p.session.Live)
+	waitfor.MustHold(t, "the session is live", p.session.Live)
 	p.offline(time.Hour)
 	var want []uint64
 	topics := []string{"user/watch", "group/a", "user/bob", "group/b"}

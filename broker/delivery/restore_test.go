@@ -10,6 +10,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/internal/waitfor"
 )
 
 // How far a stored QoS 2 exchange has got.
@@ -62,7 +63,7 @@ func TestRestoredPacketIDsFarApart(t *testing.T) {
 					t.Errorf("new message %d came with id %d and DUP %v", i, got.id, got.dup)
 				}
 			}
-			waitFor(t, "all is done", func() bool { return p.session.Cursor() == recs[len(recs)-1].Seq })
+			waitfor.MustHold(t, "all is done", func() bool { return p.session.Cursor() == recs[len(recs)-1].Seq })
 		})
 	}
 }
@@ -85,7 +86,7 @@ func TestRestoredFarAhead(t *testing.T) {
 	all = append(all, late)
 	r.restart(stored(a.Key, late, 1, sent))
 	p = r.online(a)
-	waitFor(t, "everything", func() bool { return p.session.Cursor() == late.Seq && p.count() >= len(all) })
+	waitfor.MustHold(t, "everything", func() bool { return p.session.Cursor() == late.Seq && p.count() >= len(all) })
 	got := p.arrivals()
 	if len(got) != len(all) {
 		t.Fatalf("got %d messages, want %d", len(got), len(all))
@@ -116,12 +117,12 @@ func TestRestoredHonoursReceiveMaximum(t *testing.T) {
 	r.restart(ops...)
 	p := r.mute(a)
 	for i, rec := range recs {
-		waitFor(t, "two are open, or the last", func() bool { return p.count() == min(i+2, len(recs)) })
+		waitfor.MustHold(t, "two are open, or the last", func() bool { return p.count() == min(i+2, len(recs)) })
 		if got := p.arrivals()[i]; got.seq != rec.Seq || got.id != uint16(i+1) {
 			t.Fatalf("message %d is %+v, want seq %d", i, got, rec.Seq)
 		}
 		p.session.Acknowledged(p.out, 5, uint16(i+1), false)
-		waitFor(t, "PUBREL", func() bool { return len(p.released()) == i+1 })
+		waitfor.MustHold(t, "PUBREL", func() bool { return len(p.released()) == i+1 })
 		p.session.Acknowledged(p.out, 7, uint16(i+1), false)
 	}
 }
@@ -136,10 +137,10 @@ func TestRestoredEndsOnce(t *testing.T) {
 	recs := r.publish(2, "bob", "user/alice", "user/alice", "user/alice")
 	r.restart(stored(a.Key, recs[0], 1, sent), stored(a.Key, recs[1], 2, received), stored(a.Key, recs[2], 3, sent))
 	p := r.mute(a)
-	waitFor(t, "all are sent", func() bool { return p.count() == 2 && len(p.released()) == 1 })
+	waitfor.MustHold(t, "all are sent", func() bool { return p.count() == 2 && len(p.released()) == 1 })
 	p.session.Acknowledged(p.out, 7, 2, false)
 	p.session.Acknowledged(p.out, 5, 3, true) // refused, which ends it too
-	waitFor(t, "it is stored", func() bool { return r.storedStates(a.Key) == "\x00\x02\x02" })
+	waitfor.MustHold(t, "it is stored", func() bool { return r.storedStates(a.Key) == "\x00\x02\x02" })
 	p.offline(time.Hour)
 
 	r.restart()
@@ -182,9 +183,9 @@ func TestRestoredNotForThisClient(t *testing.T) {
 	r.restart(stored(a.Key, large, 1, sent), stored(a.Key, over, 2, sent), stored(a.Key, recs[2], 3, sent))
 	a.MaxPacket = 300
 	p := r.online(a)
-	waitFor(t, "the last", func() bool { return p.session.Cursor() == recs[2].Seq })
+	waitfor.MustHold(t, "the last", func() bool { return p.session.Cursor() == recs[2].Seq })
 	var seqs []uint64
-	waitFor(t, "message and refusal", func() bool { return p.count() == 3 })
+	waitfor.MustHold(t, "message and refusal", func() bool { return p.count() == 3 })
 	for _, got := range p.arrivals() {
 		if got.topic == "user/alice" {
 			seqs = append(seqs, got.seq)
@@ -195,7 +196,7 @@ func TestRestoredNotForThisClient(t *testing.T) {
 	if !slices.Equal(seqs, seqsOf(recs[1:]...)) {
 		t.Errorf("got %v, want %v", seqs, seqsOf(recs[1:]...))
 	}
-	waitFor(t, "all exchanges end", func() bool { return len(p.released()) == 3 })
+	waitfor.MustHold(t, "all exchanges end", func() bool { return len(p.released()) == 3 })
 	if ids := slices.Sorted(slices.Values(p.released())); !slices.Equal(ids, []uint16{1, 2, 3}) {
 		t.Errorf("released were %v", ids)
 	}
@@ -212,7 +213,7 @@ func TestRestoredWithoutSubscription(t *testing.T) {
 	r.restart(stored(a.Key, recs[0], 1, received), stored(a.Key, recs[1], 2, sent))
 	a.Groups = nil
 	p := r.online(a)
-	waitFor(t, "both exchanges end", func() bool { return slices.Equal(p.released(), []uint16{1, 2}) })
+	waitfor.MustHold(t, "both exchanges end", func() bool { return slices.Equal(p.released(), []uint16{1, 2}) })
 	p.wantSeqs(t, recs[1])
-	waitFor(t, "all is done", func() bool { return p.session.Cursor() == recs[1].Seq })
+	waitfor.MustHold(t, "all is done", func() bool { return p.session.Cursor() == recs[1].Seq })
 }

@@ -13,6 +13,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/internal/waitfor"
 )
 
 // online attaches a session, starts it and reads what it gets until the test ends.
@@ -62,7 +63,7 @@ func (p *peer) offline(expiry time.Duration) {
 
 func (p *peer) wantSeqs(tb testing.TB, recs ...*msglog.Record) {
 	tb.Helper()
-	waitFor(tb, fmt.Sprintf("%d messages", len(recs)), func() bool { return p.count() >= len(recs) })
+	waitfor.MustHold(tb, fmt.Sprintf("%d messages", len(recs)), func() bool { return p.count() >= len(recs) })
 	got := p.arrivals()
 	for i, rec := range recs {
 		if got[i].seq != rec.Seq {
@@ -123,7 +124,7 @@ func TestExpiry(t *testing.T) {
 	missed := r.publish(1, "bob", "user/alice")
 	now.Add(int64(1000 * time.Hour))
 	r.online(delivery.Attachment{Key: key("carol"), Expiry: time.Hour}).offline(0) // after which it is looked soon
-	waitFor(t, "alice's session has ended", func() bool { return len(r.engine.Sessions("alice")) == 0 })
+	waitfor.MustHold(t, "alice's session has ended", func() bool { return len(r.engine.Sessions("alice")) == 0 })
 	r.online(archive).wantSeqs(t, missed...)
 	if n := r.engine.Count(); n != 1 {
 		t.Errorf("there are %d sessions, want the archiver's alone", n)
@@ -171,10 +172,10 @@ func TestQoS0MovesTheStoredCursor(t *testing.T) {
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice"})
 	first := r.publish(0, "bob", "user/alice")
 	p.wantSeqs(t, first...)
-	waitFor(t, "the first position is stored", func() bool { return r.storedCursor("alice") >= first[0].Seq })
-	waitFor(t, "the session is live", p.session.Live)
+	waitfor.MustHold(t, "the first position is stored", func() bool { return r.storedCursor("alice") >= first[0].Seq })
+	waitfor.MustHold(t, "the session is live", p.session.Live)
 	recs := r.publish(0, "bob", "user/alice")
-	waitFor(t, "the position is stored", func() bool { return r.storedCursor("alice") >= recs[0].Seq })
+	waitfor.MustHold(t, "the position is stored", func() bool { return r.storedCursor("alice") >= recs[0].Seq })
 }
 
 // storedCursor returns what a broker that starts now would find.
@@ -204,15 +205,15 @@ func TestStoredCursorWaitsForAcknowledgement(t *testing.T) {
 	go func() { defer close(done); p.read() }()
 	t.Cleanup(func() { p.offline(0); <-done })
 	recs := r.publish(1, "bob", "user/alice", "user/alice", "user/alice", "user/else")
-	waitFor(t, "they are sent", func() bool { return p.count() == 3 })
+	waitfor.MustHold(t, "they are sent", func() bool { return p.count() == 3 })
 	p.session.Acknowledged(p.out, 4, 2, false) // out of order: the first is still open
 	p.session.Acknowledged(p.out, 4, 3, false)
 	if c := p.session.Cursor(); c != recs[0].Seq-1 {
 		t.Errorf("the cursor is %d, the first message %d is not acknowledged", c, recs[0].Seq)
 	}
 	p.session.Acknowledged(p.out, 4, 1, false)
-	waitFor(t, "all is done", func() bool { return p.session.Cursor() >= recs[2].Seq })
-	waitFor(t, "that is stored", func() bool { return r.storedCursor("alice") >= recs[2].Seq })
+	waitfor.MustHold(t, "all is done", func() bool { return p.session.Cursor() >= recs[2].Seq })
+	waitfor.MustHold(t, "that is stored", func() bool { return r.storedCursor("alice") >= recs[2].Seq })
 }
 
 // stubStore is a session store that can fail and tells what was asked of it.
@@ -347,7 +348,7 @@ func TestPlainAcknowledgementOpensTheWindow(t *testing.T) {
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 1})
 	p.keepBack("plant/x")
 	p.session.Queue(&delivery.PlainMessage{Topic: "plant/x", QoS: 1}, delivery.PlainOptions{QoS: 1})
-	waitFor(t, "the plain message", func() bool { return p.count() == 1 })
+	waitfor.MustHold(t, "the plain message", func() bool { return p.count() == 1 })
 	plain := p.arrivals()[0].id
 	batch := make([]string, 64)
 	for i := range batch {
@@ -358,9 +359,9 @@ func TestPlainAcknowledgementOpensTheWindow(t *testing.T) {
 	for ; sent < half+200; sent += len(batch) {
 		r.publish(1, "bob", batch...)
 	}
-	waitFor(t, "the window is full", func() bool { return p.count() == half })
+	waitfor.MustHold(t, "the window is full", func() bool { return p.count() == half })
 	p.session.Acknowledged(p.out, 4, plain, false)
-	waitFor(t, "the rest", func() bool { return p.count() == 1+sent })
+	waitfor.MustHold(t, "the rest", func() bool { return p.count() == 1+sent })
 }
 
 // A session whose position is older than the log gets a notice with the range that is
@@ -372,7 +373,7 @@ func TestGap(t *testing.T) {
 		delivery.Subscription{Filter: "user/alice", QoS: 1}, delivery.Subscription{Filter: "group/+", QoS: 1})
 	had := r.publish(1, "bob", "group/quiet", "user/alice")
 	p.wantSeqs(t, had...)
-	waitFor(t, "they are acknowledged", func() bool { return p.session.Cursor() >= had[1].Seq })
+	waitfor.MustHold(t, "they are acknowledged", func() bool { return p.session.Cursor() >= had[1].Seq })
 	p.offline(time.Hour)
 	lost := r.publish(1, "bob", "user/alice", "user/alice", "user/alice")
 	kept := r.publish(1, "bob", "user/alice")
@@ -381,7 +382,7 @@ func TestGap(t *testing.T) {
 	}
 	first, _ := r.log.Bounds()
 	p = r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Groups: []string{"quiet"}})
-	waitFor(t, "notice and message", func() bool { return p.count() >= 2 })
+	waitfor.MustHold(t, "notice and message", func() bool { return p.count() >= 2 })
 	got := p.arrivals()
 	if len(got) != 2 || got[0].seq != 0 || got[0].topic != "user/alice" || got[1].seq != kept[0].Seq {
 		t.Fatalf("got %+v", got)
@@ -450,7 +451,7 @@ func TestTakeoversUnderLoad(t *testing.T) {
 		}
 	}
 	seen := map[uint64]bool{}
-	waitFor(t, "everything has arrived somewhere", func() bool {
+	waitfor.MustHold(t, "everything has arrived somewhere", func() bool {
 		clear(seen)
 		for _, p := range peers {
 			for _, a := range p.arrivals() {

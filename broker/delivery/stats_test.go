@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/internal/waitfor"
 )
 
 // A delivery is a message that went to a session, and counts once: not before it is sent,
@@ -28,7 +29,7 @@ func TestDeliveriesAreCountedOnce(t *testing.T) {
 		t.Helper()
 		want += more
 		is := func() bool { return r.engine.Stats().Deliveries.Load() == uint64(want) } //nolint:gosec // not negative
-		waitFor(t, what, is)
+		waitfor.MustHold(t, what, is)
 	}
 	away := device("away")
 	r.online(away, group(1)).offline(time.Hour)
@@ -41,7 +42,7 @@ func TestDeliveriesAreCountedOnce(t *testing.T) {
 	r.online(device("bob"), echo)
 	publish(20)
 	for _, p := range all {
-		waitFor(t, "the messages", func() bool { return p.count() == 20 })
+		waitfor.MustHold(t, "the messages", func() bool { return p.count() == 20 })
 	}
 	counted("messages of those that are connected", 3*20)
 
@@ -49,21 +50,21 @@ func TestDeliveriesAreCountedOnce(t *testing.T) {
 	a.ReceiveMaximum = 5
 	slow := r.mute(a, group(1), signals("slow"))
 	publish(20)
-	waitFor(t, "a full window", func() bool { return slow.count() == 5 })
+	waitfor.MustHold(t, "a full window", func() bool { return slow.count() == 5 })
 	counted("what a slow client was sent, not what it was not", 3*20+5)
 	slow.offline(time.Hour)
 	slow = r.mute(a)
-	waitFor(t, "the same again", func() bool { return slow.count() == 5 })
+	waitfor.MustHold(t, "the same again", func() bool { return slow.count() == 5 })
 	r.settled(slow)
 	counted("nothing for what was sent again", 0)
 	slow.offline(time.Hour)
 
 	back := r.online(away)
-	waitFor(t, "what was missed", func() bool { return back.count() == 40 })
+	waitfor.MustHold(t, "what was missed", func() bool { return back.count() == 40 })
 	counted("what was missed", 40)
 	back.session.Queue(plainMessage(1, 1), atMost2)
 	back.session.Queue(plainMessage(0, 2), atMost2)
-	waitFor(t, "the messages of other topics", func() bool { return back.count() == 42 })
+	waitfor.MustHold(t, "the messages of other topics", func() bool { return back.count() == 42 })
 	counted("messages of other topics", 2)
 }
 
@@ -74,7 +75,7 @@ func TestDeliveryOfALaterConnectionIsCounted(t *testing.T) {
 	r, store := mustStubRig(t)
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2})
-	waitFor(t, "the session is live", p.session.Live)
+	waitfor.MustHold(t, "the session is live", p.session.Live)
 	store.fail.Store(true)
 	r.publish(2, "bob", "user/alice")
 	<-p.ended // its packet id cannot be stored
@@ -85,7 +86,7 @@ func TestDeliveryOfALaterConnectionIsCounted(t *testing.T) {
 	for range 2 {
 		p.offline(time.Hour)
 		p = r.mute(a)
-		waitFor(t, "the message", func() bool { return p.count() == 1 && p.session.Live() })
+		waitfor.MustHold(t, "the message", func() bool { return p.count() == 1 && p.session.Live() })
 		if n := r.engine.Stats().Deliveries.Load(); n != 1 {
 			t.Errorf("%d deliveries, want 1", n)
 		}

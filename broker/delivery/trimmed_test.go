@@ -9,6 +9,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/outbox"
+	"mynah/internal/waitfor"
 )
 
 // trim makes the log forget everything up to seq.
@@ -50,7 +51,7 @@ func TestGapBegins(t *testing.T) {
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 		p := r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
 		had := r.publish(1, "bob", "user/alice")
-		waitFor(t, "it is acknowledged", func() bool { return p.session.Cursor() == had[0].Seq })
+		waitfor.MustHold(t, "it is acknowledged", func() bool { return p.session.Cursor() == had[0].Seq })
 		p.offline(time.Hour)
 		recs := r.publish(1, "bob", "user/alice", "user/alice", "user/alice")
 		r.trim(had[0].Seq + uint64(lost))
@@ -73,7 +74,7 @@ func TestGapOfYoungerSubscriptions(t *testing.T) {
 	r := mustRig(t, delivery.Config{Now: func() time.Time { return time.UnixMilli(1) }})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, AnyTopic: true}
 	p := r.online(a, delivery.Subscription{Filter: "group/a", QoS: 1}, delivery.Subscription{Filter: "group/#", QoS: 1}, signals("alice"))
-	waitFor(t, "the session is live", p.session.Live)
+	waitfor.MustHold(t, "the session is live", p.session.Live)
 	p.offline(time.Hour)
 	_, pos := r.log.Bounds()
 	subscribe := func(filter string) { // without going on, so that the position stays where it is
@@ -108,7 +109,7 @@ func TestGapBeforeALargeMessage(t *testing.T) {
 	})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	p := r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
-	waitFor(t, "the session is live", p.session.Live)
+	waitfor.MustHold(t, "the session is live", p.session.Live)
 	p.offline(time.Hour)
 	lost, kept := r.publish(1, "bob", "user/alice"), message(1, "bob", "user/alice")
 	kept.Tail = []byte(`"type":"text","body":"` + strings.Repeat("x", 1000) + `"}`)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mynah/broker/listener"
+	"mynah/internal/waitfor"
 )
 
 // BenchmarkRead compares reading from a guarded connection with reading from
@@ -149,7 +150,7 @@ func BenchmarkIdle(b *testing.B) {
 				bareWrite(b, fd, first)
 			}
 		}
-		eventually(b, "all are served", func() bool { return count(b, g.Metrics, "accepted_total") == conns })
+		waitfor.MustHold(b, "all are served", func() bool { return count(b, g.Metrics, "accepted_total") == conns })
 		after := memory()
 		b.ReportMetric(float64(after-before)/conns/1024, "KiB/conn")
 		b.ReportMetric(0, "ns/op")

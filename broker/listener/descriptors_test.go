@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"mynah/broker/listener"
+	"mynah/internal/waitfor"
 )
 
 func TestForConnections(t *testing.T) {
@@ -61,7 +62,7 @@ func TestDescriptorsAreShared(t *testing.T) {
 	d := listener.NewDescriptors(most, slog.New(slog.NewTextHandler(&logs, nil)))
 	open := func(want int) {
 		t.Helper()
-		eventually(t, "the count of open connections", func() bool { return descriptor(t, d, "open") == want })
+		waitfor.MustHold(t, "the count of open connections", func() bool { return descriptor(t, d, "open") == want })
 	}
 	tcp := startTCP(t, listener.TCPConfig{Guard: listener.Guard{Handler: echo}, Descriptors: d})
 	var web net.Addr
@@ -101,7 +102,7 @@ func TestDescriptorsAreShared(t *testing.T) {
 		mustEnd(t, conn)
 		_ = conn.Close()
 	}
-	eventually(t, "the refusals are counted", func() bool { return descriptor(t, d, "refused_total") == 3 })
+	waitfor.MustHold(t, "the refusals are counted", func() bool { return descriptor(t, d, "refused_total") == 3 })
 	if n := strings.Count(logs.String(), "ulimit"); n != 1 {
 		t.Errorf("logged %d times, want once a minute:\n%s", n, logs.String())
 	}

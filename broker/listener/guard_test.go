@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mynah/broker/listener"
+	"mynah/internal/waitfor"
 )
 
 // Guards against a guard that loses, repeats or reorders bytes: whatever the
@@ -86,7 +87,7 @@ func TestFirstPacketIsGuarded(t *testing.T) {
 				mustRead(t, conn, c.answer)
 			}
 			mustEnd(t, conn)
-			eventually(t, "the refusal is counted", func() bool { return count(t, m, "refused_total", c.reason) == 1 })
+			waitfor.MustHold(t, "the refusal is counted", func() bool { return count(t, m, "refused_total", c.reason) == 1 })
 			mustStop(t, l)
 			if served.Load() != 0 {
 				t.Error("the handler was called")
@@ -118,7 +119,7 @@ func TestFirstPacketDeadline(t *testing.T) {
 				}
 			}
 			mustEnd(t, conn)
-			eventually(t, "the timeout is counted", func() bool { return count(t, m, "refused_total", "timeout") == 1 })
+			waitfor.MustHold(t, "the timeout is counted", func() bool { return count(t, m, "refused_total", "timeout") == 1 })
 		})
 	}
 }
@@ -246,7 +247,7 @@ func TestPanicEndsOneConnection(t *testing.T) {
 			t.Fatal("nothing was cleaned up")
 		}
 	}
-	eventually(t, "both connections are closed", func() bool { return count(t, m, "open") == 1 })
+	waitfor.MustHold(t, "both connections are closed", func() bool { return count(t, m, "open") == 1 })
 	if n := count(t, m, "panics_total"); n != 2 {
 		t.Errorf("%d panics counted, want 2", n)
 	}
@@ -277,7 +278,7 @@ func TestPanicValueStaysOutOfTheLog(t *testing.T) {
 	conn := dial(t, l.Addr())
 	mustWrite(t, conn, connect(4, "abc", 60))
 	mustEnd(t, conn)
-	eventually(t, "the connection is gone", func() bool { return count(t, m, "open") == 0 })
+	waitfor.MustHold(t, "the connection is gone", func() bool { return count(t, m, "open") == 0 })
 	if out := logs.String(); strings.Contains(out, "SECRET") || strings.Count(out, "ended by a panic") != 1 {
 		t.Errorf("log: %s", out)
 	}

@@ -204,16 +204,6 @@ func isTimeout(err error) bool {
 	return ok && ne.Timeout()
 }
 
-// eventually waits for a condition.
-func eventually(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	for end := time.Now().Add(wait); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			tb.Fatalf("waited in vain for: %s", what)
-		}
-	}
-}
-
 // count returns the sum of a metric over all series whose labels include the
 // given values.
 func count(tb testing.TB, m *listener.Metrics, name string, labels ...string) int {

@@ -11,6 +11,7 @@ import (
 	"github.com/pires/go-proxyproto"
 
 	"mynah/broker/listener"
+	"mynah/internal/waitfor"
 )
 
 func proxyHeader(tb testing.TB, version byte, source string) []byte {
@@ -72,7 +73,7 @@ func TestProxyProtocol(t *testing.T) {
 			mustWrite(t, conn, c.send)
 			if c.reason != "" {
 				_, _ = conn.Read(make([]byte, 1))
-				eventually(t, "the refusal is counted", func() bool { return count(t, m, "refused_total", c.reason) == 1 })
+				waitfor.MustHold(t, "the refusal is counted", func() bool { return count(t, m, "refused_total", c.reason) == 1 })
 				return
 			}
 			want := c.remote
@@ -152,5 +153,5 @@ func TestProxiedClientsAreLimitedOneByOne(t *testing.T) {
 		mustWrite(t, conn, append(proxyHeader(t, 2, source), packet...))
 		_, _ = conn.Read(make([]byte, 1))
 	}
-	eventually(t, "two are refused", func() bool { return count(t, m, "refused_total", "address_full") == 2 })
+	waitfor.MustHold(t, "two are refused", func() bool { return count(t, m, "refused_total", "address_full") == 2 })
 }

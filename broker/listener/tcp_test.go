@@ -15,6 +15,7 @@ import (
 
 	"mynah/broker/listener"
 	"mynah/internal/leak"
+	"mynah/internal/waitfor"
 )
 
 // replayed puts bytes that were read back in front of a connection.
@@ -67,10 +68,10 @@ func TestLimits(t *testing.T) {
 				mustEnd(t, conn)
 				_ = conn.Close()
 			}
-			eventually(t, "the refusal is counted", func() bool { return count(t, m, "refused_total", c.reason) == 1 })
+			waitfor.MustHold(t, "the refusal is counted", func() bool { return count(t, m, "refused_total", c.reason) == 1 })
 			before := count(t, m, "open")
 			_ = first.Close()
-			eventually(t, "a place is free", func() bool { return count(t, m, "open") == before-1 })
+			waitfor.MustHold(t, "a place is free", func() bool { return count(t, m, "open") == before-1 })
 			enter(c.from[2])
 		})
 	}
@@ -113,7 +114,7 @@ func TestStopEndsTheRetry(t *testing.T) {
 		Listener: &failingListener{Listener: inner, errno: syscall.EMFILE, fails: 1 << 30},
 		Guard:    listener.Guard{Handler: echo, Metrics: m},
 	})
-	eventually(t, "the first failure", func() bool { return count(t, m, "accept_errors_total") > 0 })
+	waitfor.MustHold(t, "the first failure", func() bool { return count(t, m, "accept_errors_total") > 0 })
 	mustStop(t, l)
 }
 
@@ -130,7 +131,7 @@ func TestStopLeavesNothing(t *testing.T) {
 	ready := dial(t, l.Addr())
 	mustWrite(t, ready, connect(4, "ready", 0))
 	mustRead(t, ready, connack)
-	eventually(t, "three connections", func() bool { return count(t, m, "open") == 3 })
+	waitfor.MustHold(t, "three connections", func() bool { return count(t, m, "open") == 3 })
 
 	// StopAccepting leaves the connections alone.
 	l.StopAccepting()
@@ -166,7 +167,7 @@ func TestStopTellsOfAStuckHandler(t *testing.T) {
 	}})
 	conn := dial(t, l.Addr())
 	mustWrite(t, conn, connect(4, "abc", 60))
-	eventually(t, "the handler runs", func() bool { return count(t, m, "accepted_total") == 1 })
+	waitfor.MustHold(t, "the handler runs", func() bool { return count(t, m, "accepted_total") == 1 })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if err := l.Stop(ctx); err == nil || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "1 connections") {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"mynah/broker/listener"
+	"mynah/internal/waitfor"
 )
 
 // writeCert makes a self-signed certificate for 127.0.0.1 and puts it and its
@@ -105,7 +106,7 @@ func TestTLS(t *testing.T) {
 	if err := tls.Client(dial(t, l.Addr()), old).HandshakeContext(t.Context()); err == nil {
 		t.Error("TLS 1.1 was accepted")
 	}
-	eventually(t, "the handshake's refusal is counted", func() bool { return count(t, m, "refused_total", "tls") == 1 })
+	waitfor.MustHold(t, "the handshake's refusal is counted", func() bool { return count(t, m, "refused_total", "tls") == 1 })
 
 	plain := dial(t, l.Addr())
 	mustWrite(t, plain, connect(4, "abc", 60))
@@ -125,7 +126,7 @@ func TestTLS(t *testing.T) {
 	}
 	mustEnd(t, silent)
 	mustEnd(t, quiet)
-	eventually(t, "the timeouts are counted", func() bool { return count(t, short, "refused_total", "timeout") == 2 })
+	waitfor.MustHold(t, "the timeouts are counted", func() bool { return count(t, short, "refused_total", "timeout") == 2 })
 }
 
 // Guards against a restart for every new certificate, and against new files that
@@ -154,7 +155,7 @@ func TestCertificateIsReloaded(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustWriteFile(t, keyFile, goodKey) // the new certificate with the old key
-	eventually(t, "the wrong pair is reported", func() bool {
+	waitfor.MustHold(t, "the wrong pair is reported", func() bool {
 		if n := serial(t, l.Addr()); n != 1 {
 			t.Fatalf("certificate %d, want 1 still", n)
 		}
@@ -162,7 +163,7 @@ func TestCertificateIsReloaded(t *testing.T) {
 	})
 
 	mustWriteFile(t, keyFile, newKey)
-	eventually(t, "the new certificate is served", func() bool { return serial(t, l.Addr()) == 2 })
+	waitfor.MustHold(t, "the new certificate is served", func() bool { return serial(t, l.Addr()) == 2 })
 	if n := strings.Count(logs.String(), "cannot be used"); n != 1 {
 		t.Errorf("the wrong pair was reported %d times, want once", n)
 	}
@@ -170,7 +171,7 @@ func TestCertificateIsReloaded(t *testing.T) {
 	if err := os.Remove(certFile); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the missing file is reported", func() bool {
+	waitfor.MustHold(t, "the missing file is reported", func() bool {
 		return serial(t, l.Addr()) == 2 && strings.Count(logs.String(), "cannot be used") == 2
 	})
 }

@@ -19,6 +19,7 @@ import (
 	"mynah/broker/listener"
 	"mynah/internal/leak"
 	"mynah/internal/stopwatch"
+	"mynah/internal/waitfor"
 )
 
 // startWS mounts a WebSocket door at /mqtt and returns its URL.
@@ -484,7 +485,7 @@ func TestWebSocketGuards(t *testing.T) {
 			conn := dialWS(t, url, nil)
 			c.send(t, conn)
 			mustClose(t, conn, c.code)
-			eventually(t, "the refusal is counted", func() bool {
+			waitfor.MustHold(t, "the refusal is counted", func() bool {
 				return count(t, m, "refused_total", c.reason) == 1 && count(t, m, "open") == 0
 			})
 		})
@@ -597,7 +598,7 @@ func TestCloseEndsABlockedWrite(t *testing.T) {
 	sendWS(t, c, connect(4, "abc", 0))
 	conn := <-blocked
 	last, since := int64(0), time.Now()
-	eventually(t, "the socket takes no more", func() bool {
+	waitfor.MustHold(t, "the socket takes no more", func() bool {
 		if n := written.Load(); n != last {
 			last, since = n, time.Now()
 		}
@@ -734,7 +735,7 @@ func TestWebSocketLimits(t *testing.T) {
 			}
 			// A handshake that fails gives its place back, as a connection does.
 			_ = first.Close()
-			eventually(t, "the place is free", func() bool {
+			waitfor.MustHold(t, "the place is free", func() bool {
 				conn, _, err := tryWS(t, url, nil, "mqtt")
 				if err == nil {
 					_ = conn.Close()
@@ -754,7 +755,7 @@ func TestWebSocketPanic(t *testing.T) {
 	c := dialWS(t, url, nil)
 	sendWS(t, c, append(connect(5, "abc", 60), panicPacket...))
 	mustClose(t, c, websocket.CloseNormalClosure)
-	eventually(t, "the panic is counted", func() bool { return count(t, m, "panics_total", "ws") == 1 })
+	waitfor.MustHold(t, "the panic is counted", func() bool { return count(t, m, "panics_total", "ws") == 1 })
 }
 
 // Guards against a reader that goes on after the end: Gorilla panics when it is
@@ -779,7 +780,7 @@ func TestReadAfterTheEnd(t *testing.T) {
 	sendWS(t, c, connect(4, "abc", 0))
 	_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(wait))
 	<-done
-	eventually(t, "the connection is gone", func() bool { return count(t, m, "open") == 0 })
+	waitfor.MustHold(t, "the connection is gone", func() bool { return count(t, m, "open") == 0 })
 	if n := count(t, m, "panics_total"); n > 0 {
 		t.Error("reading on panicked")
 	}

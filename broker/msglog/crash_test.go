@@ -11,7 +11,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -214,14 +213,4 @@ func note(t *testing.T, line string, acked map[uint64]string, changes *int) {
 		return
 	}
 	_, _ = fmt.Sscanf(line, "store %d", changes) // or it is a line cut short
-}
-
-// waitFor waits for a condition.
-func waitFor(tb testing.TB, what string, cond func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("timed out waiting until %s", what)
-		}
-	}
 }

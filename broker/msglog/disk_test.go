@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"mynah/broker/msglog"
+	"mynah/internal/waitfor"
 )
 
 // mountTmpfs mounts a file system of the given size that is gone with the test.
@@ -92,7 +93,7 @@ func TestDiskFull(t *testing.T) {
 				mustClose(t, l)
 				l = mustOpen(t, dir, opts)
 			}
-			waitFor(t, "messages are accepted again", func() bool {
+			waitfor.MustHold(t, "messages are accepted again", func() bool {
 				_, err := l.Append(largeBatch(2000))
 				return err == nil
 			})

@@ -11,10 +11,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"mynah/internal/leak"
 	"mynah/internal/postgres"
+	"mynah/internal/waitfor"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -136,13 +136,13 @@ func TestRestartsServerThatDied(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-exited
-		eventually(t, "another server answers", func(ctx context.Context) error {
+		waitfor.MustSucceed(t, "another server answers", func() error {
 			select {
 			case <-server.Exited():
 				return errors.New("none is running")
 			default:
 			}
-			_, err := query[int](ctx, server.URL(), "SELECT 1")
+			_, err := query[int](t.Context(), server.URL(), "SELECT 1")
 			return err
 		})
 	}
@@ -259,21 +259,4 @@ func pidIn(t *testing.T, dir string) string {
 	}
 	pid, _, _ := strings.Cut(string(text), "\n")
 	return pid
-}
-
-func eventually(t *testing.T, what string, try func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	for {
-		err := try(ctx)
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("waited in vain until %s: %v", what, err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }

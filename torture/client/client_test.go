@@ -13,6 +13,7 @@ import (
 
 	"mynah/bench/wire"
 	"mynah/internal/leak"
+	"mynah/internal/waitfor"
 	"mynah/torture/client"
 )
 
@@ -106,19 +107,14 @@ func (r *told) add(format string, args ...any) {
 // wait waits until just these things have been reported.
 func (r *told) wait(t *testing.T, want ...string) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	waitfor.MustSucceed(t, "the client reports", func() error {
 		r.mu.Lock()
-		got := slices.Clone(r.lines)
-		r.mu.Unlock()
-		if slices.Equal(got, want) {
-			return
+		defer r.mu.Unlock()
+		if !slices.Equal(r.lines, want) {
+			return fmt.Errorf("it reported %q, want %q", r.lines, want)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the client reported %q, want %q", got, want)
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return nil
+	})
 }
 
 func start(t *testing.T, s *script, filters ...wire.Filter) (*client.Client, *told) {
@@ -181,9 +177,7 @@ func TestUnacknowledgedGoesAgainInOrder(t *testing.T) {
 	s.expect(ack(wire.PUBREL, 4))
 	s.send(ack(wire.PUBCOMP, 4))
 	r.wait(t, "acked two", "acked one", "acked three", "acked four")
-	for !c.Idle() {
-		time.Sleep(time.Millisecond)
-	}
+	waitfor.MustHold(t, "the client is idle", c.Idle)
 }
 
 // A session that the broker has forgotten is reported, and what was not
@@ -262,9 +256,7 @@ func TestSleep(t *testing.T) {
 	s := listen(t)
 	c, _ := start(t, s)
 	s.accept(0)
-	for !c.Connected() {
-		time.Sleep(time.Millisecond)
-	}
+	waitfor.MustHold(t, "the client is connected", c.Connected)
 	c.Sleep(true)
 	s.expect(wire.AppendEmpty(nil, wire.DISCONNECT))
 	if _, err := s.r.ReadByte(); err != io.EOF {
