@@ -27,7 +27,7 @@ type TokenClaims struct {
 	Groups   []string      // member of these without any database
 	Pub      []string      // acl.pub
 	Sub      []string      // acl.sub
-	TTL      time.Duration // default DefaultTTL
+	TTL      time.Duration // default DefaultTTL; see Expiry
 	TokenID  string        // default random
 	Session  string        // sid, or "" for none
 	Issuer   string        // iss, or "" for none
@@ -75,6 +75,20 @@ func mint(method jwt.SigningMethod, key any, kid string, claims TokenClaims) (st
 	return signed, nil
 }
 
+// shortTTL is the duration below which a second more or less matters to the holder.
+const shortTTL = time.Minute
+
+// Expiry returns the exp of a token that is issued at the time for the duration. It is
+// a whole second, since libraries of other languages refuse fractions: the one before,
+// so that no token is valid for longer than asked, or for short durations the one after,
+// so that a token for half a second is not born expired.
+func Expiry(issued time.Time, ttl time.Duration) time.Time {
+	if ttl < shortTTL {
+		return issued.Add(ttl + time.Second - 1).Truncate(time.Second)
+	}
+	return issued.Add(ttl).Truncate(time.Second)
+}
+
 // wire checks the claims and brings them into the form of PROTOCOL.md.
 func (c TokenClaims) wire() (jwt.MapClaims, error) {
 	id := Identity{Subject: c.Subject, Role: c.Role, Groups: c.Groups, Pub: c.Pub, Sub: c.Sub}
@@ -100,11 +114,10 @@ func (c TokenClaims) wire() (jwt.MapClaims, error) {
 	if tokenID == "" {
 		tokenID = rand.Text() // so that every token can be revoked by itself
 	}
-	// Milliseconds: a token for half a second must not be born expired.
 	wire := jwt.MapClaims{
 		"sub": id.Subject,
 		"iat": issued.Unix(),
-		"exp": float64(issued.Add(ttl).UnixMilli()) / 1e3,
+		"exp": Expiry(issued, ttl).Unix(),
 		"jti": tokenID,
 	}
 	optional := func(name, value string) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -105,16 +106,24 @@ func TestPostIsBounded(t *testing.T) {
 	})
 }
 
-// Guards against a flood of sign-ins that takes the memory: at most two hashes at
-// once, a bounded queue, and a plain refusal beyond.
+// Guards against a flood of sign-ins that takes the memory and the cores from the chat:
+// hashes on half of the cores, a bounded queue, and a plain refusal beyond.
 func TestHashingIsBounded(t *testing.T) {
 	t.Parallel()
 	h, err := newHasher()
 	if err != nil {
 		t.Fatal(err)
 	}
+	for cores, want := range map[int]int{1: 1, 2: 1, 3: 1, 4: 2, 16: 8} {
+		if got := hashesAtOnce(cores); got != want {
+			t.Errorf("on %d cores %d hashes at once, want %d", cores, got, want)
+		}
+	}
+	if want := hashesAtOnce(runtime.GOMAXPROCS(0)); cap(h.slots) != want {
+		t.Errorf("%d hashes at once, want %d", cap(h.slots), want)
+	}
 	var releases []func()
-	for range hashesAtOnce {
+	for range cap(h.slots) {
 		release, err := h.slot(t.Context())
 		if err != nil {
 			t.Fatal(err)

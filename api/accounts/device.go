@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"mynah/api/plain"
 	"mynah/authhook"
 	"mynah/chat"
 	"mynah/schema"
@@ -85,7 +86,8 @@ func (s *Service) CreateDevice(ctx context.Context, creator string, spec DeviceS
 	return device, credential, err
 }
 
-func (d *DeviceSpec) check() error {
+// check returns nil if the device can be made so, and cuts its name (plain.Name).
+func (d *DeviceSpec) check() (err error) {
 	switch {
 	case d.Role != authhook.RoleDevice && d.Role != authhook.RoleService:
 		return chat.Refuse(chat.CodeInvalid, "The role is device or service.")
@@ -99,7 +101,8 @@ func (d *DeviceSpec) check() error {
 	if i := slices.IndexFunc(d.Groups, func(g string) bool { return !chat.ValidID(g) }); i >= 0 {
 		return errID
 	}
-	return checkName(d.Name)
+	d.Name, err = plain.Name("A name", d.Name)
+	return err
 }
 
 // issue gives the device a token, or takes its key. Those it had before are
@@ -128,7 +131,9 @@ func (s *Service) issue(ctx context.Context, d *Device, ttl time.Duration, key j
 	if ttl == 0 {
 		ttl = DefaultDeviceTTL
 	}
-	jti, expires := rand.Text(), s.now().Add(ttl)
+	jti := rand.Text()
+	claims.IssuedAt = s.now()
+	expires := authhook.Expiry(claims.IssuedAt, ttl) // as the token says it
 	// sid as well: what is connected with the token ends by it like a session.
 	claims.TTL, claims.TokenID, claims.Session = ttl, jti, jti
 	token, kid, err := s.signLasting(ctx, claims)
@@ -233,7 +238,8 @@ func (s *Service) Devices(ctx context.Context, group, after string, limit int) (
 
 // RenameDevice changes what the device is called.
 func (s *Service) RenameDevice(ctx context.Context, id, name string) error {
-	if err := checkName(name); err != nil {
+	name, err := plain.Name("A name", name)
+	if err != nil {
 		return err
 	}
 	if _, err := s.db.Q(ctx).Exec(ctx, schema.UpdateName, id, name); err != nil {

@@ -281,7 +281,10 @@ func (k *Keys) Sign(claims authhook.TokenClaims) (token, kid string, err error) 
 	if ring.private == nil {
 		return "", "", ErrKeySecret
 	}
-	claims.Issuer, claims.IssuedAt = k.cfg.Issuer, k.cfg.Now()
+	claims.Issuer = k.cfg.Issuer
+	if claims.IssuedAt.IsZero() {
+		claims.IssuedAt = k.cfg.Now()
+	}
 	token, err = authhook.MintEd25519(ring.private, ring.kid, claims)
 	return token, ring.kid, err
 }

@@ -3,6 +3,7 @@ package accounts
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -18,12 +19,16 @@ import (
 // the broker. A stored hash carries its own parameters, so they can be raised.
 var passwordParams = &argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
 
-// How many passwords are hashed at once (2 × 19 MiB), how many wait, how long.
+// How many hashes wait, and how long.
 const (
-	hashesAtOnce = 2
 	hashesQueued = 64
 	hashPatience = 5 * time.Second
 )
+
+// hashesAtOnce returns how many passwords are hashed at once on that many cores: half of
+// them, so that the others are left to the chat, which shares the process or the machine.
+// Each takes 19 MiB.
+func hashesAtOnce(cores int) int { return max(cores/2, 1) }
 
 // hasher hashes passwords, a few at a time: a flood of sign-ins must not take the
 // memory and the cores from the chat.
@@ -34,14 +39,15 @@ type hasher struct {
 }
 
 func newHasher() (*hasher, error) {
+	atOnce := hashesAtOnce(runtime.GOMAXPROCS(0))
 	// The dummy is made with a random password, so that nobody knows it.
 	dummy, err := argon2id.CreateHash(randomToken(), passwordParams)
 	if err != nil {
 		return nil, fmt.Errorf("make dummy hash: %w", err)
 	}
 	return &hasher{
-		queue: make(chan struct{}, hashesQueued+hashesAtOnce),
-		slots: make(chan struct{}, hashesAtOnce),
+		queue: make(chan struct{}, hashesQueued+atOnce),
+		slots: make(chan struct{}, atOnce),
 		dummy: dummy,
 	}, nil
 }

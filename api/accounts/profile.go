@@ -73,9 +73,11 @@ type Edit struct {
 // EditProfile changes the account's profile.
 func (s *Service) EditProfile(ctx context.Context, id string, e Edit) (*Account, error) {
 	if e.Name != nil {
-		if err := checkName(*e.Name); err != nil {
+		name, err := plain.Name("A name", *e.Name)
+		if err != nil {
 			return nil, err
 		}
+		e.Name = &name
 	}
 	if e.Avatar != nil {
 		if err := CheckAvatar(*e.Avatar); err != nil {
@@ -104,9 +106,6 @@ func (s *Service) EditProfile(ctx context.Context, id string, e Edit) (*Account,
 }
 
 var errExt = chat.Refuse(chat.CodeInvalid, fmt.Sprintf("ext has at most %d bytes, as PostgreSQL writes it.", MaxExt))
-
-// checkName returns nil for a name that others may be shown.
-func checkName(name string) error { return plain.Check("A name", name) }
 
 // CheckAvatar returns nil for "", an https address, and the id of an uploaded
 // file. javascript: and data: addresses must not reach other people's pages.

@@ -102,7 +102,7 @@ func normalTarget(channel, to string) (string, error) {
 
 // cleanName makes a provider's name for a person into one that a profile may
 // have, or "".
-func cleanName(s string) string { return plain.Clean(s, MaxName) }
+func cleanName(s string) string { return plain.CleanName(s, MaxName) }
 
 // validSubject reports whether a provider's name for an identity can be stored.
 func validSubject(s string) bool {
@@ -237,7 +237,8 @@ func (s *Service) Register(ctx context.Context, id, password, name string, from 
 	case id != "" && !chat.ValidID(id):
 		return nil, errID
 	}
-	if err := errors.Join(checkPassword(password, id), checkName(name)); err != nil {
+	name, wrong := plain.Name("A name", name)
+	if err := errors.Join(checkPassword(password, id), wrong); err != nil {
 		return nil, err
 	}
 	hash, err := s.hasher.hash(ctx, password)

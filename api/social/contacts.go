@@ -170,7 +170,8 @@ func (s *Service) EndRequest(ctx context.Context, me, peer string) error {
 
 // SetRemark sets what the person calls a contact.
 func (s *Service) SetRemark(ctx context.Context, me, peer, remark string) (f *Friend, err error) {
-	if err := plain.Check("A remark", remark); err != nil {
+	remark, err = plain.Name("A remark", remark)
+	if err != nil {
 		return nil, err
 	}
 	err = s.withPeer(ctx, me, peer, Remark, func(ctx context.Context, _ Relation, _ bool) error {

@@ -189,22 +189,23 @@ const maxExt = 16 << 10
 
 var errExt = chat.Refuse(chat.CodeInvalid, fmt.Sprintf("ext has at most %d bytes, as PostgreSQL writes it.", maxExt))
 
-func checkGroup(name, announcement string, ext json.RawMessage) error {
+// checkGroup refuses what a group cannot have, and returns the name that it gets.
+func checkGroup(name, announcement string, ext json.RawMessage) (string, error) {
 	if len(ext) > maxExt {
-		return errExt
+		return "", errExt
 	}
 	// An announcement may have lines; a name is one.
 	for line := range strings.SplitSeq(strings.ReplaceAll(announcement, "\t", " "), "\n") {
 		if err := plain.Check("An announcement", strings.TrimSuffix(line, "\r")); err != nil {
-			return err
+			return "", err
 		}
 	}
-	return plain.Check("A name", name)
+	return plain.Name("A name", name)
 }
 
 // Create makes a group that the actor owns.
 func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group, err error) {
-	if err := checkGroup(spec.Name, spec.Announcement, spec.Ext); err != nil {
+	if spec.Name, err = checkGroup(spec.Name, spec.Announcement, spec.Ext); err != nil {
 		return nil, err
 	}
 	if spec.ID == "" {
@@ -299,8 +300,12 @@ func (s *Service) Edit(ctx context.Context, a Actor, group string, e GroupEdit) 
 		}
 		return *p
 	}
-	if err := checkGroup(deref(e.Name), deref(e.Announcement), e.Ext); err != nil {
+	name, err := checkGroup(deref(e.Name), deref(e.Announcement), e.Ext)
+	if err != nil {
 		return nil, err
+	}
+	if e.Name != nil {
+		e.Name = &name
 	}
 	err = s.change(ctx, a, group, ViewGroup, nil, func(ctx context.Context, st *standing) error {
 		for _, need := range []struct {

@@ -82,9 +82,11 @@ type MemberEdit struct {
 // table allows.
 func (s *Service) EditMember(ctx context.Context, a Actor, group, id string, e MemberEdit) (p *Person, err error) {
 	if e.Nickname != nil {
-		if err := plain.Check("A nickname", *e.Nickname); err != nil {
+		nickname, err := plain.Name("A nickname", *e.Nickname)
+		if err != nil {
 			return nil, err
 		}
+		e.Nickname = &nickname
 	}
 	err = s.change(ctx, a, group, ViewMembers, []string{id}, func(ctx context.Context, st *standing) error {
 		target, err := s.member(ctx, group, id)
