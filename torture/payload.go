@@ -7,7 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 	"mynah/torture/ledger"
 )
 
@@ -83,7 +83,7 @@ func (p *writer) filling() string {
 
 // versionName is how a protocol version is called in names and lines.
 func versionName(v byte) string {
-	if v == wire.V5 {
+	if v == mqttwire.V5 {
 		return "v5"
 	}
 	return "v311"

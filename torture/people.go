@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"mynah/bench/stand"
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 	"mynah/torture/client"
 	"mynah/torture/ledger"
 )
@@ -62,9 +62,9 @@ func gather(ctx context.Context, w *world) (*people, error) {
 	p := &people{w: w, stop: stop}
 	seed := w.seed
 	for i := range 16 {
-		version, qos := byte(wire.V311), byte(1+i>>1&1)
+		version, qos := byte(mqttwire.V311), byte(1+i>>1&1)
 		if i&1 == 1 {
-			version = wire.V5
+			version = mqttwire.V5
 		}
 		pub, err := p.newPublisher(fmt.Sprintf("p%d", i), version, qos, i>>2&1 == 1, i>>3&1 == 1, seed+uint64(i)) //nolint:gosec // small
 		if err != nil {
@@ -82,20 +82,20 @@ func gather(ctx context.Context, w *world) (*people, error) {
 		ws      bool
 		habit   habit
 	}{
-		{"s0", groups, false, 2, wire.V5, false, stays},
-		{"s0", groups, true, 1, wire.V311, false, stays},
-		{"s1", groups[:2], false, 2, wire.V311, true, comes},
-		{"s1", groups[:3], false, 1, wire.V5, true, comes},
-		{"s2", groups[2:4], false, 1, wire.V311, false, comes},
-		{"s2", groups[1:5], true, 2, wire.V5, true, comes},
-		{"s3", groups[:4], true, 2, wire.V311, false, sleeps},
-		{"s3", groups[3:], false, 1, wire.V5, false, sleeps},
-		{"s4", groups[4:], false, 2, wire.V5, false, comes},
-		{"s4", groups[5:], false, 1, wire.V311, true, stays},
-		{"s5", groups[:1], false, 2, wire.V311, false, late},
-		{"s5", groups, true, 1, wire.V5, true, late},
-		{"p0", nil, false, 2, wire.V5, false, comes}, // another device of a publisher
-		{"p3", nil, false, 1, wire.V311, false, stays},
+		{"s0", groups, false, 2, mqttwire.V5, false, stays},
+		{"s0", groups, true, 1, mqttwire.V311, false, stays},
+		{"s1", groups[:2], false, 2, mqttwire.V311, true, comes},
+		{"s1", groups[:3], false, 1, mqttwire.V5, true, comes},
+		{"s2", groups[2:4], false, 1, mqttwire.V311, false, comes},
+		{"s2", groups[1:5], true, 2, mqttwire.V5, true, comes},
+		{"s3", groups[:4], true, 2, mqttwire.V311, false, sleeps},
+		{"s3", groups[3:], false, 1, mqttwire.V5, false, sleeps},
+		{"s4", groups[4:], false, 2, mqttwire.V5, false, comes},
+		{"s4", groups[5:], false, 1, mqttwire.V311, true, stays},
+		{"s5", groups[:1], false, 2, mqttwire.V311, false, late},
+		{"s5", groups, true, 1, mqttwire.V5, true, late},
+		{"p0", nil, false, 2, mqttwire.V5, false, comes}, // another device of a publisher
+		{"p3", nil, false, 1, mqttwire.V311, false, stays},
 	}
 	for i, s := range specs {
 		r, err := p.newReader(s.subject, i, s.groups, s.all, s.qos, s.version, s.ws, s.habit, seed+100+uint64(i)) //nolint:gosec // small
@@ -178,7 +178,7 @@ func (p *people) newPublisher(subject string, version, qos byte, mid, ws bool, s
 		return nil, err
 	}
 	if w.target == mynah {
-		c.Filters = []wire.Filter{{Topic: "user/" + subject + "/error", QoS: 0}}
+		c.Filters = []mqttwire.Filter{{Topic: "user/" + subject + "/error", QoS: 0}}
 	}
 	c.Acknowledged = func(m *client.Message) { w.ledger.Acked(m.Key) }
 	c.Again = func(m *client.Message, why string) {
@@ -208,15 +208,15 @@ func (p *people) newReader(subject string, i int, in []string, all bool, qos, ve
 		return nil, err
 	}
 	subs := []ledger.Subscription{{Topic: "user/" + subject, QoS: qos, Pending: h == late}}
-	c.Filters = []wire.Filter{{Topic: "user/" + subject, QoS: qos}}
+	c.Filters = []mqttwire.Filter{{Topic: "user/" + subject, QoS: qos}}
 	for _, g := range in {
 		subs = append(subs, ledger.Subscription{Topic: "group/" + g, QoS: qos, Pending: h == late})
 		if !all || w.target != mynah {
-			c.Filters = append(c.Filters, wire.Filter{Topic: "group/" + g, QoS: qos})
+			c.Filters = append(c.Filters, mqttwire.Filter{Topic: "group/" + g, QoS: qos})
 		}
 	}
 	if all && w.target == mynah {
-		c.Filters = append(c.Filters, wire.Filter{Topic: "group/+", QoS: qos})
+		c.Filters = append(c.Filters, mqttwire.Filter{Topic: "group/+", QoS: qos})
 	}
 	w.ledger.Subscribe(c.Name, subs...)
 	c.Subscribed = func() { w.ledger.Confirm(c.Name) }

@@ -8,7 +8,7 @@ import (
 
 	"mynah/bench/load"
 	"mynah/bench/stand"
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 	"mynah/internal/stopwatch"
 )
 
@@ -48,8 +48,8 @@ func TestEverythingArrives(t *testing.T) {
 		var subs []*load.Subscriber
 		for i := range 5 {
 			s, err := l.Subscribe(&load.Dial{
-				Port: port, Connect: wire.Connect{ClientID: fmt.Sprintf("s%d-%d", qos, i), Clean: true},
-				Filters: []wire.Filter{{Topic: topic, QoS: qos}},
+				Port: port, Connect: mqttwire.Connect{ClientID: fmt.Sprintf("s%d-%d", qos, i), Clean: true},
+				Filters: []mqttwire.Filter{{Topic: topic, QoS: qos}},
 			}, 128, false)
 			if err != nil {
 				t.Fatal(err)
@@ -57,7 +57,7 @@ func TestEverythingArrives(t *testing.T) {
 			s.Latencies = make([]int64, 0, 10000)
 			subs = append(subs, s)
 		}
-		p, err := l.Publish(&load.Dial{Port: port, Connect: wire.Connect{ClientID: fmt.Sprintf("p%d", qos), Clean: true}},
+		p, err := l.Publish(&load.Dial{Port: port, Connect: mqttwire.Connect{ClientID: fmt.Sprintf("p%d", qos), Clean: true}},
 			7, &load.Publishing{Topics: []string{topic}, QoS: qos, Size: 128, Window: 64})
 		if err != nil {
 			t.Fatal(err)
@@ -132,7 +132,7 @@ func TestWrongDeliveriesAreCounted(t *testing.T) {
 			}
 			defer l.Close()
 			s, err := l.Subscribe(&load.Dial{
-				Port: lis.Addr().(*net.TCPAddr).Port, Connect: wire.Connect{ClientID: "s"}, Filters: []wire.Filter{{Topic: "group/a", QoS: 1}},
+				Port: lis.Addr().(*net.TCPAddr).Port, Connect: mqttwire.Connect{ClientID: "s"}, Filters: []mqttwire.Filter{{Topic: "group/a", QoS: 1}},
 			}, len(text(0)), c.prev)
 			if err != nil {
 				t.Fatal(err)
@@ -163,7 +163,8 @@ func serve(lis net.Listener, payloads []string) {
 	}
 	out := []byte{0x20, 2, 0, 0, 0x90, 3, 0, 1, 1}
 	for i, p := range payloads {
-		out = wire.AppendPublish(out, wire.V311, &wire.Publish{Topic: "group/a", QoS: 1, ID: uint16(i + 1), Payload: []byte(p)}) //nolint:gosec // few
+		publish := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: "group/a", QoS: 1, ID: uint16(i + 1), Payload: []byte(p)} //nolint:gosec // few
+		out = publish.Append(out, mqttwire.V311)
 	}
 	for len(out) > 0 {
 		n := min(3, len(out))

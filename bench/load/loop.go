@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 )
 
 // readSize is how much is read at once: enough that a busy connection costs few
@@ -93,8 +93,8 @@ func (l *Loop) Close() {
 // Dial is how a connection is made.
 type Dial struct {
 	Port       int // of 127.0.0.1
-	Connect    wire.Connect
-	Filters    []wire.Filter
+	Connect    mqttwire.Connect
+	Filters    []mqttwire.Filter
 	RecvBuffer int // bytes of the socket's receive buffer, 0 for the system's choice
 }
 
@@ -126,15 +126,16 @@ func (l *Loop) open(c *conn, d *Dial) error {
 	if err := unix.SetNonblock(c.fd, true); err != nil {
 		return err
 	}
-	d.Connect.Version = wire.V311
+	d.Connect.Version = mqttwire.V311
 	if len(d.Filters) > 0 {
-		c.hello = wire.AppendSubscribe(nil, wire.V311, 1, d.Filters...)
+		subscribe := mqttwire.Packet{Type: mqttwire.SUBSCRIBE, ID: 1, Filters: d.Filters}
+		c.hello = subscribe.Append(nil, mqttwire.V311)
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: c.index}
 	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, c.fd, &ev); err != nil {
 		return err
 	}
-	return l.send(c, wire.AppendConnect(nil, &d.Connect))
+	return l.send(c, d.Connect.Append(nil))
 }
 
 // Idle connects a client that subscribes and then does nothing.
@@ -255,7 +256,7 @@ func (l *Loop) read(c *conn) {
 		size, header := int(rest[1])+2, 2
 		if rest[1] >= 0x80 {
 			var err error
-			if size, header, err = wire.Frame(rest); err != nil {
+			if size, header, err = mqttwire.Frame(rest); err != nil {
 				l.fail(c, fmt.Errorf("%s: %w", c, err))
 				return
 			}
@@ -286,21 +287,21 @@ func (l *Loop) read(c *conn) {
 
 func (l *Loop) handle(c *conn, frame []byte, header int, now int64) {
 	switch frame[0] >> 4 {
-	case wire.PUBLISH:
+	case mqttwire.PUBLISH:
 		if c.sub == nil {
 			l.fail(c, fmt.Errorf("%s: got a message", c))
 			return
 		}
 		if id := c.sub.deliver(frame, header, now); id != 0 {
-			l.acks = append(l.acks, wire.PUBACK<<4, 2, byte(id>>8), byte(id))
+			l.acks = append(l.acks, mqttwire.PUBACK<<4, 2, byte(id>>8), byte(id))
 		}
-	case wire.PUBACK:
+	case mqttwire.PUBACK:
 		if c.pub == nil || len(frame) < 4 {
 			l.fail(c, fmt.Errorf("%s: an acknowledgement out of place", c))
 			return
 		}
 		c.pub.acknowledged(uint16(frame[2])<<8|uint16(frame[3]), now)
-	case wire.CONNACK:
+	case mqttwire.CONNACK:
 		if len(frame) < 4 || frame[3] != 0 {
 			l.fail(c, fmt.Errorf("%s: CONNECT refused: % x", c, frame))
 			return
@@ -313,7 +314,7 @@ func (l *Loop) handle(c *conn, frame []byte, header int, now int64) {
 		if err := l.send(c, c.hello); err != nil {
 			l.fail(c, err)
 		}
-	case wire.SUBACK:
+	case mqttwire.SUBACK:
 		for _, code := range frame[header+2:] {
 			if code > 2 {
 				l.fail(c, fmt.Errorf("%s: SUBSCRIBE refused: % x", c, frame))
@@ -321,7 +322,7 @@ func (l *Loop) handle(c *conn, frame []byte, header int, now int64) {
 			}
 		}
 		c.state = ready
-	case wire.PINGRESP:
+	case mqttwire.PINGRESP:
 	default:
 		l.fail(c, fmt.Errorf("%s: unexpected packet % x", c, frame[:min(len(frame), 16)]))
 	}

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 )
 
 // Publisher is a connection that publishes numbered messages, either as fast as
@@ -72,7 +72,8 @@ func (l *Loop) Publish(d *Dial, number int, p *Publishing) (*Publisher, error) {
 			inside = len(head)
 			payload = slices.Concat([]byte(head), text, []byte(`"}`))
 		}
-		b := wire.AppendPublish(nil, wire.V311, &wire.Publish{Topic: topic, Payload: payload, QoS: p.QoS, ID: 1})
+		publish := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: topic, Payload: payload, QoS: p.QoS, ID: 1}
+		b := publish.Append(nil, mqttwire.V311)
 		at := len(b) - len(payload)
 		pub.frames = append(pub.frames, frame{b: b, id: at - 2, mark: at + inside})
 	}

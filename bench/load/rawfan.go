@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 )
 
 // rawBacklog is how many bytes may wait for one receiver before the raw fan-out
@@ -119,13 +119,13 @@ func (s *rawFan) received(p *rawPeer, b []byte) error {
 		return s.spread(b)
 	case !p.greeted:
 		p.greeted = true
-		_, err := unix.Write(int(p.fd), []byte{wire.CONNACK << 4, 2, 0, 0})
+		_, err := unix.Write(int(p.fd), []byte{mqttwire.CONNACK << 4, 2, 0, 0})
 		return err
-	case b[0]>>4 == wire.SUBSCRIBE:
+	case b[0]>>4 == mqttwire.SUBSCRIBE:
 		s.receivers = append(s.receivers, p)
-		_, err := unix.Write(int(p.fd), []byte{wire.SUBACK << 4, 3, 0, 1, 0})
+		_, err := unix.Write(int(p.fd), []byte{mqttwire.SUBACK << 4, 3, 0, 1, 0})
 		return err
-	case b[0]>>4 == wire.PUBLISH:
+	case b[0]>>4 == mqttwire.PUBLISH:
 		s.sender = p
 		return s.spread(b)
 	}

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 )
 
 // Subscriber is a connection that receives the messages of one or more
@@ -75,7 +75,7 @@ func (l *Loop) Read(s *Subscriber) error {
 // Leave closes the subscriber's connection. With a persistent session the
 // broker keeps what it misses.
 func (l *Loop) Leave(s *Subscriber) {
-	_, _ = unix.Write(s.conn.fd, wire.AppendEmpty(nil, wire.DISCONNECT)) // best effort: the connection ends anyway
+	_, _ = unix.Write(s.conn.fd, mqttwire.AppendEmpty(nil, mqttwire.DISCONNECT)) // best effort: the connection ends anyway
 	l.drop(s.conn)
 }
 

@@ -17,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 )
 
 // Config says who a client is and whom it tells what.
@@ -26,10 +26,10 @@ type Config struct {
 	Subject   string // user name
 	ClientID  string
 	Token     string // password, "" for none
-	Version   byte   // wire.V311 or wire.V5
+	Version   byte   // mqttwire.V311 or mqttwire.V5
 	WebSocket bool
 	Addr      string // host:port
-	Filters   []wire.Filter
+	Filters   []mqttwire.Filter
 	Window    int // most publishes in flight
 
 	// The functions are called one at a time and must not call the client.
@@ -167,7 +167,7 @@ func (c *Client) Sleep(politely bool) {
 	}
 	c.online = false
 	if politely {
-		_ = c.conn.write(wire.AppendEmpty(nil, wire.DISCONNECT))
+		_ = c.conn.write(mqttwire.AppendEmpty(nil, mqttwire.DISCONNECT))
 	}
 	c.conn.close()
 }
@@ -237,12 +237,11 @@ func (c *Client) remove(o *outgoing) {
 // send writes a publish or, after PUBREC, its PUBREL.
 func (c *Client) send(o *outgoing) {
 	if o.released {
-		c.write(wire.AppendAck(nil, wire.PUBREL, o.id))
+		c.write(mqttwire.AppendAck(nil, mqttwire.PUBREL, o.id))
 		return
 	}
-	c.write(wire.AppendPublish(nil, c.cfg.Version, &wire.Publish{
-		Topic: o.m.Topic, Payload: o.m.Payload, QoS: o.m.QoS, ID: o.id, Dup: o.sent,
-	}))
+	publish := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: o.m.Topic, Payload: o.m.Payload, QoS: o.m.QoS, ID: o.id, Dup: o.sent}
+	c.write(publish.Append(nil, c.cfg.Version))
 	o.sent = true
 }
 
@@ -332,7 +331,7 @@ func (c *Client) session(ctx context.Context) error {
 			return fmt.Errorf("connection: %w", err)
 		}
 		heard.now()
-		p, err := wire.Decode(frame, c.cfg.Version)
+		p, err := mqttwire.Decode(frame, c.cfg.Version)
 		if err != nil {
 			c.cfg.Odd(fmt.Sprintf("%v: % x", err, frame[:min(len(frame), 32)]))
 			return err
@@ -346,27 +345,27 @@ func (c *Client) session(ctx context.Context) error {
 	}
 }
 
-func (c *Client) connect(conn transport) (*wire.Packet, error) {
-	hello := wire.AppendConnect(nil, &wire.Connect{
+func (c *Client) connect(conn transport) (*mqttwire.Packet, error) {
+	hello := mqttwire.Connect{
 		Version: c.cfg.Version, ClientID: c.cfg.ClientID, Username: c.cfg.Subject, Password: c.cfg.Token,
-		KeepAlive: keepAlive, SessionExpiry: 3600,
-	})
+		KeepAlive: keepAlive, Properties: mqttwire.Properties{}.Int(mqttwire.SessionExpiryInterval, 3600),
+	}
 	timer := time.AfterFunc(dialTimeout, conn.close)
 	defer timer.Stop()
-	if err := conn.write(hello); err != nil {
+	if err := conn.write(hello.Append(nil)); err != nil {
 		return nil, fmt.Errorf("CONNECT: %w", err)
 	}
 	frame, err := conn.read()
 	if err != nil {
 		return nil, fmt.Errorf("CONNACK: %w", err)
 	}
-	p, err := wire.Decode(frame, c.cfg.Version)
-	if err != nil || p.Type != wire.CONNACK {
+	p, err := mqttwire.Decode(frame, c.cfg.Version)
+	if err != nil || p.Type != mqttwire.CONNACK {
 		c.cfg.Odd(fmt.Sprintf("instead of CONNACK: % x", frame[:min(len(frame), 32)]))
-		return nil, fmt.Errorf("CONNACK: %w", errors.Join(err, wire.ErrMalformed))
+		return nil, fmt.Errorf("CONNACK: %w", errors.Join(err, mqttwire.ErrMalformed))
 	}
 	if p.Reason != 0 {
-		return nil, fmt.Errorf("CONNECT refused: 0x%02x %s", p.Reason, p.ReasonString)
+		return nil, fmt.Errorf("CONNECT refused: 0x%02x %s", p.Reason, p.Properties.GetText(mqttwire.ReasonString))
 	}
 	return p, nil
 }
@@ -374,12 +373,12 @@ func (c *Client) connect(conn transport) (*wire.Packet, error) {
 // resume takes up the session, MQTT 5, section 4.4: what is unacknowledged goes
 // again, in order. If the broker has no session, ours is gone as well: what was
 // not acknowledged is published as new.
-func (c *Client) resume(connack *wire.Packet) {
+func (c *Client) resume(connack *mqttwire.Packet) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lastHeard = time.Now()
-	if connack.ReceiveMaximum > 0 {
-		c.window = min(c.cfg.Window, int(connack.ReceiveMaximum))
+	if n := connack.Properties.GetInt(mqttwire.ReceiveMaximum); n > 0 {
+		c.window = min(c.cfg.Window, int(n))
 	}
 	if !connack.SessionPresent {
 		if c.hasSession {
@@ -401,7 +400,8 @@ func (c *Client) resume(connack *wire.Packet) {
 	}
 	c.hasSession, c.online = true, true
 	if !c.subscribed && len(c.cfg.Filters) > 0 {
-		c.write(wire.AppendSubscribe(nil, c.cfg.Version, c.freeID(), c.cfg.Filters...))
+		subscribe := mqttwire.Packet{Type: mqttwire.SUBSCRIBE, ID: c.freeID(), Filters: c.cfg.Filters}
+		c.write(subscribe.Append(nil, c.cfg.Version))
 	}
 	for _, o := range c.outgoing {
 		c.send(o)
@@ -448,7 +448,7 @@ func (c *Client) watch(conn transport, h *heardAt, done <-chan struct{}) {
 			return
 		case silence > pingAfter:
 			c.mu.Lock()
-			c.write(wire.AppendEmpty(nil, wire.PINGREQ))
+			c.write(mqttwire.AppendEmpty(nil, mqttwire.PINGREQ))
 			c.mu.Unlock()
 		}
 	}

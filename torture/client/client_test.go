@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"mynah/bench/wire"
 	"mynah/internal/leak"
+	"mynah/internal/mqttwire"
 	"mynah/internal/waitfor"
 	"mynah/torture/client"
 )
@@ -49,25 +49,19 @@ func (s *script) accept(sessionPresent byte) {
 		s.t.Fatal(err)
 	}
 	s.conn, s.r = conn, bufio.NewReader(conn)
-	if b := s.read(); b[0]>>4 != wire.CONNECT || b[9]&2 != 0 {
+	if b := s.read(); b[0]>>4 != mqttwire.CONNECT || b[9]&2 != 0 {
 		s.t.Fatalf("instead of a CONNECT that keeps the session: % x", b)
 	}
-	s.send([]byte{wire.CONNACK << 4, 2, sessionPresent, 0})
+	s.send([]byte{mqttwire.CONNACK << 4, 2, sessionPresent, 0})
 }
 
 func (s *script) read() []byte {
 	s.t.Helper()
-	var b []byte
-	for {
-		c, err := s.r.ReadByte()
-		if err != nil {
-			s.t.Fatalf("read: %v after % x", err, b)
-		}
-		b = append(b, c)
-		if n, _, err := wire.Frame(b); err == nil && n == len(b) {
-			return b
-		}
+	b, err := mqttwire.ReadFrame(s.r)
+	if err != nil {
+		s.t.Fatalf("read: %v", err)
 	}
+	return b
 }
 
 // expect reads the next packet and compares it.
@@ -117,11 +111,11 @@ func (r *told) wait(t *testing.T, want ...string) {
 	})
 }
 
-func start(t *testing.T, s *script, filters ...wire.Filter) (*client.Client, *told) {
+func start(t *testing.T, s *script, filters ...mqttwire.Filter) (*client.Client, *told) {
 	t.Helper()
 	r := &told{}
 	c := client.New(&client.Config{
-		Subject: "a", ClientID: "c", Version: wire.V311, Addr: s.lis.Addr().String(), Window: 8, Filters: filters,
+		Subject: "a", ClientID: "c", Version: mqttwire.V311, Addr: s.lis.Addr().String(), Window: 8, Filters: filters,
 		Acknowledged: func(m *client.Message) { r.add("acked %s", m.Key) },
 		Again:        func(m *client.Message, _ string) { r.add("again %s", m.Key) },
 		Received:     func(d *client.Delivery) { r.add("got %s at QoS %d", d.Payload, d.QoS) },
@@ -136,14 +130,15 @@ func start(t *testing.T, s *script, filters ...wire.Filter) (*client.Client, *to
 }
 
 func publish(key string, qos byte, id uint16, dup bool) []byte {
-	return wire.AppendPublish(nil, wire.V311, &wire.Publish{Topic: "t", Payload: []byte(key), QoS: qos, ID: id, Dup: dup})
+	p := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: "t", Payload: []byte(key), QoS: qos, ID: id, Dup: dup}
+	return p.Append(nil, mqttwire.V311)
 }
 
 func message(key string, qos byte) *client.Message {
 	return &client.Message{Key: key, Topic: "t", Payload: []byte(key), QoS: qos}
 }
 
-func ack(kind byte, id uint16) []byte { return wire.AppendAck(nil, kind, id) }
+func ack(kind byte, id uint16) []byte { return mqttwire.AppendAck(nil, kind, id) }
 
 // The ledger believes what this client says. If it sent something else than the
 // same packets again, in order and with DUP, it would hide what a broker forgets
@@ -161,21 +156,21 @@ func TestUnacknowledgedGoesAgainInOrder(t *testing.T) {
 	s.expect(publish("three", 1, 3, false))
 	c.Publish(message("four", 2))
 	s.expect(publish("four", 2, 4, false))
-	s.send(ack(wire.PUBREC, 2))
-	s.expect(ack(wire.PUBREL, 2))
-	s.send(ack(wire.PUBACK, 1))
+	s.send(ack(mqttwire.PUBREC, 2))
+	s.expect(ack(mqttwire.PUBREL, 2))
+	s.send(ack(mqttwire.PUBACK, 1))
 	r.wait(t, "acked two", "acked one")
 	s.hangUp()
 
 	s.accept(1)
-	s.expect(ack(wire.PUBREL, 2))
+	s.expect(ack(mqttwire.PUBREL, 2))
 	s.expect(publish("three", 1, 3, true))
 	s.expect(publish("four", 2, 4, true))
-	s.send(ack(wire.PUBCOMP, 2))
-	s.send(ack(wire.PUBACK, 3))
-	s.send(ack(wire.PUBREC, 4))
-	s.expect(ack(wire.PUBREL, 4))
-	s.send(ack(wire.PUBCOMP, 4))
+	s.send(ack(mqttwire.PUBCOMP, 2))
+	s.send(ack(mqttwire.PUBACK, 3))
+	s.send(ack(mqttwire.PUBREC, 4))
+	s.expect(ack(mqttwire.PUBREL, 4))
+	s.send(ack(mqttwire.PUBCOMP, 4))
 	r.wait(t, "acked two", "acked one", "acked three", "acked four")
 	waitfor.MustHold(t, "the client is idle", c.Idle)
 }
@@ -191,8 +186,8 @@ func TestLostSession(t *testing.T) {
 	s.expect(publish("one", 2, 1, false))
 	c.Publish(message("two", 1))
 	s.expect(publish("two", 1, 2, false))
-	s.send(ack(wire.PUBREC, 1))
-	s.expect(ack(wire.PUBREL, 1))
+	s.send(ack(mqttwire.PUBREC, 1))
+	s.expect(ack(mqttwire.PUBREL, 1))
 	s.hangUp()
 	s.accept(0)
 	s.expect(publish("two", 1, 2, false))
@@ -204,24 +199,25 @@ func TestLostSession(t *testing.T) {
 func TestExactlyOnceAsReceiver(t *testing.T) {
 	t.Parallel()
 	s := listen(t)
-	c, r := start(t, s, wire.Filter{Topic: "t", QoS: 2})
+	c, r := start(t, s, mqttwire.Filter{Topic: "t", QoS: 2})
 	s.accept(0)
-	s.expect(wire.AppendSubscribe(nil, wire.V311, 1, wire.Filter{Topic: "t", QoS: 2}))
-	s.send([]byte{wire.SUBACK << 4, 3, 0, 1, 2})
+	subscribe := mqttwire.Packet{Type: mqttwire.SUBSCRIBE, ID: 1, Filters: []mqttwire.Filter{{Topic: "t", QoS: 2}}}
+	s.expect(subscribe.Append(nil, mqttwire.V311))
+	s.send([]byte{mqttwire.SUBACK << 4, 3, 0, 1, 2})
 	s.send(publish("one", 2, 7, false))
-	s.expect(ack(wire.PUBREC, 7))
+	s.expect(ack(mqttwire.PUBREC, 7))
 	s.hangUp()
 	s.accept(1) // it does not subscribe again
 	s.send(publish("one", 2, 7, true))
-	s.expect(ack(wire.PUBREC, 7))
-	s.send(ack(wire.PUBREL, 7))
-	s.expect(ack(wire.PUBCOMP, 7))
+	s.expect(ack(mqttwire.PUBREC, 7))
+	s.send(ack(mqttwire.PUBREL, 7))
+	s.expect(ack(mqttwire.PUBCOMP, 7))
 	s.send(publish("two", 2, 7, false)) // the packet id is free again
-	s.expect(ack(wire.PUBREC, 7))
+	s.expect(ack(mqttwire.PUBREC, 7))
 	s.send(publish("three", 1, 8, false))
-	s.expect(ack(wire.PUBACK, 8))
+	s.expect(ack(mqttwire.PUBACK, 8))
 	s.send(publish("three", 1, 8, true))
-	s.expect(ack(wire.PUBACK, 8))
+	s.expect(ack(mqttwire.PUBACK, 8))
 	r.wait(t, "got one at QoS 2", "got two at QoS 2", "got three at QoS 1", "got three at QoS 1")
 	if !c.Connected() {
 		t.Error("not connected")
@@ -237,9 +233,9 @@ func TestStrayAcknowledgements(t *testing.T) {
 	s.accept(0)
 	c.Publish(message("one", 2))
 	s.expect(publish("one", 2, 1, false))
-	s.send(ack(wire.PUBACK, 1))
-	s.send(ack(wire.PUBACK, 9))
-	s.send(ack(wire.PUBCOMP, 1))
+	s.send(ack(mqttwire.PUBACK, 1))
+	s.send(ack(mqttwire.PUBACK, 9))
+	s.send(ack(mqttwire.PUBCOMP, 1))
 	r.wait(t,
 		"odd: PUBACK for packet id 1, which is not in use with QoS 1",
 		"odd: PUBACK for packet id 9, which is not in use with QoS 1",
@@ -258,7 +254,7 @@ func TestSleep(t *testing.T) {
 	s.accept(0)
 	waitfor.MustHold(t, "the client is connected", c.Connected)
 	c.Sleep(true)
-	s.expect(wire.AppendEmpty(nil, wire.DISCONNECT))
+	s.expect(mqttwire.AppendEmpty(nil, mqttwire.DISCONNECT))
 	if _, err := s.r.ReadByte(); err != io.EOF {
 		t.Fatalf("after DISCONNECT: %v", err)
 	}

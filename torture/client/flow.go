@@ -4,26 +4,26 @@ import (
 	"fmt"
 	"time"
 
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 )
 
 // retryAfter is how long a refused message waits before it is published again.
 const retryAfter = 300 * time.Millisecond
 
 // handle takes one packet. It is called with the lock held.
-func (c *Client) handle(p *wire.Packet) error {
-	if p.Type != wire.PINGRESP {
+func (c *Client) handle(p *mqttwire.Packet) error {
+	if p.Type != mqttwire.PINGRESP {
 		c.lastHeard = time.Now()
 	}
 	switch p.Type {
-	case wire.PUBLISH:
+	case mqttwire.PUBLISH:
 		return c.publish(p)
-	case wire.PUBREL:
+	case mqttwire.PUBREL:
 		delete(c.received, p.ID)
-		c.write(wire.AppendAck(nil, wire.PUBCOMP, p.ID))
-	case wire.PUBACK, wire.PUBREC:
+		c.write(mqttwire.AppendAck(nil, mqttwire.PUBCOMP, p.ID))
+	case mqttwire.PUBACK, mqttwire.PUBREC:
 		c.acknowledge(p)
-	case wire.PUBCOMP:
+	case mqttwire.PUBCOMP:
 		o := c.find(p.ID)
 		switch {
 		case o == nil:
@@ -33,7 +33,7 @@ func (c *Client) handle(p *wire.Packet) error {
 		default:
 			c.remove(o)
 		}
-	case wire.SUBACK:
+	case mqttwire.SUBACK:
 		for _, code := range p.Codes {
 			if code > 2 {
 				c.cfg.Odd(fmt.Sprintf("SUBSCRIBE refused: % x", p.Codes))
@@ -44,9 +44,9 @@ func (c *Client) handle(p *wire.Packet) error {
 		if c.cfg.Subscribed != nil {
 			c.cfg.Subscribed()
 		}
-	case wire.PINGRESP:
-	case wire.DISCONNECT:
-		return fmt.Errorf("DISCONNECT 0x%02x %s", p.Reason, p.ReasonString)
+	case mqttwire.PINGRESP:
+	case mqttwire.DISCONNECT:
+		return fmt.Errorf("DISCONNECT 0x%02x %s", p.Reason, p.Properties.GetText(mqttwire.ReasonString))
 	default:
 		c.cfg.Odd(fmt.Sprintf("unexpected packet of type %d", p.Type))
 	}
@@ -55,13 +55,13 @@ func (c *Client) handle(p *wire.Packet) error {
 
 // publish takes a delivery, MQTT 5, section 4.3, as the receiver (method A of
 // QoS 2: the packet id is kept from PUBLISH to PUBREL).
-func (c *Client) publish(p *wire.Packet) error {
+func (c *Client) publish(p *mqttwire.Packet) error {
 	switch p.QoS {
 	case 0:
 	case 1:
-		defer c.write(wire.AppendAck(nil, wire.PUBACK, p.ID))
+		defer c.write(mqttwire.AppendAck(nil, mqttwire.PUBACK, p.ID))
 	case 2:
-		defer c.write(wire.AppendAck(nil, wire.PUBREC, p.ID))
+		defer c.write(mqttwire.AppendAck(nil, mqttwire.PUBREC, p.ID))
 		if c.received[p.ID] {
 			if !p.Dup {
 				c.cfg.Odd(fmt.Sprintf("packet id %d used anew before its PUBREL", p.ID))
@@ -71,7 +71,7 @@ func (c *Client) publish(p *wire.Packet) error {
 		c.received[p.ID] = true
 	default:
 		c.cfg.Odd("PUBLISH with QoS 3")
-		return wire.ErrMalformed
+		return mqttwire.ErrMalformed
 	}
 	if p.QoS > 0 && p.ID == 0 {
 		c.cfg.Odd("PUBLISH with packet id 0")
@@ -81,9 +81,9 @@ func (c *Client) publish(p *wire.Packet) error {
 }
 
 // acknowledge takes PUBACK and PUBREC.
-func (c *Client) acknowledge(p *wire.Packet) {
+func (c *Client) acknowledge(p *mqttwire.Packet) {
 	name, qos := "PUBACK", byte(1)
-	if p.Type == wire.PUBREC {
+	if p.Type == mqttwire.PUBREC {
 		name, qos = "PUBREC", 2
 	}
 	o := c.find(p.ID)
@@ -94,7 +94,7 @@ func (c *Client) acknowledge(p *wire.Packet) {
 	if p.Reason >= 0x80 {
 		// Refused: the packet id is free, the message is still to be said.
 		c.remove(o)
-		c.cfg.Again(o.m, fmt.Sprintf("%s 0x%02x %s", name, p.Reason, p.ReasonString))
+		c.cfg.Again(o.m, fmt.Sprintf("%s 0x%02x %s", name, p.Reason, p.Properties.GetText(mqttwire.ReasonString)))
 		c.delayed++
 		time.AfterFunc(retryAfter, func() {
 			c.mu.Lock()

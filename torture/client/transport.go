@@ -11,7 +11,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 )
 
 // transport carries whole packets. read is called by one goroutine, write by one
@@ -50,7 +50,7 @@ type frames struct{ buf []byte }
 
 // cut returns the first whole packet, nil if there is none yet.
 func (f *frames) cut() ([]byte, error) {
-	n, _, err := wire.Frame(f.buf)
+	n, _, err := mqttwire.Frame(f.buf)
 	if err != nil || n == 0 {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func (w *ws) read() ([]byte, error) {
 			return nil, err
 		}
 		if kind != websocket.BinaryMessage {
-			return nil, fmt.Errorf("WebSocket message of type %d: %w", kind, wire.ErrMalformed)
+			return nil, fmt.Errorf("WebSocket message of type %d: %w", kind, mqttwire.ErrMalformed)
 		}
 		w.buf = append(w.buf, b...)
 	}

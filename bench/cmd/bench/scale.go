@@ -10,7 +10,7 @@ import (
 
 	"mynah/bench/load"
 	"mynah/bench/stand"
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 )
 
 func latency(ctx context.Context, t *target) (sample, error) {
@@ -74,7 +74,7 @@ func stall(_ context.Context, t *target) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	d, err := t.dial("stalled", true, []string{"bench"}, wire.Filter{Topic: "group/bench", QoS: 1})
+	d, err := t.dial("stalled", true, []string{"bench"}, mqttwire.Filter{Topic: "group/bench", QoS: 1})
 	if err != nil {
 		return sample{}, err
 	}
@@ -140,7 +140,7 @@ func idle(_ context.Context, t *target) (sample, error) {
 	before := t.broker.RSS()
 	for i := range t.idle {
 		id := fmt.Sprintf("i%05d", i)
-		d, err := t.dial(id, true, nil, wire.Filter{Topic: "user/" + id, QoS: 1})
+		d, err := t.dial(id, true, nil, mqttwire.Filter{Topic: "user/" + id, QoS: 1})
 		if err != nil {
 			return sample{}, err
 		}
@@ -193,12 +193,12 @@ func resume(_ context.Context, t *target) (sample, error) {
 		others = append(others, fmt.Sprintf("other%02d", i))
 		otherTopics = append(otherTopics, "group/"+others[i])
 	}
-	filters := []wire.Filter{{Topic: "group/+", QoS: 1}}
+	filters := []mqttwire.Filter{{Topic: "group/+", QoS: 1}}
 	if t.name == mosquitto {
 		// There, group/+ is everybody's group.
 		filters = nil
 		for _, topic := range mineTopics {
-			filters = append(filters, wire.Filter{Topic: topic, QoS: 1})
+			filters = append(filters, mqttwire.Filter{Topic: topic, QoS: 1})
 		}
 	}
 	member, err := t.subscriber("member", false, false, mine, filters...)

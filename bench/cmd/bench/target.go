@@ -11,7 +11,7 @@ import (
 
 	"mynah/bench/load"
 	"mynah/bench/stand"
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 )
 
 // The servers that are measured.
@@ -197,8 +197,8 @@ func (t *target) stop() error {
 }
 
 // dial prepares a connection of a user with one device.
-func (t *target) dial(subject string, clean bool, groups []string, filters ...wire.Filter) (*load.Dial, error) {
-	d := &load.Dial{Port: t.port, Connect: wire.Connect{ClientID: subject, Clean: clean, Username: subject}, Filters: filters}
+func (t *target) dial(subject string, clean bool, groups []string, filters ...mqttwire.Filter) (*load.Dial, error) {
+	d := &load.Dial{Port: t.port, Connect: mqttwire.Connect{ClientID: subject, Clean: clean, Username: subject}, Filters: filters}
 	if t.name == mynah {
 		token, err := stand.Token(t.secret, subject, "", groups...)
 		if err != nil {
@@ -209,7 +209,7 @@ func (t *target) dial(subject string, clean bool, groups []string, filters ...wi
 	return d, nil
 }
 
-func (t *target) subscriber(subject string, clean, checkPrev bool, groups []string, filters ...wire.Filter) (*load.Subscriber, error) {
+func (t *target) subscriber(subject string, clean, checkPrev bool, groups []string, filters ...mqttwire.Filter) (*load.Subscriber, error) {
 	d, err := t.dial(subject, clean, groups, filters...)
 	if err != nil {
 		return nil, err

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"mynah/bench/load"
-	"mynah/bench/wire"
+	"mynah/internal/mqttwire"
 )
 
 const (
@@ -22,7 +22,7 @@ func (t *target) pairs(n, window int) ([]*load.Publisher, []*load.Subscriber, er
 	var subs []*load.Subscriber
 	for i := range n {
 		id := fmt.Sprintf("s%03d", i)
-		s, err := t.subscriber(id, true, true, nil, wire.Filter{Topic: "user/" + id, QoS: 1})
+		s, err := t.subscriber(id, true, true, nil, mqttwire.Filter{Topic: "user/" + id, QoS: 1})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -40,7 +40,7 @@ func (t *target) group(n int, qos byte) (*load.Publisher, []*load.Subscriber, er
 	const id = "bench"
 	var subs []*load.Subscriber
 	for i := range n {
-		s, err := t.subscriber(fmt.Sprintf("m%05d", i), true, qos > 0, []string{id}, wire.Filter{Topic: "group/" + id, QoS: qos})
+		s, err := t.subscriber(fmt.Sprintf("m%05d", i), true, qos > 0, []string{id}, mqttwire.Filter{Topic: "group/" + id, QoS: qos})
 		if err != nil {
 			return nil, nil, err
 		}
