@@ -22,6 +22,7 @@ import (
 	"mynah/broker/listener"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/state"
 	"mynah/chat"
 )
 
@@ -89,6 +90,7 @@ type Broker struct {
 	logger *slog.Logger
 
 	log      *msglog.Pebble
+	state    state.Store
 	engine   *delivery.Engine
 	mochi    *mqtt.Server
 	plain    *plainTopics
@@ -182,19 +184,20 @@ func (b *Broker) open() (err error) {
 	if b.log, err = b.openLog(filepath.Join(b.cfg.DataDir, "log"), opts); err != nil {
 		return fmt.Errorf("open message log: %w", err)
 	}
+	b.state = b.log.State()
 	if err := b.embed(); err != nil {
 		return err
 	}
-	b.plain = &plainTopics{may: b.mayReceive, retained: retained{store: b.log.Sessions(), logger: b.logger}}
+	b.plain = &plainTopics{may: b.mayReceive, retained: retained{store: b.state, logger: b.logger}}
 	b.engine, err = delivery.New(delivery.Config{
-		Log: b.log, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.plain, OnEnd: b.sessionEnded,
+		Log: b.log, State: b.state, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.plain, OnEnd: b.sessionEnded,
 		Limits: &outbox.Limits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
 	})
 	if err != nil {
 		return err
 	}
 	b.presence = &presence{
-		settle: max(b.cfg.PresenceSettle, 0), store: b.log.Sessions(), logger: b.logger, now: time.Now,
+		settle: max(b.cfg.PresenceSettle, 0), store: b.state, logger: b.logger, now: time.Now,
 		subjects: map[string]*seen{}, away: map[string]int64{},
 		plain: b.plain,
 	}

@@ -57,7 +57,7 @@ func attached(t *testing.T, clean bool) (*Broker, []*conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := delivery.New(delivery.Config{Log: l, Logger: slog.New(slog.DiscardHandler)})
+	e, err := delivery.New(delivery.Config{Log: l, State: l.State(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,7 @@ import (
 	"mynah/authhook"
 	"mynah/broker"
 	"mynah/broker/msglog"
+	"mynah/broker/state"
 	"mynah/internal/mqttest"
 	"mynah/internal/waitfor"
 )
@@ -670,7 +671,7 @@ func age(t *testing.T, dir, topic string, by time.Duration) {
 	}
 	defer func() { _ = l.Close() }()
 	var stored map[string]any
-	if err := l.Sessions().Scan("retained/"+topic, func(_ string, v []byte) bool {
+	if err := l.State().Scan("retained/"+topic, func(_ string, v []byte) bool {
 		return json.Unmarshal(v, &stored) != nil
 	}); err != nil || stored == nil {
 		t.Fatalf("no stored message %v (%v)", stored, err)
@@ -679,7 +680,7 @@ func age(t *testing.T, dir, topic string, by time.Duration) {
 	stored["created"] = int64(created) - int64(by/time.Second)
 	v, err := json.Marshal(stored)
 	if err == nil {
-		err = l.Sessions().Apply([]msglog.Op{{Key: "retained/" + topic, Value: v}}, true)
+		err = l.State().Apply([]state.Op{{Key: "retained/" + topic, Value: v}}, true)
 	}
 	if err != nil {
 		t.Fatal(err)

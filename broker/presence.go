@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
-	"mynah/broker/msglog"
+	"mynah/broker/state"
 	"mynah/chat"
 )
 
@@ -25,7 +25,7 @@ const maxAway = 1 << 17
 // those who are online and some of the others; all are on disk.
 type presence struct {
 	settle time.Duration
-	store  msglog.Store
+	store  state.Store
 	plain  *plainTopics
 	logger *slog.Logger
 	now    func() time.Time
@@ -58,10 +58,10 @@ type presenceState struct {
 // then.
 func (p *presence) restore() error {
 	last := strconv.AppendInt(nil, p.now().UnixMilli(), 10)
-	var ops []msglog.Op
+	var ops []state.Op
 	if err := p.store.Scan(presencePrefix, func(key string, value []byte) bool {
 		if string(value) == "0" {
-			ops = append(ops, msglog.Op{Key: key, Value: last})
+			ops = append(ops, state.Op{Key: key, Value: last})
 		}
 		return true
 	}); err != nil {
@@ -144,8 +144,8 @@ func (p *presence) online() int {
 }
 
 func (p *presence) note(subject string, last int64) {
-	op := msglog.Op{Key: presencePrefix + subject, Value: strconv.AppendInt(nil, last, 10)}
-	if err := p.store.Apply([]msglog.Op{op}, false); err != nil {
+	op := state.Op{Key: presencePrefix + subject, Value: strconv.AppendInt(nil, last, 10)}
+	if err := p.store.Apply([]state.Op{op}, false); err != nil {
 		p.logger.Warn("cannot store when somebody was last seen", "subject", subject, "error", err)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"mynah/authhook"
-	"mynah/broker/msglog"
+	"mynah/broker/state"
 	"mynah/internal/waitfor"
 )
 
@@ -98,7 +98,7 @@ func TestLastSeen(t *testing.T) {
 
 // meanwhile is a store in which something happens after a scan.
 type meanwhile struct {
-	msglog.Store
+	state.Store
 	happens func()
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"mynah/broker/delivery"
-	"mynah/broker/msglog"
+	"mynah/broker/state"
 	"mynah/chat"
 )
 
@@ -26,7 +26,7 @@ const retainedOverhead = 512
 // retained is the retained messages of plain topics (MQTT 5, 3.3.1.3), in memory and, but
 // for the broker's own, on disk. Who is present is told by presence.
 type retained struct {
-	store   msglog.Store
+	store   state.Store
 	logger  *slog.Logger
 	failing rarely // logged
 
@@ -93,7 +93,7 @@ func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
 	if !keep {
 		return
 	}
-	op := msglog.Op{Key: retainedPrefix + m.Topic, Delete: len(m.Payload) == 0}
+	op := state.Op{Key: retainedPrefix + m.Topic, Delete: len(m.Payload) == 0}
 	if !op.Delete {
 		v, err := json.Marshal(storedRetained{m.Topic, m.Payload, m.QoS, m.Expires, m.Props})
 		if err != nil {
@@ -102,7 +102,7 @@ func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
 		op.Value = v
 	}
 	durably := m.QoS > 0 // its acknowledgement says so
-	if err := r.store.Apply([]msglog.Op{op}, durably); err != nil {
+	if err := r.store.Apply([]state.Op{op}, durably); err != nil {
 		r.failing.Do(func() {
 			r.logger.Warn("cannot store retained messages; after a restart they will be as they were before",
 				"topic", m.Topic, "error", err)

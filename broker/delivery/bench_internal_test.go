@@ -48,7 +48,7 @@ func BenchmarkDeliver(b *testing.B) {
 					b.Fatal(err)
 				}
 				e, err := New(Config{
-					Log: l, Logger: slog.New(slog.DiscardHandler), Window: 8192, Limits: &outbox.Limits{PerConn: 16 << 20},
+					Log: l, State: l.State(), Logger: slog.New(slog.DiscardHandler), Window: 8192, Limits: &outbox.Limits{PerConn: 16 << 20},
 				})
 				if err != nil {
 					b.Fatal(err)

@@ -76,7 +76,7 @@ func mustPublish(t *testing.T, e *Engine, qos byte) *msglog.Record {
 	rec := &msglog.Record{QoS: qos, Message: chat.Message{
 		From: "bob", To: "group/room", TS: 1, Type: "text", Tail: []byte(`"type":"text","body":"x"}`),
 	}}
-	p, err := e.log.Append([]*msglog.Record{rec})
+	p, err := e.log.(msglog.Log).Append([]*msglog.Record{rec})
 	if err == nil {
 		err = p.Wait()
 	}
@@ -190,7 +190,7 @@ func TestPanicEndsOneConnection(t *testing.T) {
 			logged := &bytes.Buffer{}
 			e := mustNew(t, Config{Recent: 1})
 			e.logger = slog.New(slog.NewTextHandler(logged, nil))
-			l := &trap{Log: e.log}
+			l := &trap{Log: e.log.(msglog.Log)}
 			e.log = l
 			e.Start()
 			qos := byte(1)

@@ -21,7 +21,7 @@ func TestRunOfWhichSomeWasSent(t *testing.T) {
 			From: "bob", To: "group/room", TS: 1, Type: "text", Tail: []byte(`"type":"text","body":"x"}`),
 		}}
 	}
-	p, err := e.log.Append(recs)
+	p, err := e.log.(msglog.Log).Append(recs)
 	if err == nil {
 		err = p.Wait()
 	}

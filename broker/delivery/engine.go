@@ -13,11 +13,13 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/state"
 )
 
 // Config is what an Engine needs. A zero field means its default.
 type Config struct {
-	Log    msglog.Log
+	Log    msglog.Reader // what sessions read; required
+	State  state.Store   // what is kept of sessions; required
 	Logger *slog.Logger
 	Limits *outbox.Limits // of all connections; default: its defaults
 
@@ -44,7 +46,7 @@ type Config struct {
 // Engine brings the log's messages to sessions.
 type Engine struct {
 	cfg     Config
-	log     msglog.Log
+	log     msglog.Reader
 	logger  *slog.Logger
 	limits  *outbox.Limits
 	store   *store
@@ -126,7 +128,7 @@ func New(cfg Config) (*Engine, error) {
 	cfg.setDefaults()
 	e := &Engine{
 		cfg: cfg, log: cfg.Log, logger: cfg.Logger, limits: cfg.Limits, now: cfg.Now,
-		store:    newStore(cfg.Log.Sessions(), cfg.Logger, cfg.Now),
+		store:    newStore(cfg.State, cfg.Logger, cfg.Now),
 		reads:    episode{fault: "reading the message log for sessions", logger: cfg.Logger, now: cfg.Now},
 		topics:   map[string]*entry{},
 		sessions: map[Key]*Session{},

@@ -19,7 +19,7 @@ func mustNew(t *testing.T, cfg Config) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Log, cfg.Logger = l, slog.New(slog.DiscardHandler)
+	cfg.Log, cfg.State, cfg.Logger = l, l.State(), slog.New(slog.DiscardHandler)
 	e, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/state"
 	"mynah/chat"
 	"mynah/internal/leak"
 	"mynah/internal/waitfor"
@@ -38,7 +39,7 @@ func mustRig(tb testing.TB, cfg delivery.Config) *rig {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	cfg.Log, cfg.Logger = l, slog.New(slog.DiscardHandler)
+	cfg.Log, cfg.State, cfg.Logger = l, l.State(), slog.New(slog.DiscardHandler)
 	r := &rig{tb: tb, cfg: cfg, log: l}
 	r.start()
 	tb.Cleanup(func() {
@@ -62,10 +63,10 @@ func (r *rig) start() {
 
 // restart goes on with a new engine, as after a restart of the broker, that finds the
 // store as it was left and with these changes.
-func (r *rig) restart(changes ...msglog.Op) {
+func (r *rig) restart(changes ...state.Op) {
 	r.tb.Helper()
 	r.engine.Stop()
-	if err := r.log.Sessions().Apply(changes, true); err != nil {
+	if err := r.log.State().Apply(changes, true); err != nil {
 		r.tb.Fatal(err)
 	}
 	r.start()

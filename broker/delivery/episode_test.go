@@ -52,12 +52,9 @@ func (l *lines) take() (messages []string) {
 // brokenLog is a log of which topics cannot be read, or sessions not be stored, at times.
 type brokenLog struct {
 	msglog.Log
-	store  *stubStore
 	broken atomic.Bool
 	failed atomic.Int64
 }
-
-func (l *brokenLog) Sessions() msglog.Store { return l.store }
 
 func (l *brokenLog) ReadTopic(ctx context.Context, topic string, after, upto uint64, fn func(*msglog.Record) bool) error {
 	if l.broken.Load() {
@@ -78,8 +75,8 @@ func TestFailureIsLoggedOnce(t *testing.T) {
 	}
 	clock, logged := &clock{}, newLines()
 	clock.set(1_000_000_000_000)
-	broken := &brokenLog{Log: l, store: &stubStore{Store: l.Sessions()}}
-	r := &rig{tb: t, log: l, cfg: delivery.Config{Log: broken, Logger: slog.New(logged), Now: clock.now, Recent: 1}}
+	broken, store := &brokenLog{Log: l}, &stubStore{Store: l.State()}
+	r := &rig{tb: t, log: l, cfg: delivery.Config{Log: broken, State: store, Logger: slog.New(logged), Now: clock.now, Recent: 1}}
 	r.start()
 	t.Cleanup(func() { r.engine.Stop(); _ = l.Close() })
 	device := func(i int) delivery.Attachment {
@@ -147,7 +144,7 @@ func TestFailureToStoreIsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	r, store := mustStubRig(t)
 	logged := newLines()
-	r.cfg = delivery.Config{Log: stubLog{r.log, store}, Logger: slog.New(logged)}
+	r.cfg = delivery.Config{Log: r.log, State: store, Logger: slog.New(logged)}
 	r.restart()
 	t.Cleanup(r.engine.Stop)
 	var peers []*peer

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
-	"mynah/broker/msglog"
+	"mynah/broker/state"
 	"mynah/internal/waitfor"
 )
 
@@ -46,8 +46,8 @@ func TestAcknowledgedBeforeSent(t *testing.T) {
 func TestRefusedWhileItIsStored(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	g := &gated{Log: r.log}
-	r.cfg.Log = g
+	g := &gated{Store: r.log.State()}
+	r.cfg.State = g
 	r.restart()
 	p := r.mute(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 2})
 	g.mu.Lock()
@@ -92,27 +92,20 @@ func TestGoneWhileResending(t *testing.T) {
 	})
 }
 
-// gated is a log whose session store waits, while it is shut, before it writes durably.
+// gated is a session store that waits, while it is shut, before it writes durably.
 type gated struct {
-	msglog.Log
+	state.Store
 	mu    sync.Mutex   // held while it is shut
 	asked atomic.Int64 // how often something was to be written durably
 }
 
-type gatedStore struct {
-	msglog.Store
-	gate *gated
-}
-
-func (g *gated) Sessions() msglog.Store { return gatedStore{g.Log.Sessions(), g} }
-
-func (s gatedStore) Apply(ops []msglog.Op, sync bool) error {
+func (g *gated) Apply(ops []state.Op, sync bool) error {
 	if sync {
-		s.gate.asked.Add(1)
-		s.gate.mu.Lock()
-		defer s.gate.mu.Unlock()
+		g.asked.Add(1)
+		g.mu.Lock()
+		defer g.mu.Unlock()
 	}
-	return s.Store.Apply(ops, sync)
+	return g.Store.Apply(ops, sync)
 }
 
 // PUBREL waits until it is on disk that PUBREC came on a connection that has taken over
@@ -122,8 +115,8 @@ func TestPubrelWaitsAcrossTakeover(t *testing.T) {
 	t.Parallel()
 	for _, takeover := range []bool{false, true} {
 		r := mustRig(t, delivery.Config{})
-		g := &gated{Log: r.log}
-		r.cfg.Log = g
+		g := &gated{Store: r.log.State()}
+		r.cfg.State = g
 		r.restart()
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
 		p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
@@ -154,8 +147,8 @@ func TestPubrelWaitsAcrossTakeover(t *testing.T) {
 func TestSubscribedWhileItIsStored(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	g := &gated{Log: r.log}
-	r.cfg.Log = g
+	g := &gated{Store: r.log.State()}
+	r.cfg.State = g
 	r.restart()
 	recs := r.publish(2, "bob", "group/a", "user/alice", "group/a", "user/alice")
 	a := delivery.Attachment{Key: key("archive"), Expiry: time.Hour, AnyTopic: true, Archiver: true}

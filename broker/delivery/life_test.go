@@ -15,7 +15,7 @@ import (
 // keys returns what the store has under a prefix and a session's key.
 func (r *rig) keys(prefix string, k delivery.Key) (n int) {
 	r.tb.Helper()
-	if err := r.log.Sessions().Scan(prefix+k.Subject+"\x00"+k.ClientID, func(string, []byte) bool { n++; return true }); err != nil {
+	if err := r.log.State().Scan(prefix+k.Subject+"\x00"+k.ClientID, func(string, []byte) bool { n++; return true }); err != nil {
 		r.tb.Fatal(err)
 	}
 	return n
@@ -323,7 +323,7 @@ func TestChangedWhileReading(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := &readLog{Log: inner, reached: make(chan struct{}), goOn: make(chan struct{})}
-		e, err := delivery.New(delivery.Config{Log: l, Logger: slog.New(slog.DiscardHandler)})
+		e, err := delivery.New(delivery.Config{Log: l, State: inner.State(), Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

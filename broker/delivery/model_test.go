@@ -30,7 +30,7 @@ func TestRegistryAgainstModel(t *testing.T) {
 		check(t, err)
 		m := &model{log: l, clock: &clock{}}
 		m.clock.set(time.Now().UnixMilli())
-		m.engine, err = delivery.New(delivery.Config{Log: l, Logger: slog.New(slog.DiscardHandler), Now: m.clock.now})
+		m.engine, err = delivery.New(delivery.Config{Log: l, State: l.State(), Logger: slog.New(slog.DiscardHandler), Now: m.clock.now})
 		check(t, err)
 		m.engine.Start()
 		defer func() { m.engine.Stop(); _ = l.Close() }()

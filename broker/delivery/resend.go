@@ -16,7 +16,7 @@ type unsent struct {
 	seq   uint64
 	topic string
 	qos   byte
-	state state
+	state inflightState
 	had   bool   // the client may have had it
 	frame []byte // nil if there is nothing to be sent any more
 	gone  bool   // the log no longer has it

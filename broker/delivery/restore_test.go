@@ -10,6 +10,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/state"
 	"mynah/internal/waitfor"
 )
 
@@ -20,9 +21,9 @@ const (
 )
 
 // stored is a QoS 2 exchange as the engine stores it: see exactlyPrefix.
-func stored(k delivery.Key, rec *msglog.Record, id uint16, state byte) msglog.Op {
+func stored(k delivery.Key, rec *msglog.Record, id uint16, stage byte) state.Op {
 	key := binary.BigEndian.AppendUint64([]byte("exactly/"+k.Subject+"\x00"+k.ClientID+"\x00"), rec.Seq)
-	return msglog.Op{Key: string(key), Value: append(binary.BigEndian.AppendUint16(nil, id), append([]byte{state}, rec.To...)...)}
+	return state.Op{Key: string(key), Value: append(binary.BigEndian.AppendUint16(nil, id), append([]byte{stage}, rec.To...)...)}
 }
 
 // mute is online for a client that acknowledges nothing.
@@ -46,7 +47,7 @@ func TestRestoredPacketIDsFarApart(t *testing.T) {
 			a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 			r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 2}).offline(time.Hour)
 			var recs []*msglog.Record
-			var ops []msglog.Op
+			var ops []state.Op
 			for i, id := range ids {
 				recs = append(recs, r.publish(2, "bob", "user/alice")...)
 				ops = append(ops, stored(a.Key, recs[i], id, sent))
@@ -109,7 +110,7 @@ func TestRestoredHonoursReceiveMaximum(t *testing.T) {
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true, Groups: []string{"a", "b", "c", "d"}, ReceiveMaximum: 2}
 	r.online(a, delivery.Subscription{Filter: "group/+", QoS: 2}).offline(time.Hour)
 	var recs []*msglog.Record
-	var ops []msglog.Op
+	var ops []state.Op
 	for i := range 12 {
 		recs = append(recs, r.publish(2, "bob", "group/"+a.Groups[i%4])...)
 		ops = append(ops, stored(a.Key, recs[i], uint16(i+1), sent))
@@ -157,7 +158,7 @@ func TestRestoredEndsOnce(t *testing.T) {
 func (r *rig) storedStates(k delivery.Key) string {
 	r.tb.Helper()
 	var states strings.Builder
-	if err := r.log.Sessions().Scan("exactly/"+k.Subject+"\x00"+k.ClientID+"\x00", func(_ string, v []byte) bool {
+	if err := r.log.State().Scan("exactly/"+k.Subject+"\x00"+k.ClientID+"\x00", func(_ string, v []byte) bool {
 		states.WriteByte(v[2])
 		return true
 	}); err != nil {

@@ -13,6 +13,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/state"
 	"mynah/internal/waitfor"
 )
 
@@ -181,7 +182,7 @@ func TestQoS0MovesTheStoredCursor(t *testing.T) {
 // storedCursor returns what a broker that starts now would find.
 func (r *rig) storedCursor(subject string) (cursor uint64) {
 	r.tb.Helper()
-	if err := r.log.Sessions().Scan("cursor/"+subject+"\x00", func(_ string, v []byte) bool {
+	if err := r.log.State().Scan("cursor/"+subject+"\x00", func(_ string, v []byte) bool {
 		cursor = binary.BigEndian.Uint64(v)
 		return false
 	}); err != nil {
@@ -218,13 +219,13 @@ func TestStoredCursorWaitsForAcknowledgement(t *testing.T) {
 
 // stubStore is a session store that can fail and tells what was asked of it.
 type stubStore struct {
-	msglog.Store
+	state.Store
 	fail   atomic.Bool
 	failed atomic.Int64 // how often it did
 	syncs  atomic.Int64
 }
 
-func (s *stubStore) Apply(ops []msglog.Op, sync bool) error {
+func (s *stubStore) Apply(ops []state.Op, sync bool) error {
 	if s.fail.Load() {
 		s.failed.Add(1)
 		return errors.New("no")
@@ -235,13 +236,6 @@ func (s *stubStore) Apply(ops []msglog.Op, sync bool) error {
 	return s.Store.Apply(ops, sync)
 }
 
-type stubLog struct {
-	msglog.Log
-	store *stubStore
-}
-
-func (l stubLog) Sessions() msglog.Store { return l.store }
-
 // mustStubRig returns a rig whose session store can fail.
 func mustStubRig(t *testing.T) (*rig, *stubStore) {
 	t.Helper()
@@ -249,8 +243,8 @@ func mustStubRig(t *testing.T) (*rig, *stubStore) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store := &stubStore{Store: l.Sessions()}
-	e, err := delivery.New(delivery.Config{Log: stubLog{l, store}, Logger: slog.New(slog.DiscardHandler)})
+	store := &stubStore{Store: l.State()}
+	e, err := delivery.New(delivery.Config{Log: l, State: store, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

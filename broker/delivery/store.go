@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"mynah/broker/msglog"
+	"mynah/broker/state"
 )
 
 // Keys of the session store: the key of a session is its subject, a zero byte and the
@@ -40,24 +40,24 @@ type exchange struct {
 	seq   uint64
 	id    uint16 // its packet id
 	topic string
-	state state
+	state inflightState
 }
 
 // store keeps sessions beside the log. Sessions that end with their connection are
 // not in it.
 type store struct {
-	kv     msglog.Store
+	kv     state.Store
 	logger *slog.Logger
 
 	positions, packetIDs, arrivals, removals episode // of storing them
 
 	mu      sync.Mutex
-	ops     []msglog.Op // waiting for the committer
+	ops     []state.Op // waiting for the committer
 	then    []func(bool)
 	waiting chan struct{} // has a value if ops has
 }
 
-func newStore(kv msglog.Store, logger *slog.Logger, now func() time.Time) *store {
+func newStore(kv state.Store, logger *slog.Logger, now func() time.Time) *store {
 	storing := func(what string) episode { return episode{fault: "storing " + what, logger: logger, now: now} }
 	return &store{
 		kv: kv, logger: logger, waiting: make(chan struct{}, 1),
@@ -85,9 +85,9 @@ func exactlyKey(k Key, seq uint64) string {
 	return string(binary.BigEndian.AppendUint64([]byte(exactlyPrefix+k.bytes()+"\x00"), seq))
 }
 
-func (x exchange) op(k Key) msglog.Op {
+func (x exchange) op(k Key) state.Op {
 	v := append(binary.BigEndian.AppendUint16(nil, x.id), byte(x.state))
-	return msglog.Op{Key: exactlyKey(k, x.seq), Value: append(v, x.topic...)}
+	return state.Op{Key: exactlyKey(k, x.seq), Value: append(v, x.topic...)}
 }
 
 // saveSubscriptions stores the subscriptions, durably if they have changed, and the
@@ -119,7 +119,7 @@ func (st *store) saveSubscriptions(s *Session, changed bool) error {
 	if err != nil {
 		return fmt.Errorf("encode session: %w", err)
 	}
-	ops := append(st.cursorOps(s), msglog.Op{Key: subsPrefix + s.bytes(), Value: v})
+	ops := append(st.cursorOps(s), state.Op{Key: subsPrefix + s.bytes(), Value: v})
 	if err := st.kv.Apply(ops, changed); err != nil {
 		return fmt.Errorf("store session: %w", err)
 	}
@@ -129,16 +129,16 @@ func (st *store) saveSubscriptions(s *Session, changed bool) error {
 
 // cursorOps returns what brings the stored cursor up to date. QoS 2 messages that it
 // has passed need not be remembered.
-func (st *store) cursorOps(s *Session) []msglog.Op {
+func (st *store) cursorOps(s *Session) []state.Op {
 	delivered := s.engine.delivered.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dirty = false
 	cursor := s.cursorLocked(delivered)
-	ops := []msglog.Op{{Key: cursorPrefix + s.bytes(), Value: cursorValue(cursor, s.expiry, s.expiresAt)}}
+	ops := []state.Op{{Key: cursorPrefix + s.bytes(), Value: cursorValue(cursor, s.expiry, s.expiresAt)}}
 	n := 0
 	for n < len(s.stored) && s.stored[n] <= cursor {
-		ops = append(ops, msglog.Op{Key: exactlyKey(s.Key, s.stored[n]), Delete: true})
+		ops = append(ops, state.Op{Key: exactlyKey(s.Key, s.stored[n]), Delete: true})
 		n++
 	}
 	s.stored = slices.Delete(s.stored, 0, n)
@@ -167,7 +167,7 @@ func (st *store) saveAll(sessions []*Session) {
 	for len(sessions) > 0 {
 		some := sessions[:min(most, len(sessions))]
 		sessions = sessions[len(some):]
-		var ops []msglog.Op
+		var ops []state.Op
 		for _, s := range some {
 			ops = append(ops, st.movedOps(s)...)
 		}
@@ -177,7 +177,7 @@ func (st *store) saveAll(sessions []*Session) {
 
 // movedOps returns what brings the cursor of a session up to date, nothing if the
 // session has ended meanwhile: its key may be another one's by now.
-func (st *store) movedOps(s *Session) []msglog.Op {
+func (st *store) movedOps(s *Session) []state.Op {
 	defer s.survive()
 	s.subsMu.Lock()
 	defer s.subsMu.Unlock()
@@ -195,7 +195,7 @@ func (st *store) saveExactly(s *Session, xs []exchange) error {
 	if !persistent {
 		return nil
 	}
-	ops := make([]msglog.Op, len(xs))
+	ops := make([]state.Op, len(xs))
 	for i, x := range xs {
 		ops[i] = x.op(s.Key)
 	}
@@ -250,7 +250,7 @@ func (st *store) commit(stop <-chan struct{}) {
 
 // forget removes a session.
 func (st *store) forget(s *Session) {
-	err := st.kv.Apply([]msglog.Op{
+	err := st.kv.Apply([]state.Op{
 		{Key: subsPrefix + s.bytes(), Delete: true},
 		{Key: cursorPrefix + s.bytes(), Delete: true},
 		{Key: exactlyPrefix + s.bytes() + "\x00", Delete: true, Prefix: true},
@@ -331,7 +331,7 @@ func (st *store) exchanges(key string) (xs []exchange, err error) {
 	err = st.kv.Scan(prefix, func(k string, v []byte) bool {
 		if len(k) == len(prefix)+8 && len(v) >= 3 {
 			seq := binary.BigEndian.Uint64([]byte(k[len(prefix):]))
-			xs = append(xs, exchange{seq: seq, id: binary.BigEndian.Uint16(v), topic: string(v[3:]), state: state(v[2])})
+			xs = append(xs, exchange{seq: seq, id: binary.BigEndian.Uint16(v), topic: string(v[3:]), state: inflightState(v[2])})
 		}
 		return true
 	})

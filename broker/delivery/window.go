@@ -9,14 +9,14 @@ import (
 	"mynah/broker/outbox"
 )
 
-// state is how far a message has got on its way to the client.
-type state uint8
+// inflightState is how far a message has got on its way to the client.
+type inflightState uint8
 
 const (
-	stateSent      state = iota // PUBLISH was sent, no acknowledgement yet
-	stateReceived               // QoS 2: PUBREC came, PUBREL is due or sent
-	stateDone                   // acknowledged; kept only until those before it are
-	stateReceiving              // QoS 2: PUBREC came and is being stored; PUBREL must wait
+	stateSent      inflightState = iota // PUBLISH was sent, no acknowledgement yet
+	stateReceived                       // QoS 2: PUBREC came, PUBREL is due or sent
+	stateDone                           // acknowledged; kept only until those before it are
+	stateReceiving                      // QoS 2: PUBREC came and is being stored; PUBREL must wait
 )
 
 // inflight is one message that was sent at QoS 1 or 2.
@@ -25,7 +25,7 @@ type inflight struct {
 	topic string // delivery topic; "" for a plain message
 	id    uint16 // packet id
 	qos   byte
-	state state
+	state inflightState
 	wire  bool // it was sent on the present connection
 	sent  bool // it was sent on whichever
 }

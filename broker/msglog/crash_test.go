@@ -16,15 +16,17 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/msglog/msglogtest"
+	"mynah/broker/state"
 )
 
 // In memory, since a model does a lot of syncs; the other tests use the disk.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	disk := vfs.NewMem()
-	msglogtest.Run(t, func(tb testing.TB, dir string) msglog.Log {
+	msglogtest.Run(t, func(tb testing.TB, dir string) msglogtest.Instance {
 		tb.Helper()
-		return mustOpen(tb, dir, msglog.Options{FS: disk, MemTableBytes: 1 << 20, Ballast: -1})
+		l := mustOpen(tb, dir, msglog.Options{FS: disk, MemTableBytes: 1 << 20, Ballast: -1})
+		return msglogtest.Instance{Log: l, State: l.State()}
 	})
 }
 
@@ -89,7 +91,7 @@ func runUntilPowerLoss(t *testing.T, disk *vfs.MemFS, rng *rand.Rand, acked map[
 		})
 		if i%7 == 0 {
 			n := *changes + 1
-			if err := l.Sessions().Apply([]msglog.Op{{Key: "n", Value: fmt.Append(nil, n)}}, true); err != nil {
+			if err := l.State().Apply([]state.Op{{Key: "n", Value: fmt.Append(nil, n)}}, true); err != nil {
 				t.Fatal(err)
 			}
 			mu.Lock()
@@ -121,7 +123,7 @@ func checkAcked(t *testing.T, l *msglog.Pebble, acked map[uint64]string, changes
 		}
 	}
 	got := 0
-	err := l.Sessions().Scan("n", func(_ string, value []byte) bool {
+	err := l.State().Scan("n", func(_ string, value []byte) bool {
 		_, err := fmt.Sscan(string(value), &got)
 		return err == nil
 	})

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"mynah/broker/msglog"
+	"mynah/broker/state"
 )
 
 var small = msglog.Options{MemTableBytes: 1 << 20, Ballast: -1, MinFree: 1}
@@ -193,7 +194,7 @@ func TestDamagedTailOfStore(t *testing.T) {
 	l := mustOpen(t, dir, small)
 	mustAppend(t, l, testRecord(0, 0))
 	for i := range 10 {
-		if err := l.Sessions().Apply([]msglog.Op{{Key: "k", Value: fmt.Append(nil, i)}}, true); err != nil {
+		if err := l.State().Apply([]state.Op{{Key: "k", Value: fmt.Append(nil, i)}}, true); err != nil {
 			t.Fatal(err)
 		}
 	}

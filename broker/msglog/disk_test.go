@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"mynah/broker/msglog"
+	"mynah/broker/state"
 	"mynah/internal/waitfor"
 )
 
@@ -77,7 +78,7 @@ func TestDiskFull(t *testing.T) {
 			if got := len(readAll(t, l)); got != acked {
 				t.Fatalf("%d messages of %d are there", got, acked)
 			}
-			if err := l.Sessions().Apply([]msglog.Op{{Key: "k", Value: []byte("v")}}, true); err != nil {
+			if err := l.State().Apply([]state.Op{{Key: "k", Value: []byte("v")}}, true); err != nil {
 				t.Fatalf("change the store: %v", err)
 			}
 			// Trimming works and what is read is right.
@@ -172,7 +173,7 @@ func TestFailedWrite(t *testing.T) {
 			if _, err := l.Append([]*msglog.Record{testRecord(200, 0)}); !errors.Is(err, msglog.ErrFailed) {
 				t.Fatalf("append to a failed log: %v", err)
 			}
-			if err := l.Sessions().Apply([]msglog.Op{{Key: "k"}}, true); !errors.Is(err, msglog.ErrFailed) {
+			if err := l.State().Apply([]state.Op{{Key: "k"}}, true); !errors.Is(err, msglog.ErrFailed) {
 				t.Fatalf("change the store of a failed log: %v", err)
 			}
 			if err := l.Trim(context.Background(), 1<<60); !errors.Is(err, msglog.ErrFailed) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"mynah/broker/msglog"
+	"mynah/broker/state"
 	"mynah/chat"
 	"mynah/internal/leak"
 )
@@ -61,7 +62,7 @@ func appendUntilKilled(dir string) error {
 			return err
 		}
 		if n%10 == 0 {
-			if err := l.Sessions().Apply([]msglog.Op{{Key: "n", Value: []byte(strconv.Itoa(n))}}, true); err != nil {
+			if err := l.State().Apply([]state.Op{{Key: "n", Value: []byte(strconv.Itoa(n))}}, true); err != nil {
 				return err
 			}
 			fmt.Fprintln(out, "store", n)

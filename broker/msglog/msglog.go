@@ -1,5 +1,5 @@
-// Package msglog is the broker's durable, totally ordered log of chat messages
-// and the small store of sessions beside it. What Append has made durable
+// Package msglog is the broker's durable, totally ordered log of chat messages.
+// What Append has made durable
 // survives the death of the process and of the machine; everything else in the
 // broker is a cursor over it.
 package msglog
@@ -62,16 +62,9 @@ type Pending interface {
 	Wait() error
 }
 
-// Log is the durable log. Append is called by one goroutine, everything else by
-// any. Readers see only what is durable.
-type Log interface {
-	// Append gives each new record its seq, in order, as one batch. It returns
-	// before the batch is durable so that the next can be prepared; Pending
-	// tells when. Batches become durable in order. ErrFull is returned when
-	// the disk has no room: nothing was stored and reading goes on. What was
-	// stored before needs no room: if a batch has some of that, the others'
-	// outcome is NoRoom instead.
-	Append(recs []*Record) (Pending, error)
+// Reader is what there is to read in a log. Its methods may be called by any
+// goroutine and see only what is durable.
+type Reader interface {
 	// Bounds returns the seq of the oldest message that is still there and
 	// that of the newest that is durable. An empty log has first = last+1.
 	Bounds() (first, last uint64)
@@ -84,30 +77,21 @@ type Log interface {
 	// ReadTopic does the same for the messages of one delivery topic: those
 	// published to it and, for user/<id>, the direct messages that <id> sent.
 	ReadTopic(ctx context.Context, topic string, after, upto uint64, fn func(*Record) bool) error
+}
+
+// Log is the durable log. Append is called by one goroutine, everything else by
+// any. Readers see only what is durable.
+type Log interface {
+	Reader
+	// Append gives each new record its seq, in order, as one batch. It returns
+	// before the batch is durable so that the next can be prepared; Pending
+	// tells when. Batches become durable in order. ErrFull is returned when
+	// the disk has no room: nothing was stored and reading goes on. What was
+	// stored before needs no room: if a batch has some of that, the others'
+	// outcome is NoRoom instead.
+	Append(recs []*Record) (Pending, error)
 	// Trim forgets messages up to and including seq.
 	Trim(ctx context.Context, upto uint64) error
-	// Sessions returns the store of sessions.
-	Sessions() Store
 	// Close makes everything durable and releases the log.
 	Close() error
-}
-
-// Op is one change to a Store.
-type Op struct {
-	Key    string
-	Value  []byte // ignored if Delete
-	Delete bool
-	Prefix bool // with Delete: everything whose key begins with Key
-}
-
-// Store is a small ordered key-value store that lives beside the log. The broker
-// keeps sessions in it.
-type Store interface {
-	// Apply makes all changes at once. With sync it returns when they are
-	// durable; without, they are durable after the next call with sync, the
-	// next appended batch or about a second, whichever is first.
-	Apply(ops []Op, sync bool) error
-	// Scan calls fn for each key with the prefix, in byte order, until fn
-	// returns false. fn may keep neither key's nor value's bytes.
-	Scan(prefix string, fn func(key string, value []byte) bool) error
 }

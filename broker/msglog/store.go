@@ -5,16 +5,18 @@ import (
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"mynah/broker/state"
 )
 
-// store is the Store beside a Pebble log.
+// store is the state store that shares a Pebble log's database.
 type store struct{ log *Pebble }
 
-// Sessions returns the store of sessions.
-func (l *Pebble) Sessions() Store { return store{l} }
+// State returns the state store that shares the log's database. It ends with the log.
+func (l *Pebble) State() state.Store { return store{l} }
 
-// Apply makes all changes at once. See Store.
-func (s store) Apply(ops []Op, sync bool) error {
+// Apply makes all changes at once. See state.Store.
+func (s store) Apply(ops []state.Op, sync bool) error {
 	l := s.log
 	if err := l.use(); err != nil {
 		return err
@@ -33,7 +35,7 @@ func (s store) Apply(ops []Op, sync bool) error {
 			err = b.Set(key, op.Value, nil)
 		}
 		if err != nil {
-			return errors.Join(fmt.Errorf("change sessions: %w", err), b.Close())
+			return errors.Join(fmt.Errorf("change state: %w", err), b.Close())
 		}
 	}
 	var err error
@@ -44,7 +46,7 @@ func (s store) Apply(ops []Op, sync bool) error {
 		l.storeDirty.Store(true)
 	}
 	if err != nil {
-		return fmt.Errorf("change sessions: %w", err)
+		return fmt.Errorf("change state: %w", err)
 	}
 	return b.Close()
 }
@@ -96,7 +98,7 @@ func (s store) Scan(prefix string, fn func(key string, value []byte) bool) (err 
 	lower := append([]byte(prefixStore), prefix...)
 	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: prefixEndKey(lower)})
 	if err != nil {
-		return fmt.Errorf("scan sessions: %w", err)
+		return fmt.Errorf("scan state: %w", err)
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	for ok := it.First(); ok; ok = it.Next() {
@@ -109,7 +111,7 @@ func (s store) Scan(prefix string, fn func(key string, value []byte) bool) (err 
 		}
 	}
 	if err := it.Error(); err != nil {
-		return fmt.Errorf("scan sessions: %w", err)
+		return fmt.Errorf("scan state: %w", err)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"mynah/broker/msglog"
+	"mynah/broker/state"
 )
 
 // model is a Log as simply as it can be said.
@@ -146,9 +147,9 @@ func testModel(t *testing.T, open Open) {
 				wantRecords(tb, readTopic(tb, l, name, after, upto), onTopic(m.kept(after, upto), name))
 			},
 			"store": func(rt *rapid.T) {
-				op := msglog.Op{Key: key.Draw(rt, "key"), Value: []byte(key.Draw(rt, "value"))}
+				op := state.Op{Key: key.Draw(rt, "key"), Value: []byte(key.Draw(rt, "value"))}
 				op.Delete, op.Prefix = rapid.Bool().Draw(rt, "delete"), rapid.Bool().Draw(rt, "prefix")
-				if err := l.Sessions().Apply([]msglog.Op{op}, rapid.Bool().Draw(rt, "sync")); err != nil {
+				if err := l.State.Apply([]state.Op{op}, rapid.Bool().Draw(rt, "sync")); err != nil {
 					rt.Fatal(err)
 				}
 				switch {
@@ -173,7 +174,7 @@ func testModel(t *testing.T, open Open) {
 						rt.Fatalf("tail of %s is %d, want %d", name, got, want)
 					}
 				}
-				if got := scan(tb, l.Sessions(), ""); fmt.Sprint(got) != fmt.Sprint(m.store) {
+				if got := scan(tb, l.State, ""); fmt.Sprint(got) != fmt.Sprint(m.store) {
 					rt.Fatalf("store %v, want %v", got, m.store)
 				}
 			},

@@ -14,12 +14,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"mynah/broker/msglog"
+	"mynah/broker/state"
 	"mynah/chat"
 )
 
 // Open opens a log whose state is under dir. Opened again with the same dir it
 // must have all that was there. It must fail the test if it cannot.
-type Open func(tb testing.TB, dir string) msglog.Log
+type Open func(tb testing.TB, dir string) Instance
+
+// Instance is a log with the state store beside it. Closing the log closes both.
+type Instance struct {
+	msglog.Log
+	State state.Store
+}
 
 // Run runs the suite.
 func Run(t *testing.T, open Open) {
@@ -195,14 +202,14 @@ func mustClose(tb testing.TB, l msglog.Log) {
 }
 
 // open1 opens a log that is closed when the test ends.
-func open1(t *testing.T, open Open) msglog.Log {
+func open1(t *testing.T, open Open) Instance {
 	t.Helper()
 	l := open(t, t.TempDir())
 	t.Cleanup(func() { mustClose(t, l) })
 	return l
 }
 
-func scan(tb testing.TB, s msglog.Store, prefix string) map[string]string {
+func scan(tb testing.TB, s state.Store, prefix string) map[string]string {
 	tb.Helper()
 	m := make(map[string]string)
 	var keys []string

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"mynah/broker/msglog"
+	"mynah/broker/state"
 )
 
 func testReopen(t *testing.T, open Open) {
@@ -165,9 +166,9 @@ func testKept(t *testing.T, open Open) {
 func testStore(t *testing.T, open Open) {
 	dir := t.TempDir()
 	l := open(t, dir)
-	s := l.Sessions()
+	s := l.State
 	want := map[string]string{}
-	apply := func(sync bool, ops ...msglog.Op) {
+	apply := func(sync bool, ops ...state.Op) {
 		t.Helper()
 		if err := s.Apply(ops, sync); err != nil {
 			t.Fatal(err)
@@ -183,10 +184,10 @@ func testStore(t *testing.T, open Open) {
 	for i := range 20 {
 		key, value := fmt.Sprintf("u/%c\x00%d", 'a'+i%3, i), fmt.Sprint(i)
 		want[key] = value
-		apply(i%2 == 0, msglog.Op{Key: key, Value: []byte(value)})
+		apply(i%2 == 0, state.Op{Key: key, Value: []byte(value)})
 	}
 	want["\xff\xff"], want["empty"], want[""] = "x", "", "no key"
-	apply(false, msglog.Op{Key: "\xff\xff", Value: []byte("x")}, msglog.Op{Key: "empty"}, msglog.Op{Value: []byte("no key")})
+	apply(false, state.Op{Key: "\xff\xff", Value: []byte("x")}, state.Op{Key: "empty"}, state.Op{Value: []byte("no key")})
 	check()
 	if d := cmp.Diff(map[string]string{"\xff\xff": "x"}, scan(t, s, "\xff")); d != "" {
 		t.Fatalf("scan of a prefix (-want +got):\n%s", d)
@@ -196,10 +197,10 @@ func testStore(t *testing.T, open Open) {
 	delete(want, "empty")
 	want["u/b!"] = "new"
 	apply(true,
-		msglog.Op{Key: "u/b", Delete: true, Prefix: true},
-		msglog.Op{Key: "u/b!", Value: []byte("new")},
-		msglog.Op{Key: "empty", Delete: true},
-		msglog.Op{Key: "was never there", Delete: true})
+		state.Op{Key: "u/b", Delete: true, Prefix: true},
+		state.Op{Key: "u/b!", Value: []byte("new")},
+		state.Op{Key: "empty", Delete: true},
+		state.Op{Key: "was never there", Delete: true})
 	check()
 	n := 0
 	if err := s.Scan("u/", func(string, []byte) bool { n++; return n < 3 }); err != nil || n != 3 {
@@ -214,14 +215,14 @@ func testStore(t *testing.T, open Open) {
 	mustClose(t, l)
 	l = open(t, dir)
 	defer mustClose(t, l)
-	s = l.Sessions()
+	s = l.State
 	check()
 }
 
 func testClosed(t *testing.T, open Open) {
 	l := open(t, t.TempDir())
 	store(t, l, msg("alice", "user/bob", "hello"))
-	s := l.Sessions()
+	s := l.State
 	mustClose(t, l)
 	mustClose(t, l)
 	ctx := context.Background()
@@ -234,7 +235,7 @@ func testClosed(t *testing.T, open Open) {
 		"Read":      l.Read(ctx, 0, 1<<60, nothing),
 		"ReadTopic": l.ReadTopic(ctx, "user/bob", 0, 1<<60, nothing),
 		"Trim":      l.Trim(ctx, 1<<60),
-		"Apply":     s.Apply([]msglog.Op{{Key: "k"}}, true),
+		"Apply":     s.Apply([]state.Op{{Key: "k"}}, true),
 		"Scan":      s.Scan("", func(string, []byte) bool { return true }),
 	} {
 		if !errors.Is(err, msglog.ErrClosed) {
