@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/authhook"
@@ -148,16 +147,11 @@ func (b *Broker) record(id *authhook.Identity, topic string, payload []byte) (*m
 	if err != nil {
 		return nil, draft.Mid, err
 	}
-	var digest xxhash.Digest
-	digest.Reset()
-	_, _ = digest.WriteString(topic)
-	_, _ = digest.Write([]byte{0})
-	_, _ = digest.Write(draft.Tail) // not payload: a client that tries again may have written it anew
 	return &msglog.Record{
 		Message: chat.Message{
 			From: id.Subject, To: topic, Type: draft.Type, Mid: draft.Mid, Expires: draft.Expires, Tail: draft.Tail,
 		},
-		Digest: digest.Sum64(),
+		Digest: msglog.RawDigest(topic, draft.Tail),
 	}, draft.Mid, nil
 }
 

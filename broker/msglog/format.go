@@ -9,15 +9,18 @@ import (
 )
 
 // formatVersion is the version of the key space and of what is stored in it.
-const formatVersion = 1
+const formatVersion = 2
 
 // migration brings a log from one version to the next. It may be interrupted at
 // any point and is then run again from the beginning.
 type migration func(*Pebble) error
 
-// migrations[v] brings a log of version v to version v+1. There has been no other
-// version yet than the first.
-var migrations = map[uint64]migration{}
+// migrations[v] brings a log of version v to version v+1.
+var migrations = map[uint64]migration{
+	// Version 2 has records with properties. Those of version 1 are read as they are;
+	// the number keeps releases away that would take the new ones for damage.
+	1: func(*Pebble) error { return nil },
+}
 
 // migrate makes a new log, or brings an older one to this version. It changes
 // nothing in one that a newer version has written.

@@ -62,8 +62,36 @@ func TestNewerFormat(t *testing.T) {
 	}
 }
 
+// A log of version 1, whose records have no properties, is opened and goes on.
+func TestFormat1(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openTest(t, dir)
+	appendTest(t, l, 3)
+	if err := l.putUint(keyFormat, 1); err != nil {
+		t.Fatal(err)
+	}
+	closeTest(t, l)
+	in, err := Inspect(t.Context(), dir)
+	if err != nil {
+		t.Fatalf("looked at an older log: %v", err)
+	}
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = openTest(t, dir)
+	appendTest(t, l, 1)
+	if first, last := l.Bounds(); last-first != 3 {
+		t.Errorf("%d to %d, want 4 messages", first, last)
+	}
+	if v, _, err := l.getUint(keyFormat); err != nil || v != formatVersion {
+		t.Errorf("version %d (%v), want %d", v, err, formatVersion)
+	}
+	closeTest(t, l)
+}
+
 // An older log is migrated step by step, and a step that was interrupted is run
-// again. There has been no other format yet: the steps are the test's own.
+// again. The steps are the test's own.
 func TestMigrate(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

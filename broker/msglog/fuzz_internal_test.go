@@ -21,6 +21,9 @@ func FuzzDecodeRecord(f *testing.F) {
 		},
 		QoS: 2, Prev: 1_795_331_188_759_000, PrevSender: 17, Client: "phone", PacketID: 65535, Digest: 1<<64 - 1,
 	})
+	add(&Record{
+		Message: chat.Message{Seq: 9, From: "a", To: "user/b", Expires: -1, Tail: []byte("}")}, Props: []byte{8, 0, 1, 'r'}, Request: true,
+	})
 	f.Add(uint64(5), []byte{})
 	f.Add(uint64(5), bytes.Repeat([]byte{0xff}, 64))
 	f.Add(uint64(9), []byte{1, 2, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0})
@@ -31,7 +34,7 @@ func FuzzDecodeRecord(f *testing.F) {
 		if err := decodeRecord(&r, seq, stored); err != nil {
 			return
 		}
-		if n := len(r.From) + len(r.To) + len(r.Type) + len(r.Mid) + len(r.Client) + len(r.Tail); n > len(body) {
+		if n := len(r.From) + len(r.To) + len(r.Type) + len(r.Mid) + len(r.Client) + len(r.Tail) + len(r.Props); n > len(body) {
 			t.Fatalf("%d bytes from %d", n, len(body))
 		}
 		if r.Prev > seq || r.PrevSender > seq || r.Seq != seq {

@@ -27,9 +27,18 @@ type Record struct {
 	Client string
 	// PacketID is the publish's packet id, 0 for QoS 0.
 	PacketID uint16
-	// Digest is a hash of topic and payload as published. Two publishes with
-	// the same mid, or the same packet id and DUP, are the same if it is equal.
+	// Props are the MQTT 5 properties that subscribers get with it, as in a
+	// PUBLISH (3.3.2.3); nil for none. Request says that one of them is a
+	// Response Topic.
+	Props   []byte
+	Request bool
+	// Digest is a hash of topic and content. Two publishes with the same mid,
+	// or the same packet id and DUP, are the same if it is equal.
 	Digest uint64
+	// RawDigest is what earlier versions would have made the Digest: the
+	// RawDigest of To and of the tail that they would have stored. 0 stands for
+	// that of To and Tail. It is not stored.
+	RawDigest uint64
 	// Dup is set on a publish with the DUP flag. It is not stored.
 	Dup bool
 	// DupAfter and DupUpTo narrow down what a Dup may be the retransmission of:

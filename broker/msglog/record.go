@@ -1,30 +1,36 @@
 package msglog
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
 	"math"
 	"slices"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // A record is stored as a CRC-32C and a body:
 //
 //	crc uint32 LE       of the body, begun with the two halves of the seq, so that
 //	                    a record in another's place is found out
-//	flags byte          bits 0–1 QoS, bit 2 has Expires
+//	flags byte          bits 0–1 QoS, bit 2 has Expires, bit 3 has Props, bit 4 Request
 //	ts varint
 //	expires varint      if flagged
 //	prev uvarint        seq - Prev, 0 for none
 //	prevSender uvarint  seq - PrevSender, 0 for none
 //	packet id uvarint
 //	digest uint64 LE
+//	props length uvarint, props   if flagged
 //	lengths 5 uvarint   of From, To, Type, Mid, Client
 //	From To Type Mid Client Tail
 const (
 	flagQoS     = 0x03
 	flagExpires = 0x04
-	flagsKnown  = flagQoS | flagExpires
+	flagProps   = 0x08
+	flagRequest = 0x10
+	flagsKnown  = flagQoS | flagExpires | flagProps | flagRequest
 
 	recordCRCLen = 4
 )
@@ -35,6 +41,28 @@ var (
 	errChecksum = errors.New("checksum does not match")
 	errEncoding = errors.New("malformed record")
 )
+
+// RawDigest returns a hash of a topic and a tail as they are written.
+func RawDigest(topic string, tail []byte) uint64 {
+	var d xxhash.Digest
+	d.Reset()
+	_, _ = d.WriteString(topic)
+	_, _ = d.Write([]byte{0})
+	_, _ = d.Write(tail)
+	return d.Sum64()
+}
+
+// isSame reports whether a stored digest is that of r's content. What earlier versions
+// have stored has the raw one.
+func (r *Record) isSame(digest uint64) bool {
+	if digest == r.Digest {
+		return true
+	}
+	if r.RawDigest != 0 {
+		return digest == r.RawDigest
+	}
+	return digest == RawDigest(r.To, r.Tail)
+}
 
 // recordCRC returns the checksum of a record's body at a place in the log.
 func recordCRC(seq uint64, body []byte) uint32 {
@@ -48,6 +76,12 @@ func appendRecord(b []byte, r *Record) []byte {
 	if r.Expires != 0 {
 		flags |= flagExpires
 	}
+	if len(r.Props) > 0 {
+		flags |= flagProps
+	}
+	if r.Request {
+		flags |= flagRequest
+	}
 	b = append(b, 0, 0, 0, 0, flags)
 	b = binary.AppendVarint(b, r.TS)
 	if r.Expires != 0 {
@@ -57,6 +91,10 @@ func appendRecord(b []byte, r *Record) []byte {
 	b = binary.AppendUvarint(b, distance(r.Seq, r.PrevSender))
 	b = binary.AppendUvarint(b, uint64(r.PacketID))
 	b = binary.LittleEndian.AppendUint64(b, r.Digest)
+	if len(r.Props) > 0 {
+		b = binary.AppendUvarint(b, uint64(len(r.Props)))
+		b = append(b, r.Props...)
+	}
 	for _, s := range [...]string{r.From, r.To, r.Type, r.Mid, r.Client} {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 	}
@@ -89,7 +127,7 @@ func decodeRecord(r *Record, seq uint64, stored []byte) error {
 	}
 	d := decoder{b: body}
 	flags := d.byte()
-	*r = Record{QoS: flags & flagQoS}
+	*r = Record{QoS: flags & flagQoS, Request: flags&flagRequest != 0}
 	r.Seq = seq
 	r.TS = d.varint()
 	if flags&flagExpires != 0 {
@@ -99,6 +137,11 @@ func decodeRecord(r *Record, seq uint64, stored []byte) error {
 	r.PrevSender = d.seqBefore(seq)
 	id := d.uvarint()
 	r.Digest = d.uint64()
+	if flags&flagProps != 0 {
+		if r.Props = bytes.Clone(d.take([]uint64{d.uvarint()})); len(r.Props) == 0 {
+			d.bad = true
+		}
+	}
 	var lens [5]uint64
 	for i := range lens {
 		lens[i] = d.uvarint()

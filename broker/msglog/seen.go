@@ -51,7 +51,7 @@ func (s *seenBefore) check(r *Record) (Outcome, uint64, error) {
 			return 0, 0, fmt.Errorf("look up mid: %w", err)
 		case !ok:
 			return Stored, 0, nil
-		case u.digest != r.Digest:
+		case !r.isSame(u.digest):
 			return Conflict, 0, nil
 		}
 		return Duplicate, u.seq, nil
@@ -60,7 +60,7 @@ func (s *seenBefore) check(r *Record) (Outcome, uint64, error) {
 		if err != nil {
 			return 0, 0, fmt.Errorf("look up packet id: %w", err)
 		}
-		if ok && u.seq >= s.a.log.first.Load() && u.digest == r.Digest && r.mayRepeat(u.seq) {
+		if ok && u.seq >= s.a.log.first.Load() && r.isSame(u.digest) && r.mayRepeat(u.seq) {
 			return Duplicate, u.seq, nil
 		}
 	}

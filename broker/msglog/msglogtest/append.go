@@ -103,9 +103,11 @@ func testFields(t *testing.T, open Open) {
 	a.PacketID, a.Digest = 65535, 1<<64-1
 	b := withMid(msg("alice", "user/bob", ""), strings.Repeat("m", 64))
 	b.Tail, b.Client, b.TS, b.QoS, b.PacketID = nil, "", -5, 0, 0
-	store(t, l, a, b)
-	wantRecords(t, readAll(t, l, 0, 1<<60), []*msglog.Record{a, b})
-	wantRecords(t, readTopic(t, l, "user/alice", 0, 1<<60), []*msglog.Record{a, b})
+	c := msg("alice", "user/bob", "what time is it?")
+	c.Props, c.Request, c.Expires = []byte("\x08\x00\x01r\x09\x00\x01c"), true, -1
+	store(t, l, a, b, c)
+	wantRecords(t, readAll(t, l, 0, 1<<60), []*msglog.Record{a, b, c})
+	wantRecords(t, readTopic(t, l, "user/alice", 0, 1<<60), []*msglog.Record{a, b, c})
 }
 
 // prev is the message before on the topic of delivery, so that a client can tell
@@ -344,4 +346,29 @@ func testOddNames(t *testing.T, open Open) {
 			wantRecords(t, readTopic(t, l, "group/"+n, 0, 1<<60), all[2*i:2*i+1])
 		}
 	}
+}
+
+// What an earlier version has stored, with a raw digest, is recognised when it comes again
+// from a client that was told nothing before the upgrade.
+func testRawDigest(t *testing.T, open Open) {
+	l := open1(t, open)
+	old := withMid(msg("alice", "user/bob", "hello"), "m1")
+	old.Digest = msglog.RawDigest(old.To, old.Tail)
+	packet := withPacket(msg("alice", "user/bob", "21.5"), 7, false)
+	packet.Digest = msglog.RawDigest(packet.To, packet.Tail)
+	store(t, l, old, packet)
+
+	again := withMid(msg("alice", "user/bob", "hello"), "m1")
+	other := withMid(msg("alice", "user/bob", "hello!"), "m1")
+	wantOutcomes(t, appendAll(t, l, again), msglog.Duplicate)
+	if again.Seq != old.Seq {
+		t.Errorf("seq %d, want the first one's %d", again.Seq, old.Seq)
+	}
+	wantOutcomes(t, appendAll(t, l, other), msglog.Conflict)
+
+	// Its tail has another form now.
+	changed := withPacket(msg("alice", "user/bob", "21.5"), 7, true)
+	changed.RawDigest = packet.Digest
+	changed.Tail = []byte(`"type":"data","body":21.5}`)
+	wantOutcomes(t, appendAll(t, l, changed), msglog.Duplicate)
 }

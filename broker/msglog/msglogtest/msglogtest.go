@@ -44,6 +44,7 @@ func Run(t *testing.T, open Open) {
 		"Ask":                testAsk,
 		"DupInBatch":         testDupInBatch,
 		"OddNames":           testOddNames,
+		"RawDigest":          testRawDigest,
 		"Reopen":             testReopen,
 		"Bounds":             testBounds,
 		"ReadTopic":          testReadTopic,
@@ -160,7 +161,7 @@ func wantRecords(tb testing.TB, got, want []*msglog.Record) {
 	}
 	for i, r := range want {
 		w, g := *r, *got[i]
-		w.Dup, w.DupAfter, w.DupUpTo, w.Ask = false, 0, 0, false
+		w.Dup, w.DupAfter, w.DupUpTo, w.Ask, w.RawDigest = false, 0, 0, false, 0
 		// An empty tail may come back nil.
 		sameTail := string(w.Tail) == string(g.Tail)
 		w.Tail, g.Tail = nil, nil
