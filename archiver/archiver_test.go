@@ -17,6 +17,7 @@ import (
 	"mynah/archiver"
 	"mynah/chat"
 	"mynah/internal/leak"
+	"mynah/internal/mqttwire"
 	"mynah/internal/pgtest"
 	"mynah/internal/waitfor"
 	"mynah/schema"
@@ -178,7 +179,7 @@ SELECT concat_ws(' | ', seq, topic, conversation, sender, sent_at AT TIME ZONE '
 		t.Errorf("%d dead letters", n)
 	}
 	connect := broker.session("archiver").connects[0]
-	if connect.CleanSession || string(connect.Password) != "the token" || connect.Username == "" || connect.ProtocolVersion != 4 {
+	if connect.Clean || connect.Password != "the token" || connect.Username == "" || connect.Version != mqttwire.V311 {
 		t.Errorf("CONNECT was %v", connect)
 	}
 }
@@ -276,7 +277,7 @@ func TestConnectionCut(t *testing.T) {
 	if len(connects) != 4 {
 		t.Errorf("connected %d times, want 4", len(connects))
 	}
-	if got := string(connects[len(connects)-1].Password); got != fmt.Sprint("token ", len(connects)) {
+	if got := connects[len(connects)-1].Password; got != fmt.Sprint("token ", len(connects)) {
 		t.Errorf("the last connection used %q: a token may have expired by then", got)
 	}
 }

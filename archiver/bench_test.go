@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -15,10 +14,10 @@ import (
 
 	"mynah/archiver"
 	"mynah/chat"
+	"mynah/internal/mqttwire"
 	"mynah/internal/pgtest"
 	"mynah/internal/waitfor"
 
-	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -207,37 +206,30 @@ func (p *pump) serve(n, window int) error {
 		return err
 	}
 	in := bufio.NewReaderSize(conn, 1<<16)
-	if _, err := packets.ReadPacket(in); err != nil {
+	if _, err := mqttwire.ReadFrame(in); err != nil { // CONNECT
 		return err
 	}
-	if err := packets.NewControlPacket(packets.Connack).Write(conn); err != nil {
+	if _, err := conn.Write(encode(mqttwire.Packet{Type: mqttwire.CONNACK})); err != nil {
 		return err
 	}
-	subscribe, err := packets.ReadPacket(in)
+	subscribe, err := mqttwire.ReadPacket(in, mqttwire.V311)
 	if err != nil {
 		return err
 	}
-	suback := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
-	suback.MessageID, suback.ReturnCodes = subscribe.Details().MessageID, []byte{1, 1}
-	if err := suback.Write(conn); err != nil {
+	if _, err := conn.Write(encode(mqttwire.Packet{Type: mqttwire.SUBACK, ID: subscribe.ID, Codes: []byte{1, 1}})); err != nil {
 		return err
 	}
 	acked := make(chan int, window)
 	failed := make(chan error, 1)
 	go func() {
 		for {
-			// All that an archiver sends is shorter than 128 bytes.
-			var packet [2 + 127]byte
-			_, err := io.ReadFull(in, packet[:2])
-			if err == nil {
-				_, err = io.ReadFull(in, packet[2:2+packet[1]])
-			}
+			packet, err := mqttwire.ReadFrame(in)
 			if err != nil {
 				failed <- err
 				close(acked)
 				return
 			}
-			if packet[0] == 0x40 { // PUBACK
+			if packet[0]>>4 == mqttwire.PUBACK {
 				acked <- 1
 			}
 		}
@@ -257,12 +249,9 @@ func (p *pump) serve(n, window int) error {
 			seq := uint64(1764000000000000 + sent)
 			m := chat.Message{Seq: seq, From: senders[sent%997], To: rooms[sent%1009], TS: 1764000000000 + int64(sent), Tail: tail}
 			payload = m.AppendEnvelope(payload[:0], seq-1)
-			// PUBLISH at QoS 1 with a length of two bytes (MQTT 3.1.1, 2.2 and 3.3).
-			length := 2 + len(m.To) + 2 + len(payload)
-			frame = append(frame[:0], 0x32, byte(length)|0x80, byte(length>>7), 0, byte(len(m.To)))
-			frame = append(frame, m.To...)
-			frame = binary.BigEndian.AppendUint16(frame, uint16(sent%65535+1))
-			if _, err := out.Write(append(frame, payload...)); err != nil {
+			publish := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: m.To, QoS: 1, ID: uint16(sent%65535 + 1), Payload: payload}
+			frame = publish.Append(frame[:0], mqttwire.V311)
+			if _, err := out.Write(frame); err != nil {
 				return err
 			}
 			sent++

@@ -1,6 +1,7 @@
 package archiver_test
 
 import (
+	"bufio"
 	"fmt"
 	"net"
 	"slices"
@@ -8,8 +9,7 @@ import (
 	"testing"
 
 	"mynah/chat"
-
-	"github.com/eclipse/paho.mqtt.golang/packets"
+	"mynah/internal/mqttwire"
 )
 
 // fakeBroker speaks as much MQTT 3.1.1 as an archiver needs and remembers what it
@@ -48,7 +48,7 @@ type fakeSession struct {
 	acks        []uint64 // seqs, in the order of the acknowledgements
 	pings       int
 	disconnects int
-	connects    []*packets.ConnectPacket
+	connects    []*mqttwire.Connect
 }
 
 func newFakeBroker(tb testing.TB) *fakeBroker {
@@ -126,18 +126,16 @@ func (b *fakeBroker) session(client string) fakeSession {
 
 func (b *fakeBroker) serve(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
-	first, err := packets.ReadPacket(conn)
-	if err != nil {
+	in := bufio.NewReader(conn)
+	first, err := mqttwire.ReadPacket(in, mqttwire.V311)
+	if err != nil || first.Type != mqttwire.CONNECT {
 		return
 	}
-	connect, ok := first.(*packets.ConnectPacket)
-	if !ok {
-		return
-	}
-	client := connect.ClientIdentifier
+	connect := first.Connect
+	client := connect.ClientID
 	b.mu.Lock()
 	s := b.sessions[client]
-	if s == nil || connect.CleanSession {
+	if s == nil || connect.Clean {
 		s = &fakeSession{}
 		b.sessions[client] = s
 	}
@@ -147,11 +145,10 @@ func (b *fakeBroker) serve(conn net.Conn) {
 	s.conn, s.sent, s.inflight = conn, s.acked, nil
 	s.connects = append(s.connects, connect)
 	b.mu.Unlock()
-	connack := packets.NewControlPacket(packets.Connack).(*packets.ConnackPacket)
-	if connack.Write(conn) != nil {
+	if _, err := conn.Write(encode(mqttwire.Packet{Type: mqttwire.CONNACK})); err != nil {
 		return
 	}
-	replies := make(chan packets.ControlPacket, 100)
+	replies := make(chan []byte, 100)
 	b.serving.Go(func() { b.deliver(conn, s, replies) })
 	defer func() {
 		b.mu.Lock()
@@ -163,32 +160,32 @@ func (b *fakeBroker) serve(conn net.Conn) {
 		b.mu.Unlock()
 	}()
 	for {
-		packet, err := packets.ReadPacket(conn)
+		p, err := mqttwire.ReadPacket(in, mqttwire.V311)
 		if err != nil {
 			return
 		}
-		switch p := packet.(type) {
-		case *packets.PingreqPacket:
+		switch p.Type {
+		case mqttwire.PINGREQ:
 			b.mu.Lock()
 			s.pings++
 			b.mu.Unlock()
-			replies <- packets.NewControlPacket(packets.Pingresp)
-		case *packets.SubscribePacket:
-			suback := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
-			suback.MessageID = p.MessageID
-			for _, qos := range p.Qoss {
+			replies <- encode(mqttwire.Packet{Type: mqttwire.PINGRESP})
+		case mqttwire.SUBSCRIBE:
+			suback := mqttwire.Packet{Type: mqttwire.SUBACK, ID: p.ID}
+			for _, f := range p.Filters {
+				code := f.QoS
 				if b.refuse {
-					qos = 0x80
+					code = 0x80
 				}
-				suback.ReturnCodes = append(suback.ReturnCodes, qos)
+				suback.Codes = append(suback.Codes, code)
 			}
-			replies <- suback
+			replies <- encode(suback)
 			b.mu.Lock()
 			s.subscribed = !b.refuse
 			b.mu.Unlock()
-		case *packets.PubackPacket:
-			b.ack(client, s, conn, p.MessageID)
-		case *packets.DisconnectPacket:
+		case mqttwire.PUBACK:
+			b.ack(client, s, conn, p.ID)
+		case mqttwire.DISCONNECT:
 			b.mu.Lock()
 			s.disconnects++
 			b.mu.Unlock()
@@ -224,7 +221,7 @@ func (b *fakeBroker) ack(client string, s *fakeSession, conn net.Conn, id uint16
 }
 
 // deliver sends what the window allows, in order, and replies.
-func (b *fakeBroker) deliver(conn net.Conn, s *fakeSession, replies <-chan packets.ControlPacket) {
+func (b *fakeBroker) deliver(conn net.Conn, s *fakeSession, replies <-chan []byte) {
 	defer func() { _ = conn.Close() }()
 	var told uint64
 	again := s.sent
@@ -238,7 +235,7 @@ func (b *fakeBroker) deliver(conn net.Conn, s *fakeSession, replies <-chan packe
 			b.mu.Unlock()
 			return
 		}
-		var out []packets.ControlPacket
+		var out [][]byte
 		for len(replies) > 0 {
 			out = append(out, <-replies)
 		}
@@ -255,18 +252,18 @@ func (b *fakeBroker) deliver(conn net.Conn, s *fakeSession, replies <-chan packe
 		}
 		b.mu.Unlock()
 		for _, packet := range out {
-			if packet.Write(conn) != nil {
+			if _, err := conn.Write(packet); err != nil {
 				return
 			}
 		}
 	}
 }
 
-func publishPacket(topic string, payload []byte, qos byte, id uint16, dup bool) *packets.PublishPacket {
-	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-	p.TopicName, p.Payload, p.Qos, p.MessageID, p.Dup = topic, payload, qos, id, dup
-	return p
+func publishPacket(topic string, payload []byte, qos byte, id uint16, dup bool) []byte {
+	return encode(mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: topic, Payload: payload, QoS: qos, ID: id, Dup: dup})
 }
+
+func encode(p mqttwire.Packet) []byte { return p.Append(nil, mqttwire.V311) }
 
 // say renders a message as the broker would deliver it.
 func say(seq uint64, from, to, text string) delivery {

@@ -1,11 +1,7 @@
 package authhook_test
 
 import (
-	"bufio"
-	"bytes"
-	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -16,6 +12,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/authhook"
+	"mynah/internal/mqttest"
 )
 
 // broker is a real Mochi server with the hook on a loopback port.
@@ -107,56 +104,26 @@ func serve(t *testing.T, cfg authhook.HookConfig, wrap func(net.Conn) net.Conn) 
 	return b
 }
 
-// client is a plain MQTT client that says what it is told to.
-type client struct {
-	t       testing.TB
-	c       net.Conn
-	r       *bufio.Reader
-	version byte
+// options are those of most tests.
+func options(version byte, clientID, token string) mqttest.Options {
+	return mqttest.Options{Version: version, ClientID: clientID, Token: token, Keepalive: 60}
 }
 
-// dial opens a connection to the broker.
-func (b *broker) dial(tb testing.TB, version byte) *client {
+// connect dials, sends CONNECT and returns the CONNACK. change, if not nil, changes the
+// CONNECT before.
+func (b *broker) connect(tb testing.TB, version byte, clientID, token string, change func(*mqttest.Options)) (*mqttest.Client, packets.Packet) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
-	defer cancel()
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", b.addr)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { _ = c.Close() }) // also closed by tests
-	return &client{t: tb, c: c, r: bufio.NewReader(c), version: version}
-}
-
-// connect dials, sends CONNECT and returns the CONNACK.
-func (b *broker) connect(tb testing.TB, version byte, clientID, token string, change func(*packets.Packet)) (*client, packets.Packet) {
-	tb.Helper()
-	c := b.dial(tb, version)
-	pk := packets.Packet{
-		FixedHeader:     packets.FixedHeader{Type: packets.Connect},
-		ProtocolVersion: version,
-		Connect: packets.ConnectParams{
-			ProtocolName: []byte("MQTT"), Clean: true, ClientIdentifier: clientID, Keepalive: 60,
-			UsernameFlag: true, Username: []byte("anybody"), PasswordFlag: token != "", Password: []byte(token),
-		},
-	}
-	if version == 3 {
-		pk.Connect.ProtocolName = []byte("MQIsdp")
-	}
+	o := options(version, clientID, token)
 	if change != nil {
-		change(&pk)
+		change(&o)
 	}
-	c.send(pk)
-	return c, c.read()
+	c := mqttest.Dial(tb, b.addr, o)
+	return c, c.Connack
 }
 
 // connected is connect for those who are let in; it also returns the broker's
 // side of it.
-func (b *broker) connected(tb testing.TB, version byte, clientID, token string, change func(*packets.Packet)) (*client, *mqtt.Client) {
+func (b *broker) connected(tb testing.TB, version byte, clientID, token string, change func(*mqttest.Options)) (*mqttest.Client, *mqtt.Client) {
 	tb.Helper()
 	c, ack := b.connect(tb, version, clientID, token, change)
 	if ack.ReasonCode != 0 {
@@ -171,90 +138,22 @@ func (b *broker) connected(tb testing.TB, version byte, clientID, token string, 
 	}
 }
 
-func (c *client) send(pk packets.Packet) {
-	c.t.Helper()
-	pk.ProtocolVersion = c.version
-	var buf bytes.Buffer
-	encode := map[byte]func(*bytes.Buffer) error{
-		packets.Connect: pk.ConnectEncode, packets.Subscribe: pk.SubscribeEncode, packets.Publish: pk.PublishEncode, packets.Disconnect: pk.DisconnectEncode,
-	}[pk.FixedHeader.Type]
-	if err := encode(&buf); err != nil {
-		c.t.Fatal(err)
-	}
-	if _, err := c.c.Write(buf.Bytes()); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-// read returns the next packet.
-func (c *client) read() packets.Packet {
-	c.t.Helper()
-	pk, err := c.next()
-	if err != nil {
-		c.t.Fatalf("read packet: %v", err)
-	}
-	return pk
-}
-
-func (c *client) next() (packets.Packet, error) {
-	pk := packets.Packet{ProtocolVersion: c.version}
-	first, err := c.r.ReadByte()
-	if err != nil {
-		return pk, err
-	}
-	if err := pk.FixedHeader.Decode(first); err != nil {
-		return pk, err
-	}
-	n, _, err := packets.DecodeLength(c.r)
-	if err != nil {
-		return pk, err
-	}
-	pk.FixedHeader.Remaining = n
-	body := make([]byte, n)
-	if _, err := io.ReadFull(c.r, body); err != nil {
-		return pk, err
-	}
-	switch pk.FixedHeader.Type {
-	case packets.Connack:
-		err = pk.ConnackDecode(body)
-	case packets.Suback:
-		err = pk.SubackDecode(body)
-	case packets.Publish:
-		err = pk.PublishDecode(body)
-	case packets.Disconnect:
-		err = pk.DisconnectDecode(body)
-	default:
-		err = errors.New("unexpected packet " + packets.PacketNames[pk.FixedHeader.Type])
-	}
-	return pk, err
-}
-
-// closed fails unless the broker has closed the connection.
-func (c *client) closed() {
-	c.t.Helper()
-	if pk, err := c.next(); err == nil {
-		c.t.Fatalf("the connection goes on with %s", packets.PacketNames[pk.FixedHeader.Type])
+// mustBeClosed fails unless the broker closes the connection without a further packet.
+func mustBeClosed(tb testing.TB, c *mqttest.Client) {
+	tb.Helper()
+	if pk, err := c.Read(mqttest.Patience); err == nil {
+		tb.Fatalf("the connection goes on with %s", packets.PacketNames[pk.FixedHeader.Type])
 	} else if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
-		c.t.Fatal("the connection stays open")
+		tb.Fatal("the connection stays open")
 	}
 }
 
-// subscribe returns the code that SUBACK has for the filter.
-func (c *client) subscribe(filter string) byte {
-	c.t.Helper()
-	c.send(packets.Packet{
-		FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: 1,
-		Filters: packets.Subscriptions{{Filter: filter, Qos: 1}},
-	})
-	pk := c.read()
-	if pk.FixedHeader.Type != packets.Suback || len(pk.ReasonCodes) != 1 {
-		c.t.Fatalf("got %s with %v for SUBACK", packets.PacketNames[pk.FixedHeader.Type], pk.ReasonCodes)
+// subscribed returns the code that SUBACK has for the filter.
+func subscribed(tb testing.TB, c *mqttest.Client, filter string) byte {
+	tb.Helper()
+	codes := c.Subscribe(1, filter)
+	if len(codes) != 1 {
+		tb.Fatalf("SUBACK has %v for one filter", codes)
 	}
-	return pk.ReasonCodes[0]
-}
-
-// publish sends a QoS 0 message.
-func (c *client) publish(topic, payload string) {
-	c.t.Helper()
-	c.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish}, TopicName: topic, Payload: []byte(payload)})
+	return codes[0]
 }

@@ -17,6 +17,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/chat"
+	"mynah/internal/mqttest"
 	"mynah/internal/waitfor"
 )
 
@@ -58,10 +59,8 @@ func (d *door) change(c authhook.Change) {
 }
 
 // will adds a will to a CONNECT.
-func will(topic string) func(*packets.Packet) {
-	return func(pk *packets.Packet) {
-		pk.Connect.WillFlag, pk.Connect.WillTopic, pk.Connect.WillPayload = true, topic, []byte("gone")
-	}
+func will(topic string) func(*mqttest.Options) {
+	return func(o *mqttest.Options) { o.Will = &packets.Packet{TopicName: topic, Payload: []byte("gone")} }
 }
 
 // TestConnectRefused guards the first bad-input row and that of the will: the
@@ -77,7 +76,7 @@ func TestConnectRefused(t *testing.T) {
 		name    string
 		id      string // client id
 		token   string
-		change  func(*packets.Packet)
+		change  func(*mqttest.Options)
 		v5, v3  byte
 		reason  string // to the client, MQTT 5
 		logged  string
@@ -113,7 +112,7 @@ func TestConnectRefused(t *testing.T) {
 			if version == 5 && ack.Properties.ReasonString != tc.reason {
 				t.Errorf("%s: told %q, want %q", tc.name, ack.Properties.ReasonString, tc.reason)
 			}
-			c.closed()
+			mustBeClosed(t, c)
 			line := strings.TrimPrefix(b.log.String(), before)
 			if strings.Count(line, "\n") != 1 || !strings.Contains(line, "connect refused") || !strings.Contains(line, "remote=127.0.0.1:") ||
 				!strings.Contains(line, tc.logged) || tc.subject != "" && !strings.Contains(line, "subject="+tc.subject) {
@@ -136,8 +135,8 @@ func TestConnectRefused(t *testing.T) {
 func TestConnectEnhanced(t *testing.T) {
 	t.Parallel()
 	b := serve(t, authhook.HookConfig{}, nil)
-	_, ack := b.connect(t, 5, "c", goodToken(authhook.TokenClaims{Subject: "alice"}), func(pk *packets.Packet) {
-		pk.Properties.AuthenticationMethod = "SCRAM-SHA-1"
+	_, ack := b.connect(t, 5, "c", goodToken(authhook.TokenClaims{Subject: "alice"}), func(o *mqttest.Options) {
+		o.Properties.AuthenticationMethod = "SCRAM-SHA-1"
 	})
 	if ack.ReasonCode != 0x8C {
 		t.Errorf("CONNACK 0x%02x", ack.ReasonCode)
@@ -152,10 +151,10 @@ func TestSessionBelongsToSubject(t *testing.T) {
 	aliceToken := goodToken(authhook.TokenClaims{Subject: "alice"})
 	bobToken := goodToken(authhook.TokenClaims{Subject: "bob"})
 	for _, version := range []byte{3, 4, 5} {
-		keep := func(pk *packets.Packet) {
-			pk.Connect.Clean = false
+		keep := func(o *mqttest.Options) {
+			o.Keep = true
 			if version == 5 {
-				pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 3600, true
+				o.Properties.SessionExpiryInterval, o.Properties.SessionExpiryIntervalFlag = 3600, true
 			}
 		}
 		name := "phone" + string('0'+version)
@@ -225,12 +224,12 @@ func TestSubscribeRefused(t *testing.T) {
 	for version, denied := range map[byte]byte{4: 0x80, 5: 0x87} {
 		c, _ := b.connected(t, version, "c", token, nil)
 		for _, filter := range []string{"#", "+/#", "user/+", "user/bob", "$share/x/user/bob", "user/#", "group/#", "$SYS/#", "group/other"} {
-			if got := c.subscribe(filter); got != denied {
+			if got := subscribed(t, c, filter); got != denied {
 				t.Errorf("version %d, %s: SUBACK 0x%02x", version, filter, got)
 			}
 		}
 		for _, filter := range []string{"user/alice", "group/+", "lab/#"} {
-			if got := c.subscribe(filter); got != 1 {
+			if got := subscribed(t, c, filter); got != 1 {
 				t.Errorf("version %d, %s: SUBACK 0x%02x", version, filter, got)
 			}
 		}
@@ -244,20 +243,20 @@ func TestPlainTopics(t *testing.T) {
 	b := serve(t, authhook.HookConfig{}, nil)
 	reader := goodToken(authhook.TokenClaims{Subject: "reader", Sub: []string{"lab/#"}})
 	writer := goodToken(authhook.TokenClaims{Subject: "writer", Pub: []string{"lab/+", "other"}})
-	keep := func(pk *packets.Packet) { pk.Connect.Clean = false }
+	keep := func(o *mqttest.Options) { o.Keep = true }
 	r, cl := b.connected(t, 4, "r", reader, keep)
-	if r.subscribe("lab/#") != 1 {
+	if subscribed(t, r, "lab/#") != 1 {
 		t.Fatal("not subscribed")
 	}
 	w, _ := b.connected(t, 4, "w", writer, nil)
-	w.publish("lab/a/b", "not allowed")
-	w.publish("other", "not asked for")
-	w.publish("lab/a", "1")
-	if pk := r.read(); pk.TopicName != "lab/a" || string(pk.Payload) != "1" {
+	w.Publish("lab/a/b", 0, "not allowed")
+	w.Publish("other", 0, "not asked for")
+	w.Publish("lab/a", 0, "1")
+	if pk := r.Next(); pk.TopicName != "lab/a" || string(pk.Payload) != "1" {
 		t.Errorf("got %s %q", pk.TopicName, pk.Payload)
 	}
 	// Away: what was subscribed to is still collected.
-	r.send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}})
+	r.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}})
 	waitfor.MustHold(t, "reader forgotten", func() bool { return b.hook.Identity(cl) == nil })
 	if !b.hook.OnACLCheck(cl, "lab/a", false) || b.hook.OnACLCheck(cl, "other", false) || b.hook.OnACLCheck(cl, "lab/a", true) {
 		t.Error("a session that is away is to collect what it had subscribed to, and nothing else")
@@ -274,12 +273,12 @@ func TestExpiryEndsConnection(t *testing.T) {
 	c4, _ := b.connected(t, 4, "c4", token(), nil)
 	c5, _ := b.connected(t, 5, "c5", token(), nil)
 	stays, _ := b.connected(t, 4, "stays", goodToken(authhook.TokenClaims{Subject: "alice"}), nil)
-	if pk := c5.read(); pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != 0x87 || pk.Properties.ReasonString != "token expired" {
+	if pk := c5.Next(); pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != 0x87 || pk.Properties.ReasonString != "token expired" {
 		t.Errorf("got %s 0x%02x %q", packets.PacketNames[pk.FixedHeader.Type], pk.ReasonCode, pk.Properties.ReasonString)
 	}
-	c5.closed()
-	c4.closed()
-	if stays.subscribe("user/alice") != 1 {
+	mustBeClosed(t, c5)
+	mustBeClosed(t, c4)
+	if subscribed(t, stays, "user/alice") != 1 {
 		t.Error("a connection with a longer token ended too")
 	}
 	if !strings.Contains(b.log.String(), `msg="connection ended"`) {
@@ -362,8 +361,8 @@ func TestRenew(t *testing.T) {
 	}
 	// One that expires later, and is not renewed, tells when that time is over.
 	later, _ := b.connected(t, 4, "later", soon(), nil)
-	later.closed()
-	if c.subscribe("user/alice") != 1 {
+	mustBeClosed(t, later)
+	if subscribed(t, c, "user/alice") != 1 {
 		t.Error("the renewed connection ended")
 	}
 	if _, err := b.hook.Renew(t.Context(), &mqtt.Client{}, ""); !errors.Is(err, authhook.ErrNotConnected) {
@@ -383,7 +382,7 @@ func TestRevocationEndsConnections(t *testing.T) {
 		"subject": goodToken(authhook.TokenClaims{Subject: "bob"}),
 		"stays":   goodToken(authhook.TokenClaims{Subject: "alice"}),
 	}
-	clients := map[string]*client{}
+	clients := map[string]*mqttest.Client{}
 	for name, token := range tokens {
 		clients[name], _ = b.connected(t, 5, name, token, nil)
 	}
@@ -393,16 +392,16 @@ func TestRevocationEndsConnections(t *testing.T) {
 		if err := revoked.Revoke(r); err != nil {
 			t.Fatal(err)
 		}
-		pk := clients[name].read()
+		pk := clients[name].Next()
 		if pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != 0x87 || pk.Properties.ReasonString != "token revoked" {
 			t.Errorf("%s: got %s 0x%02x %q", name, packets.PacketNames[pk.FixedHeader.Type], pk.ReasonCode, pk.Properties.ReasonString)
 		}
-		clients[name].closed()
+		mustBeClosed(t, clients[name])
 		if _, ack := b.connect(t, 5, name, tokens[name], nil); ack.ReasonCode != 0x87 {
 			t.Errorf("%s: came in again with 0x%02x", name, ack.ReasonCode)
 		}
 	}
-	if clients["stays"].subscribe("user/alice") != 1 {
+	if subscribed(t, clients["stays"], "user/alice") != 1 {
 		t.Error("another connection of the subject ended")
 	}
 }
@@ -413,31 +412,31 @@ func TestDirectoryEndsConnections(t *testing.T) {
 	t.Parallel()
 	d := &door{}
 	b := serve(t, authhook.HookConfig{Policy: authhook.NewPolicy(d)}, nil)
-	connect := func(subject, session string) *client {
+	connect := func(subject, session string) *mqttest.Client {
 		c, _ := b.connected(t, 5, "c"+session, goodToken(authhook.TokenClaims{Subject: subject, Session: session}), nil)
 		return c
 	}
 	one, two, bob, carol := connect("alice", "1"), connect("alice", "2"), connect("bob", ""), connect("carol", "")
 
 	d.change(authhook.Change{Kind: authhook.ChangeDisabled, Subject: "alice", Session: "1"})
-	if pk := one.read(); pk.ReasonCode != 0x87 {
+	if pk := one.Next(); pk.ReasonCode != 0x87 {
 		t.Errorf("DISCONNECT 0x%02x", pk.ReasonCode)
 	}
-	if two.subscribe("user/alice") != 1 {
+	if subscribed(t, two, "user/alice") != 1 {
 		t.Error("the other session ended")
 	}
 	d.change(authhook.Change{Kind: authhook.ChangeDisabled, Subject: "alice"})
-	two.read()
-	two.closed()
+	two.Next()
+	mustBeClosed(t, two)
 
 	d.shutTo("bob", chat.Refuse(chat.CodeNotAllowed, "disabled"))
 	d.shutTo("carol", errDark)
 	d.change(authhook.Change{Kind: authhook.ChangeAll})
-	if pk := bob.read(); pk.Properties.ReasonString != "disabled" {
+	if pk := bob.Next(); pk.Properties.ReasonString != "disabled" {
 		t.Errorf("told %q", pk.Properties.ReasonString)
 	}
-	bob.closed()
-	if carol.subscribe("user/carol") != 1 {
+	mustBeClosed(t, bob)
+	if subscribed(t, carol, "user/carol") != 1 {
 		t.Error("a directory that cannot tell must disconnect nobody")
 	}
 }

@@ -3,16 +3,16 @@ package e2e_test
 import (
 	"bufio"
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"mynah/internal/mqttwire"
 )
 
 // rawConn is a socket that speaks MQTT by hand.
@@ -46,16 +46,12 @@ func (c *rawConn) write(tb testing.TB, p []byte) {
 
 // packet reads one packet: its first byte and what follows the length.
 func (c *rawConn) packet() (first byte, body []byte, err error) {
-	if first, err = c.r.ReadByte(); err != nil {
-		return 0, nil, err
-	}
-	length, err := binary.ReadUvarint(c.r) // the same encoding as MQTT's
+	frame, err := mqttwire.ReadFrame(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
-	body = make([]byte, length)
-	_, err = io.ReadFull(c.r, body)
-	return first, body, err
+	_, header, err := mqttwire.Frame(frame)
+	return frame[0], frame[header:], err
 }
 
 func (c *rawConn) connack(tb testing.TB) {
@@ -90,34 +86,18 @@ func (c *rawConn) readUntilAnswerOrEnd(tb testing.TB) {
 	}
 }
 
-func mqttString(s string) []byte {
-	return append(binary.BigEndian.AppendUint16(nil, uint16(len(s))), s...)
-}
+func mqttString(s string) []byte { return mqttwire.AppendString(nil, s) }
 
-func frame(first byte, body []byte) []byte {
-	return append(binary.AppendUvarint([]byte{first}, uint64(len(body))), body...)
-}
+func frame(first byte, body []byte) []byte { return mqttwire.AppendFrame(nil, first, body) }
 
 func connectPacket(version byte, clientID, token string) []byte {
-	body := append(mqttString("MQTT"), version, 0xc2, 0, 60) // user name, password, clean
-	if version == 5 {
-		body = append(body, 0)
-	}
-	for _, s := range []string{clientID, "any", token} {
-		body = append(body, mqttString(s)...)
-	}
-	return frame(0x10, body)
+	c := mqttwire.Connect{Version: version, ClientID: clientID, Username: "any", Password: token, Clean: true, KeepAlive: 60}
+	return c.Append(nil)
 }
 
 func publishPacket(version byte, topic string, qos byte, id uint16, payload string) []byte {
-	body := mqttString(topic)
-	if qos > 0 {
-		body = binary.BigEndian.AppendUint16(body, id)
-	}
-	if version == 5 {
-		body = append(body, 0)
-	}
-	return frame(0x30|qos<<1, append(body, payload...))
+	p := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: topic, QoS: qos, ID: id, Payload: []byte(payload)}
+	return p.Append(nil, version)
 }
 
 // Malformed packets end their own connection and nothing else: neither the

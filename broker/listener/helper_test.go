@@ -3,7 +3,6 @@ package listener_test
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"flag"
 	"fmt"
 	"io"
@@ -22,6 +21,7 @@ import (
 
 	"mynah/broker/listener"
 	"mynah/internal/leak"
+	"mynah/internal/mqttwire"
 )
 
 // wait bounds everything that a test waits for. It is long, since it costs nothing when
@@ -46,21 +46,8 @@ func TestMain(m *testing.M) {
 
 // connect returns a CONNECT of the given level with a clean session.
 func connect(level byte, clientID string, keepAlive uint16) []byte {
-	name := "MQTT"
-	if level == 3 {
-		name = "MQIsdp"
-	}
-	var body []byte
-	body = binary.BigEndian.AppendUint16(body, uint16(len(name)))
-	body = append(body, name...)
-	body = append(body, level, 0x02)
-	body = binary.BigEndian.AppendUint16(body, keepAlive)
-	if level == 5 {
-		body = append(body, 0)
-	}
-	body = binary.BigEndian.AppendUint16(body, uint16(len(clientID)))
-	body = append(body, clientID...)
-	return append(header(0x10, len(body)), body...)
+	c := mqttwire.Connect{Version: level, ClientID: clientID, Clean: true, KeepAlive: keepAlive}
+	return c.Append(nil)
 }
 
 // header returns a fixed header.
@@ -76,23 +63,18 @@ func header(kind byte, remaining int) []byte {
 }
 
 func publish(topic string, payload []byte) []byte {
-	p := header(0x30, 2+len(topic)+len(payload))
-	p = binary.BigEndian.AppendUint16(p, uint16(len(topic)))
-	return append(append(p, topic...), payload...)
+	p := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: topic, Payload: payload}
+	return p.Append(nil, mqttwire.V311)
 }
 
 func publish5(topic string, payload []byte) []byte {
-	p := header(0x30, 3+len(topic)+len(payload))
-	p = binary.BigEndian.AppendUint16(p, uint16(len(topic)))
-	p = append(append(p, topic...), 0)
-	return append(p, payload...)
+	p := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: topic, Payload: payload}
+	return p.Append(nil, mqttwire.V5)
 }
 
 func subscribe5(topic string) []byte {
-	p := header(0x82, 2+1+2+len(topic)+1)
-	p = append(p, 0, 9, 0)
-	p = binary.BigEndian.AppendUint16(p, uint16(len(topic)))
-	return append(append(p, topic...), 0)
+	p := mqttwire.Packet{Type: mqttwire.SUBSCRIBE, ID: 9, Filters: []mqttwire.Filter{{Topic: topic}}}
+	return p.Append(nil, mqttwire.V5)
 }
 
 var (

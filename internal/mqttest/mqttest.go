@@ -4,16 +4,16 @@ package mqttest
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"testing"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"mynah/internal/mqttwire"
 )
 
 // Patience is how long a client waits for a packet that should come: long, since it costs
@@ -75,16 +75,12 @@ func Handshake(tb testing.TB, conn net.Conn, o Options) (*Client, error) {
 	}
 	c := &Client{tb: tb, Conn: conn, r: bufio.NewReader(conn), version: o.Version}
 	pk := packets.Packet{
-		FixedHeader:     packets.FixedHeader{Type: packets.Connect},
-		ProtocolVersion: o.Version,
-		Properties:      o.Properties,
+		FixedHeader: packets.FixedHeader{Type: packets.Connect},
+		Properties:  o.Properties,
 		Connect: packets.ConnectParams{
-			ProtocolName: []byte("MQTT"), Clean: !o.Keep, ClientIdentifier: o.ClientID, Keepalive: o.Keepalive,
+			Clean: !o.Keep, ClientIdentifier: o.ClientID, Keepalive: o.Keepalive,
 			UsernameFlag: true, Username: []byte("test"), PasswordFlag: o.Token != "", Password: []byte(o.Token),
 		},
-	}
-	if o.Version == 3 {
-		pk.Connect.ProtocolName = []byte("MQIsdp")
 	}
 	if o.Will != nil {
 		pk.Connect.WillFlag = true
@@ -108,38 +104,7 @@ func Handshake(tb testing.TB, conn net.Conn, o Options) (*Client, error) {
 // Send writes a packet.
 func (c *Client) Send(pk packets.Packet) {
 	c.tb.Helper()
-	pk.ProtocolVersion = c.version
-	pk.Mods.AllowResponseInfo = true // or the codec leaves properties out
-	var buf bytes.Buffer
-	var err error
-	switch pk.FixedHeader.Type {
-	case packets.Connect:
-		err = pk.ConnectEncode(&buf)
-	case packets.Publish:
-		err = pk.PublishEncode(&buf)
-	case packets.Puback:
-		err = pk.PubackEncode(&buf)
-	case packets.Pubrec:
-		err = pk.PubrecEncode(&buf)
-	case packets.Pubrel:
-		err = pk.PubrelEncode(&buf)
-	case packets.Pubcomp:
-		err = pk.PubcompEncode(&buf)
-	case packets.Subscribe:
-		err = pk.SubscribeEncode(&buf)
-	case packets.Unsubscribe:
-		err = pk.UnsubscribeEncode(&buf)
-	case packets.Pingreq:
-		err = pk.PingreqEncode(&buf)
-	case packets.Disconnect:
-		err = pk.DisconnectEncode(&buf)
-	default:
-		err = packets.ErrNoValidPacketAvailable
-	}
-	if err != nil {
-		c.tb.Fatalf("encode packet type %d: %v", pk.FixedHeader.Type, err)
-	}
-	c.SendBytes(buf.Bytes())
+	c.SendBytes(encode(c.version, &pk))
 }
 
 // SendBytes writes bytes as they are. That the other end is gone is no error here; the
@@ -157,43 +122,11 @@ func (c *Client) SendBytes(b []byte) {
 // time.
 func (c *Client) Read(within time.Duration) (packets.Packet, error) {
 	_ = c.Conn.SetReadDeadline(time.Now().Add(within))
-	var pk packets.Packet
-	head, err := c.r.ReadByte()
+	frame, err := mqttwire.ReadFrame(c.r)
 	if err != nil {
-		return pk, err
+		return packets.Packet{}, err
 	}
-	pk.ProtocolVersion = c.version
-	if err := pk.FixedHeader.Decode(head); err != nil {
-		return pk, err
-	}
-	if pk.FixedHeader.Remaining, _, err = packets.DecodeLength(c.r); err != nil {
-		return pk, err
-	}
-	body := make([]byte, pk.FixedHeader.Remaining)
-	if _, err := io.ReadFull(c.r, body); err != nil {
-		return pk, err
-	}
-	switch pk.FixedHeader.Type {
-	case packets.Connack:
-		err = pk.ConnackDecode(body)
-	case packets.Publish:
-		err = pk.PublishDecode(body)
-	case packets.Puback:
-		err = pk.PubackDecode(body)
-	case packets.Pubrec:
-		err = pk.PubrecDecode(body)
-	case packets.Pubrel:
-		err = pk.PubrelDecode(body)
-	case packets.Pubcomp:
-		err = pk.PubcompDecode(body)
-	case packets.Suback:
-		err = pk.SubackDecode(body)
-	case packets.Unsuback:
-		err = pk.UnsubackDecode(body)
-	case packets.Disconnect:
-		err = pk.DisconnectDecode(body)
-	}
-	return pk, err
+	return decode(frame, c.version)
 }
 
 // Next returns the next packet and fails the test if none comes.
