@@ -64,6 +64,9 @@ func (c *conn) Write(p []byte) (int, error) {
 // subject returns whose connection it is.
 func (c *conn) subject() string { return c.session.Subject }
 
+// hasSession reports whether no other connection has taken the session over.
+func (c *conn) hasSession() bool { return c.session.Attached() == c.Conn }
+
 // sessionExpiry returns how long the session outlives the connection: what an MQTT 5
 // client asked for, up to the configured maximum; the configured time for a 3.1.1
 // client without clean session.

@@ -13,6 +13,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/listener"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 )
 
 // maxKeepalive is the longest keep-alive in seconds for which Mochi's arithmetic holds:
@@ -171,7 +172,7 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 			"subject", id.Subject, "error", unknown)
 	}
 	session, resumed, err := b.engine.Attach(delivery.Attachment{
-		Key:            delivery.Key{Subject: id.Subject, ClientID: c.clientID},
+		Key:            session.Key{Subject: id.Subject, ClientID: c.clientID},
 		Conn:           c.Conn,
 		Clean:          pk.Connect.Clean,
 		Expiry:         b.sessionExpiry(cl),
@@ -243,7 +244,7 @@ func (b *Broker) finish(c *conn) {
 }
 
 // sessionEnded is told that a session has ended, with its locks held.
-func (b *Broker) sessionEnded(k delivery.Key) {
+func (b *Broker) sessionEnded(k session.Key) {
 	b.devices.over(k)
 	b.wills.ended(k)
 }

@@ -8,6 +8,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 )
 
 // Connections that race for a session may arrive at hold in another order than they got
@@ -70,7 +71,7 @@ func attached(t *testing.T, clean bool) (*Broker, []*conn) {
 		t.Cleanup(func() { _, _ = ours.Close(), theirs.Close() })
 		c := &conn{Conn: outbox.NewConn(ours, e.Limits())}
 		if c.session, _, err = e.Attach(delivery.Attachment{
-			Key: delivery.Key{Subject: "alice", ClientID: "phone"}, Conn: c.Conn, Clean: clean, Expiry: 60,
+			Key: session.Key{Subject: "alice", ClientID: "phone"}, Conn: c.Conn, Clean: clean, Expiry: 60,
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -4,8 +4,8 @@ import (
 	"sync"
 	"time"
 
-	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/session"
 )
 
 // A PUBLISH with DUP may be the retransmission of a message that is in the log, or a
@@ -26,7 +26,7 @@ const maxDevices = 1 << 17
 // devices remembers what devices are done with, for as long as the broker runs.
 type devices struct {
 	mu    sync.Mutex
-	known map[delivery.Key]*device
+	known map[session.Key]*device
 }
 
 // device is what is known of one. Its fields are guarded by devices.mu.
@@ -48,9 +48,9 @@ type device struct {
 // begin session after session.
 const maxLeft = 16
 
-func newDevices() *devices { return &devices{known: make(map[delivery.Key]*device)} }
+func newDevices() *devices { return &devices{known: make(map[session.Key]*device)} }
 
-func (d *devices) ofLocked(k delivery.Key) *device {
+func (d *devices) ofLocked(k session.Key) *device {
 	dev := d.known[k]
 	if dev == nil {
 		if len(d.known) >= maxDevices {
@@ -66,7 +66,7 @@ func (d *devices) ofLocked(k delivery.Key) *device {
 }
 
 // again narrows down what a DUP at QoS 1 may be the retransmission of.
-func (d *devices) again(k delivery.Key, r *msglog.Record) {
+func (d *devices) again(k session.Key, r *msglog.Record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if dev := d.known[k]; dev != nil {
@@ -78,7 +78,7 @@ func (d *devices) again(k delivery.Key, r *msglog.Record) {
 // PUBREL, whatever comes under the id is the same message. Anything else with DUP can only
 // be the retransmission of what this broker does not know to have been released. last is
 // the newest seq of the log.
-func (d *devices) opened(k delivery.Key, r *msglog.Record, last uint64) {
+func (d *devices) opened(k session.Key, r *msglog.Record, last uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	dev := d.ofLocked(k)
@@ -97,7 +97,7 @@ func (d *devices) opened(k delivery.Key, r *msglog.Record, last uint64) {
 }
 
 // exchanges returns how many QoS 2 publishes of the present session are open.
-func (d *devices) exchanges(k delivery.Key) int {
+func (d *devices) exchanges(k session.Key) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if dev := d.known[k]; dev != nil {
@@ -107,7 +107,7 @@ func (d *devices) exchanges(k delivery.Key) int {
 }
 
 // over says that a session of a device has ended.
-func (d *devices) over(k delivery.Key) {
+func (d *devices) over(k session.Key) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	dev := d.known[k]
@@ -122,7 +122,7 @@ func (d *devices) over(k delivery.Key) {
 }
 
 // closed says that a QoS 2 publish has ended: by PUBREL, or by a PUBREC that refuses it.
-func (d *devices) closed(k delivery.Key, id uint16) {
+func (d *devices) closed(k session.Key, id uint16) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if dev := d.known[k]; dev != nil {
@@ -132,7 +132,7 @@ func (d *devices) closed(k delivery.Key, id uint16) {
 }
 
 // settle says that the device has the acknowledgements of all that it published up to seq.
-func (d *devices) settle(k delivery.Key, seq uint64) {
+func (d *devices) settle(k session.Key, seq uint64) {
 	if seq == 0 {
 		return
 	}

@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/session"
 )
 
 // What a device has published is settled when it has been heard of twice, ten seconds
@@ -51,13 +51,13 @@ func TestDevicesAreBounded(t *testing.T) {
 	t.Parallel()
 	d := newDevices()
 	for i := range maxDevices + 1000 {
-		d.settle(delivery.Key{Subject: fmt.Sprint(i), ClientID: "c"}, 7)
+		d.settle(session.Key{Subject: fmt.Sprint(i), ClientID: "c"}, 7)
 	}
 	if n := len(d.known); n > maxDevices {
 		t.Errorf("%d devices are remembered, want at most %d", n, maxDevices)
 	}
 	r := &msglog.Record{QoS: 2, PacketID: 1, Dup: true}
-	d.opened(delivery.Key{Subject: "new", ClientID: "c"}, r, 100)
+	d.opened(session.Key{Subject: "new", ClientID: "c"}, r, 100)
 	if r.DupAfter != 0 || r.DupUpTo != 0 {
 		t.Errorf("a DUP of an unknown device is narrowed to %d…%d", r.DupAfter, r.DupUpTo)
 	}
@@ -68,7 +68,7 @@ func TestDevicesAreBounded(t *testing.T) {
 func TestLeftExchangesAreBounded(t *testing.T) {
 	t.Parallel()
 	d := newDevices()
-	k := delivery.Key{Subject: "alice", ClientID: "phone"}
+	k := session.Key{Subject: "alice", ClientID: "phone"}
 	again := func(id uint16) bool {
 		r := &msglog.Record{QoS: 2, PacketID: id, Dup: true}
 		d.opened(k, r, 100)

@@ -6,6 +6,7 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 
 	"mynah/broker/delivery"
+	"mynah/broker/session"
 )
 
 // filterTree holds subscriptions outside the chat and finds those whose filters match a
@@ -27,7 +28,7 @@ type filterNode struct {
 }
 
 // subscribers are sessions with what they asked for.
-type subscribers map[*delivery.Session]delivery.Subscription
+type subscribers map[*delivery.Session]session.Subscription
 
 // pathOf returns the levels of a filter: of a shared one, what comes after its name.
 func pathOf(filter string) (path string, shared bool) {
@@ -42,7 +43,7 @@ func pathOf(filter string) (path string, shared bool) {
 func (t *filterTree) len() int { return t.n }
 
 // put adds a subscription or replaces the session's with the same filter.
-func (t *filterTree) put(s *delivery.Session, f delivery.Subscription) {
+func (t *filterTree) put(s *delivery.Session, f session.Subscription) {
 	path, shared := pathOf(f.Filter)
 	n := &t.root
 	for level := range strings.SplitSeq(path, "/") {

@@ -7,6 +7,7 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 
 	"mynah/broker/delivery"
+	"mynah/broker/session"
 )
 
 // topicsOf returns all topics of up to three levels from these.
@@ -40,8 +41,8 @@ func TestFilterTree(t *testing.T) {
 	for _, f := range filters {
 		sessions[f] = &delivery.Session{}
 		for range 2 { // the second time it is replaced
-			tree.put(sessions[f], delivery.Subscription{Filter: f})
-			tree.put(other, delivery.Subscription{Filter: f})
+			tree.put(sessions[f], session.Subscription{Filter: f})
+			tree.put(other, session.Subscription{Filter: f})
 		}
 	}
 	check := func() {

@@ -12,6 +12,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/broker/delivery"
+	"mynah/broker/session"
 )
 
 // plainTopics serves the topics outside the chat. A message is in the queue of every session
@@ -29,7 +30,7 @@ type plainTopics struct {
 }
 
 // Subscribed implements delivery.PlainTopics.
-func (p *plainTopics) Subscribed(s *delivery.Session, f delivery.Subscription) {
+func (p *plainTopics) Subscribed(s *delivery.Session, f session.Subscription) {
 	if tooDeep(f.Filter) {
 		return // it was stored before that was refused
 	}
@@ -204,7 +205,7 @@ func (b *Broker) publishPlain(p publication, m *published) {
 	if m.qos == 2 {
 		exchange = m.id
 	}
-	current := c.session.Publish(c.Conn, exchange, func() {
+	current := c.session.Inbound.Publish(exchange, c.hasSession, func() {
 		msg := newPlain(m.topic, bytes.Clone(m.payload), m.qos, m.retain, &m.props)
 		msg.From = c.session.Key
 		p.nobody = !b.plain.publish(msg)

@@ -4,13 +4,14 @@ import (
 	"testing"
 
 	"mynah/broker/delivery"
+	"mynah/broker/session"
 )
 
 // A shared subscription to everything does not take in $SYS.
 func TestSharedSubscriptionIsNotOfSystem(t *testing.T) {
 	t.Parallel()
 	p := &plainTopics{}
-	p.Subscribed(&delivery.Session{}, delivery.Subscription{Filter: "$share/g/#", QoS: 1})
+	p.Subscribed(&delivery.Session{}, session.Subscription{Filter: "$share/g/#", QoS: 1})
 	if p.fanOut(&delivery.PlainMessage{Topic: "$SYS/broker/time"}) {
 		t.Error("it has a subscriber")
 	}
@@ -22,8 +23,8 @@ func TestSharedSubscriptionIsNotOfSystem(t *testing.T) {
 func TestOverlappingSubscriptions(t *testing.T) {
 	t.Parallel()
 	p := &plainTopics{}
-	s := &delivery.Session{Key: delivery.Key{Subject: "alice", ClientID: "phone"}}
-	for _, f := range []delivery.Subscription{
+	s := &delivery.Session{Key: session.Key{Subject: "alice", ClientID: "phone"}}
+	for _, f := range []session.Subscription{
 		{Filter: "a/b", QoS: 0, Identifier: 7},
 		{Filter: "a/+", QoS: 2, Identifier: 3, NoLocal: true},
 		{Filter: "a/#", QoS: 1, Identifier: 7, RetainAsPublished: true},
@@ -33,7 +34,7 @@ func TestOverlappingSubscriptions(t *testing.T) {
 	} {
 		p.Subscribed(s, f)
 	}
-	for from, want := range map[delivery.Key]struct {
+	for from, want := range map[session.Key]struct {
 		qos byte
 		ids int
 	}{{Subject: "bob"}: {2, 2}, s.Key: {1, 1}} {

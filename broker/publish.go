@@ -51,7 +51,7 @@ func (b *Broker) publish(c *conn, m *published) {
 	if err == nil && kind == chat.KindPlain {
 		err = b.plain.retained.admit(m.topic, m.payload, m.retain)
 	}
-	if err != nil && kind == chat.KindPlain && m.qos == 2 && c.session.Published(m.id) {
+	if err != nil && kind == chat.KindPlain && m.qos == 2 && c.session.Inbound.Published(m.id) {
 		err = nil // it has been passed on already
 	}
 	if err == nil {

@@ -127,7 +127,7 @@ func (b *Broker) handlePublish(c *conn, head byte, body []byte) error {
 	if p.topic == "" {
 		return packets.ErrProtocolViolationNoTopic // we announce no topic aliases
 	}
-	if p.qos == 2 && !p.dup && c.v5.Load() && b.devices.exchanges(c.session.Key)+c.session.Exchanges() >= maxQueuedPerConn {
+	if p.qos == 2 && !p.dup && c.v5.Load() && b.devices.exchanges(c.session.Key)+c.session.Inbound.Exchanges() >= maxQueuedPerConn {
 		return packets.ErrReceiveMaximum // 3.3.4: CONNACK has told how many
 	}
 	p.payload = body
@@ -187,7 +187,7 @@ func (b *Broker) handlePubrel(c *conn, head byte, body []byte) error {
 		return err
 	}
 	b.devices.closed(c.session.Key, id)
-	c.session.Release(c.Conn, id)
+	c.session.Inbound.Release(id, c.hasSession)
 	_, err = c.Write([]byte{packets.Pubcomp << 4, 2, byte(id >> 8), byte(id)})
 	return err
 }

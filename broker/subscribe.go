@@ -11,6 +11,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/broker/delivery"
+	"mynah/broker/session"
 	"mynah/chat"
 )
 
@@ -30,7 +31,7 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 	filters, places := collapse(pk.Filters)
 	refused := make([]packets.Code, len(filters))
 	isNew := make(map[string]bool, len(filters))
-	var granted []delivery.Subscription
+	var granted []session.Subscription
 	for i, f := range filters {
 		code := b.mayHave(ctx, c, f)
 		if code == packets.CodeSuccess && !had.has(f.Filter) {
@@ -43,7 +44,7 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 		if refused[i] = code; code != packets.CodeSuccess {
 			continue
 		}
-		granted = append(granted, delivery.Subscription{
+		granted = append(granted, session.Subscription{
 			Filter: strings.Clone(f.Filter), // a piece of the packet, which it would keep
 			QoS:    f.Qos, NoLocal: f.NoLocal, Identifier: f.Identifier,
 			RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling,
@@ -127,7 +128,7 @@ func (c *conn) refusedFilter(code packets.Code) byte {
 }
 
 // grant stores subscriptions and makes them effective.
-func (b *Broker) grant(c *conn, subs []delivery.Subscription) error {
+func (b *Broker) grant(c *conn, subs []session.Subscription) error {
 	if len(subs) == 0 {
 		return nil
 	}
@@ -147,9 +148,9 @@ func (b *Broker) grant(c *conn, subs []delivery.Subscription) error {
 
 // queueRetained has what is retained sent to a new subscriber (MQTT 5, 3.8.4), as the
 // Retain Handling says. A shared subscription gets none (4.8.2).
-func (b *Broker) queueRetained(c *conn, subs []delivery.Subscription, isNew map[string]bool) {
-	subs = slices.DeleteFunc(subs, func(f delivery.Subscription) bool {
-		return delivery.IsChatFilter(f.Filter) || mqtt.IsSharedFilter(f.Filter) || f.RetainHandling == 2 || f.RetainHandling == 1 && !isNew[f.Filter]
+func (b *Broker) queueRetained(c *conn, subs []session.Subscription, isNew map[string]bool) {
+	subs = slices.DeleteFunc(subs, func(f session.Subscription) bool {
+		return session.IsChatFilter(f.Filter) || mqtt.IsSharedFilter(f.Filter) || f.RetainHandling == 2 || f.RetainHandling == 1 && !isNew[f.Filter]
 	})
 	filters := make([]string, len(subs))
 	for i, f := range subs {

@@ -11,9 +11,9 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/authhook"
-	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/chat"
 )
 
@@ -71,7 +71,7 @@ func willOf(w *packets.ConnectParams) *will {
 // wills holds the wills that wait for their delay, by session.
 type wills struct {
 	mu      sync.Mutex
-	waiting map[delivery.Key]*waitingWill
+	waiting map[session.Key]*waitingWill
 }
 
 type waitingWill struct {
@@ -82,11 +82,11 @@ type waitingWill struct {
 
 // wait has fire called after a delay, unless the session's client is back by then. It
 // returns nil if the client is so far back that the will of its next connection waits.
-func (w *wills) wait(k delivery.Key, conn *outbox.Conn, delay time.Duration, fire func()) *waitingWill {
+func (w *wills) wait(k session.Key, conn *outbox.Conn, delay time.Duration, fire func()) *waitingWill {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.waiting == nil {
-		w.waiting = make(map[delivery.Key]*waitingWill)
+		w.waiting = make(map[session.Key]*waitingWill)
 	}
 	if other := w.waiting[k]; other != nil && other.conn.After(conn) {
 		return nil
@@ -102,7 +102,7 @@ func (w *wills) wait(k delivery.Key, conn *outbox.Conn, delay time.Duration, fir
 }
 
 // take takes a will out. It reports false if it is not there any more.
-func (w *wills) take(k delivery.Key, is *waitingWill) bool {
+func (w *wills) take(k session.Key, is *waitingWill) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if is.timer.Stop(); w.waiting[k] != is {
@@ -114,7 +114,7 @@ func (w *wills) take(k delivery.Key, is *waitingWill) bool {
 
 // back says that a session's client is back: a will that waits is not sent, or is sent at
 // once if the client is back with another session.
-func (w *wills) back(k delivery.Key, resumed bool) {
+func (w *wills) back(k session.Key, resumed bool) {
 	w.mu.Lock()
 	next := w.waiting[k]
 	delete(w.waiting, k)
@@ -130,7 +130,7 @@ func (w *wills) back(k delivery.Key, resumed bool) {
 
 // ended sends the will of a session that has ended: there is nobody to wait for, and a
 // client that makes session after session is not to leave a will in memory for each.
-func (w *wills) ended(k delivery.Key) {
+func (w *wills) ended(k session.Key) {
 	w.mu.Lock()
 	next := w.waiting[k]
 	delete(w.waiting, k)

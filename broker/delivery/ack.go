@@ -1,6 +1,10 @@
 package delivery
 
-import "mynah/broker/outbox"
+import (
+	"mynah/broker/outbox"
+
+	"mynah/broker/session"
+)
 
 // Acknowledged takes in a PUBACK, PUBREC or PUBCOMP of the client. failed says that it
 // carries a reason code of 0x80 or more, which ends the exchange (MQTT 5, 4.3.3).
@@ -10,36 +14,36 @@ func (s *Session) Acknowledged(conn *outbox.Conn, packetType byte, id uint16, fa
 	if s.conn != conn {
 		return
 	}
-	e := s.win.get(id)
+	e := s.win.Get(id)
 	if e == nil {
 		if packetType == typePubrec && !failed {
 			conn.Send(pubrel(id)) // ours is over; let the client's end
 		}
 		return
 	}
-	if !e.wire {
+	if !e.OnWire {
 		return // it has not been sent on this connection, and that cannot be its acknowledgement
 	}
-	plain := e.seq == 0
+	plain := e.Seq == 0
 	switch {
-	case packetType == typePubrec && e.qos == 2 && !failed:
+	case packetType == typePubrec && e.QoS == 2 && !failed:
 		switch {
-		case e.state == stateReceiving: // PUBREL will come
-		case e.state == stateReceived:
+		case e.State == session.StateReceiving: // PUBREL will come
+		case e.State == session.StateReceived:
 			conn.Send(pubrel(id))
 		case plain:
-			e.state = stateReceived
+			e.State = session.StateReceived
 			s.forgetSentLocked(id)
 			conn.Send(pubrel(id))
 		default:
 			s.arrivedLocked(id, e)
 		}
 		return
-	case packetType == typePubrec && e.qos == 1, packetType == typePuback && e.qos == 2,
-		packetType == typePubcomp && e.state != stateReceived && !failed:
+	case packetType == typePubrec && e.QoS == 1, packetType == typePuback && e.QoS == 2,
+		packetType == typePubcomp && e.State != session.StateReceived && !failed:
 		return // no such step in the exchange
 	}
-	if e.wire {
+	if e.OnWire {
 		s.onWire--
 	}
 	s.finishLocked(id, e)
@@ -53,10 +57,10 @@ func (s *Session) Acknowledged(conn *outbox.Conn, packetType byte, id uint16, fa
 // arrivedLocked says that the client has a message of the chat at QoS 2, or that it is to
 // forget the packet id of one that it may have and cannot be sent again. After PUBREL it does
 // forget it, so that must not be sent before we are sure to remember. s.mu is held.
-func (s *Session) arrivedLocked(id uint16, e *inflight) {
-	e.state = stateReceiving
-	seq := e.seq
-	s.engine.store.progress(s, exchange{seq, id, e.topic, stateReceived}, func(ok bool) { s.received(id, seq, ok) })
+func (s *Session) arrivedLocked(id uint16, e *session.Inflight) {
+	e.State = session.StateReceiving
+	seq := e.Seq
+	s.engine.store.progress(s, session.Exchange{Seq: seq, ID: id, Topic: e.Topic, State: session.StateReceived}, func(ok bool) { s.received(id, seq, ok) })
 }
 
 // received goes on with an exchange when it has been stored that the client has the
@@ -65,16 +69,16 @@ func (s *Session) received(id uint16, seq uint64, stored bool) {
 	defer s.survive()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.win.get(id)
-	if e == nil || e.seq != seq || e.state != stateReceiving {
+	e := s.win.Get(id)
+	if e == nil || e.Seq != seq || e.State != session.StateReceiving {
 		return
 	}
-	if e.state = stateSent; stored {
-		e.state = stateReceived
+	if e.State = session.StateSent; stored {
+		e.State = session.StateReceived
 	}
 	switch {
 	case s.conn == nil:
-	case !e.wire: // on a connection that has come since
+	case !e.OnWire: // on a connection that has come since
 		s.resends = true
 		s.wakeLocked()
 	case stored:
@@ -102,18 +106,18 @@ func (s *Session) refillLocked() {
 }
 
 // finishLocked says that a message of the window needs no more. s.mu is held.
-func (s *Session) finishLocked(id uint16, e *inflight) {
-	if e.seq == 0 {
+func (s *Session) finishLocked(id uint16, e *session.Inflight) {
+	if e.Seq == 0 {
 		s.forgetSentLocked(id)
 	}
-	if s.restored[e.seq] == id {
+	if s.restored[e.Seq] == id {
 		// What was restored may end before what came before it in the log. Then the
 		// store has it for longer than the window, and its packet id may be another
 		// message's by the time that the store is read again.
-		s.engine.store.progress(s, exchange{e.seq, id, e.topic, stateDone}, func(bool) {})
+		s.engine.store.progress(s, session.Exchange{Seq: e.Seq, ID: id, Topic: e.Topic, State: session.StateDone}, func(bool) {})
 	}
-	s.win.done(e)
-	if !s.roomy && s.win.roomy() {
+	s.win.Done(e)
+	if !s.roomy && s.win.Oversized() {
 		s.roomy = true
 		s.engine.roomy.add(s)
 	}
@@ -122,11 +126,11 @@ func (s *Session) finishLocked(id uint16, e *inflight) {
 // fitLocked gives back memory that a burst has needed and nobody has since. The session is
 // looked at again while there may be more. s.mu is held.
 func (s *Session) fitLocked() {
-	s.win.fit()
+	s.win.Fit()
 	if s.plain != nil {
 		s.plain.fit()
 	}
-	if s.roomy = s.win.roomy(); s.roomy {
+	if s.roomy = s.win.Oversized(); s.roomy {
 		s.engine.roomy.add(s)
 	}
 }
@@ -137,4 +141,4 @@ func (s *Session) quotaLocked() int { return s.limit - s.onWire }
 
 // roomLocked returns how many more messages may be sent under new packet ids. s.mu is
 // held.
-func (s *Session) roomLocked() int { return min(s.quotaLocked(), s.win.spare()) }
+func (s *Session) roomLocked() int { return min(s.quotaLocked(), s.win.FreeIDs()) }

@@ -8,6 +8,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -18,7 +19,7 @@ func TestWrongAcknowledgement(t *testing.T) {
 	const puback, pubrec, pubcomp = 4, 5, 7
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
+	p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
 	one, two := r.publish(1, "bob", "user/alice")[0], r.publish(2, "bob", "user/alice")[0]
 	got := r.settled(p)
 	if !slices.Equal(seqs(got), seqsOf(one, two)) || got[0].qos != 1 || got[1].qos != 2 {
@@ -59,7 +60,7 @@ func TestWrongAcknowledgement(t *testing.T) {
 func TestRefusedPubcomp(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	p := r.mute(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}, delivery.Subscription{Filter: "user/alice", QoS: 2})
+	p := r.mute(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}, session.Subscription{Filter: "user/alice", QoS: 2})
 	rec := r.publish(2, "bob", "user/alice")[0]
 	waitfor.MustHold(t, "the message", func() bool { return p.count() == 1 })
 	p.session.Acknowledged(p.out, 7, p.arrivals()[0].id, true)
@@ -74,7 +75,7 @@ func TestAcknowledgedAfterTakeover(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	old := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1})
+	old := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 1})
 	rec := r.publish(1, "bob", "user/alice")[0]
 	waitfor.MustHold(t, "the message", func() bool { return old.count() == 1 })
 	id := old.arrivals()[0].id
@@ -96,7 +97,7 @@ func TestPubrelWaitsForTheDisk(t *testing.T) {
 	t.Parallel()
 	r, store := mustStubRig(t)
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
+	p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
 	recs := r.publish(2, "bob", "user/alice", "user/alice")
 	got := r.settled(p)
 	if len(got) != 2 {
@@ -140,7 +141,7 @@ func TestPacketIDsCannotBeStored(t *testing.T) {
 	t.Parallel()
 	r, store := mustStubRig(t)
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2})
+	p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 2})
 	store.fail.Store(true)
 	recs := r.publish(2, "bob", "user/alice")
 	waitfor.MustHold(t, "the connection is closed", p.closed)
@@ -159,7 +160,7 @@ func TestResendOrderOfRestored(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice")).offline(time.Hour)
+	r.online(a, session.Subscription{Filter: "user/alice", QoS: 2}, signals("alice")).offline(time.Hour)
 	var recs []*msglog.Record
 	for _, qos := range []byte{1, 2, 1, 2, 1} {
 		recs = append(recs, r.publish(qos, "bob", "user/alice")...)
@@ -191,7 +192,7 @@ func TestAcknowledgementOfAnOldConnection(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
-	old := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
+	old := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
 	recs := r.publish(1, "bob", "user/alice", "user/alice")
 	got := r.settled(old)
 	if len(got) != 2 {
@@ -255,7 +256,7 @@ func TestResendHonoursReceiveMaximum(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
-	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
+	p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
 	recs := r.publish(1, "bob", slices.Repeat([]string{"user/alice"}, 10)...)
 	r.settled(p)
 	p.offline(time.Hour)

@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 )
 
 // Attachment is what a connection says about the session it wants.
 type Attachment struct {
-	Key
+	session.Key
 	Conn           *outbox.Conn
 	Clean          bool          // Clean Start: a session that is there ends first
 	Expiry         time.Duration // how long the session outlives the connection
@@ -85,15 +86,15 @@ func (s *Session) bind(a Attachment) {
 	}
 	s.expiry, s.expiresAt = a.Expiry, time.Time{}
 	s.noticed = nil
-	s.onWire, s.resends = 0, s.win.n > 0
-	for i := range s.win.n {
-		s.win.at(i).wire = false
+	s.onWire, s.resends = 0, s.win.Len() > 0
+	for i := range s.win.Len() {
+		s.win.At(i).OnWire = false
 	}
 	s.attachPlainLocked()
 }
 
 // isArchiver reports whether a session is the archiver's.
-func (e *Engine) isArchiver(k Key) bool {
+func (e *Engine) isArchiver(k session.Key) bool {
 	e.mu.RLock()
 	s := e.sessions[k]
 	e.mu.RUnlock()
@@ -221,7 +222,7 @@ func (s *Session) unbind() (old *outbox.Conn, v5 bool, topics map[string]*topicS
 		s.pos = max(s.pos, delivered)
 	}
 	s.mode = offline
-	s.win.shrink()
+	s.win.Shrink()
 	s.detachPlainLocked()
 	s.movedLocked()
 	if old != nil {

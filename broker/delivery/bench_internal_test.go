@@ -10,6 +10,7 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/chat"
 	"mynah/internal/waitfor"
 )
@@ -59,10 +60,10 @@ func BenchmarkDeliver(b *testing.B) {
 				for i := range all {
 					conns[i] = outbox.NewConn(nowhere{}, e.Limits())
 					s, _, err := e.Attach(Attachment{
-						Key: Key{fmt.Sprint(i), "c"}, Conn: conns[i], Groups: []string{"room"}, V5: i%2 == 0,
+						Key: session.Key{Subject: fmt.Sprint(i), ClientID: "c"}, Conn: conns[i], Groups: []string{"room"}, V5: i%2 == 0,
 					})
 					if err == nil {
-						err = s.Subscribe([]Subscription{{Filter: "group/room", QoS: qos}}, []string{"room"})
+						err = s.Subscribe([]session.Subscription{{Filter: "group/room", QoS: qos}}, []string{"room"})
 					}
 					if err != nil {
 						b.Fatal(err)
@@ -123,20 +124,5 @@ func BenchmarkEncode(b *testing.B) {
 			}
 			b.SetBytes(int64(len(r.encoded[2].frames) + len(r.encoded[3].frames)))
 		})
-	}
-}
-
-// BenchmarkWindow is a message's way through the window, with 512 before it.
-func BenchmarkWindow(b *testing.B) {
-	var w window
-	for i := range 512 {
-		w.push(inflight{seq: uint64(i) + 1, topic: "group/room", qos: 1})
-	}
-	b.ReportAllocs()
-	seq := uint64(513)
-	for b.Loop() {
-		w.push(inflight{seq: seq, topic: "group/room", qos: 1})
-		w.done(w.get(w.at(0).id))
-		seq++
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 )
 
 // What runs for a session outside its client's own goroutine must not end the process if
@@ -86,7 +87,7 @@ func (s *Session) forgetAll() (conn *outbox.Conn, v5 bool) {
 	defer s.mu.Unlock()
 	s.broken, s.roomy = false, false
 	s.engine.orphaned(s.dropPlainLocked())
-	s.win, s.onWire = window{}, 0
+	s.win, s.onWire = session.Window{}, 0
 	s.resends, s.rewinds, s.noticed = false, 0, nil
 	s.stored, s.restored = nil, nil
 	return s.conn, s.v5
@@ -96,7 +97,7 @@ func (s *Session) forgetAll() (conn *outbox.Conn, v5 bool) {
 func (st *store) reload(s *Session) error {
 	var pos uint64
 	found := false
-	key := cursorPrefix + s.bytes()
+	key := cursorPrefix + s.Bytes()
 	err := st.kv.Scan(key, func(k string, v []byte) bool {
 		if k == key && len(v) == cursorLen {
 			pos, found = binary.BigEndian.Uint64(v), true
@@ -107,9 +108,9 @@ func (st *store) reload(s *Session) error {
 		return err
 	}
 	if !found {
-		return fmt.Errorf("the position of session %q is not stored", strings.ReplaceAll(s.bytes(), "\x00", "/"))
+		return fmt.Errorf("the position of session %q is not stored", strings.ReplaceAll(s.Bytes(), "\x00", "/"))
 	}
-	xs, err := st.exchanges(s.bytes())
+	xs, err := st.exchanges(s.Bytes())
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/chat"
 	"mynah/internal/waitfor"
 )
@@ -92,10 +94,10 @@ func mustJoin(t *testing.T, e *Engine, subject string, qos byte, expiry time.Dur
 	t.Helper()
 	out := &recorder{}
 	s, resumed, err := e.Attach(Attachment{
-		Key: Key{subject, "c"}, Conn: outbox.NewConn(out, e.Limits()), Expiry: expiry, V5: true, Groups: []string{"room"},
+		Key: session.Key{Subject: subject, ClientID: "c"}, Conn: outbox.NewConn(out, e.Limits()), Expiry: expiry, V5: true, Groups: []string{"room"},
 	})
 	if err == nil && !resumed {
-		err = s.Subscribe([]Subscription{{Filter: "group/room", QoS: qos}}, []string{"room"})
+		err = s.Subscribe([]session.Subscription{{Filter: "group/room", QoS: qos}}, []string{"room"})
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -104,11 +106,21 @@ func mustJoin(t *testing.T, e *Engine, subject string, qos byte, expiry time.Dur
 	return s, out
 }
 
+// brokenWindow returns a window whose counters claim three entries for which it has no
+// memory.
+func brokenWindow(counters ...string) (w session.Window) {
+	for _, name := range counters {
+		n := reflect.ValueOf(&w).Elem().FieldByName(name)
+		*(*int)(n.Addr().UnsafePointer()) = 3
+	}
+	return w
+}
+
 // spoil makes the window one that cannot be: whoever uses it panics.
 func (s *Session) spoil() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.win.ring, s.win.n = nil, 3
+	s.win = brokenWindow("n")
 }
 
 // A mistake that shows for one session ends that session's connection and nothing else: the
@@ -181,7 +193,7 @@ func TestPanicEndsOneConnection(t *testing.T) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.movedLocked()
-			s.win = window{n: 3, open: 3}
+			s.win = brokenWindow("n", "open")
 			return nil
 		},
 	} {
@@ -229,8 +241,8 @@ func TestPanicEndsOneConnection(t *testing.T) {
 				}
 				return true
 			})
-			if victim.pumping || victim.broken || victim.win.n != 0 || victim.onWire != 0 {
-				t.Errorf("what is left: pumping %t, broken %t, %d in the window, %d on the wire", victim.pumping, victim.broken, victim.win.n, victim.onWire)
+			if victim.pumping || victim.broken || victim.win.Len() != 0 || victim.onWire != 0 {
+				t.Errorf("what is left: pumping %t, broken %t, %d in the window, %d on the wire", victim.pumping, victim.broken, victim.win.Len(), victim.onWire)
 			}
 			unlock(held)
 			_, out = mustJoin(t, e, "victim", qos, time.Hour)
@@ -271,9 +283,9 @@ func TestStackIsLoggedOnce(t *testing.T) {
 	e := mustNew(t, Config{})
 	logged := &bytes.Buffer{}
 	e.logger = slog.New(slog.NewTextHandler(logged, nil))
-	s := &Session{Key: Key{"alice", "c"}, engine: e}
+	s := &Session{Key: session.Key{Subject: "alice", ClientID: "c"}, engine: e}
 	for range 10 {
-		s.guarded(func(s *Session) { s.win.at(0).qos = 1 })
+		s.guarded(func(s *Session) { s.win.At(0).QoS = 1 })
 	}
 	s.guarded(func(s *Session) { s.plan.topics = nil })
 	if lines, stacks := bytes.Count(logged.Bytes(), []byte("level=ERROR")), bytes.Count(logged.Bytes(), []byte("stack=")); lines != 11 || stacks != 2 {
@@ -306,7 +318,7 @@ func TestPanicOfTheClientReleasesLocks(t *testing.T) {
 		s, _ := mustJoin(t, e, name, 1, time.Hour)
 		waitfor.MustHold(t, "the session is live", s.Live)
 		s.mu.Lock()
-		s.win = window{n: 1}
+		s.win = brokenWindow("n")
 		s.mu.Unlock()
 		panicked := func() (v any) {
 			defer func() { v = recover() }()
@@ -319,7 +331,7 @@ func TestPanicOfTheClientReleasesLocks(t *testing.T) {
 		if !s.mu.TryLock() || !s.subsMu.TryLock() || !e.mu.TryLock() {
 			t.Fatalf("%s: a lock is still held", name)
 		}
-		s.win = window{} // so that the engine can be stopped
+		s.win = session.Window{} // so that the engine can be stopped
 		s.mu.Unlock()
 		s.subsMu.Unlock()
 		e.mu.Unlock()
@@ -329,10 +341,10 @@ func TestPanicOfTheClientReleasesLocks(t *testing.T) {
 // orphanage is a tree of subscriptions that takes what sessions leave behind.
 type orphanage struct{ got chan []Orphan }
 
-func (orphanage) Subscribed(*Session, Subscription) {}
-func (orphanage) Unsubscribed(*Session, string)     {}
-func (orphanage) Retained(string) *PlainMessage     { return nil }
-func (o orphanage) Orphaned(orphans []Orphan)       { o.got <- orphans }
+func (orphanage) Subscribed(*Session, session.Subscription) {}
+func (orphanage) Unsubscribed(*Session, string)             {}
+func (orphanage) Retained(string) *PlainMessage             { return nil }
+func (o orphanage) Orphaned(orphans []Orphan)               { o.got <- orphans }
 
 // What waits for a session that is started anew is lost as in a restart of the broker, but
 // what any one of several may have goes to another.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"mynah/broker/msglog"
+	"mynah/broker/session"
 	"mynah/chat"
 )
 
@@ -115,12 +116,12 @@ func (s *Session) deliver(t *topicSub, r *run) bool {
 		s.fallBehindLocked(recs[0].Seq)
 		return false
 	}
-	if !s.conn.OfferNumbered(enc.frames, enc.ids, s.win.nextID()) {
+	if !s.conn.OfferNumbered(enc.frames, enc.ids, s.win.NextID()) {
 		s.fallBehindLocked(recs[0].Seq)
 		return false
 	}
 	for _, rec := range enc.numbers {
-		s.win.push(inflight{seq: rec.Seq, topic: r.topic, qos: 1, wire: true, sent: true})
+		s.win.Push(session.Inflight{Seq: rec.Seq, Topic: r.topic, QoS: 1, OnWire: true, Sent: true})
 	}
 	s.onWire += len(enc.ids)
 	s.pos = last

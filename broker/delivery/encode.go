@@ -3,6 +3,7 @@ package delivery
 import (
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 )
 
 // encodeItems renders the items into frames, as many as make up the given bytes. What is
@@ -76,16 +77,16 @@ func (s *Session) encodeRestored(w *pumpWork, i int, o options, v5 bool, maxPack
 func (s *Session) restoredDue(id uint16, seq uint64) (due, received bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.win.get(id)
-	due = e != nil && e.seq == seq && !e.wire && e.state != stateReceiving
-	return due, due && e.state == stateReceived
+	e := s.win.Get(id)
+	due = e != nil && e.Seq == seq && !e.OnWire && e.State != session.StateReceiving
+	return due, due && e.State == session.StateReceived
 }
 
 // dropRestored has the client forget an exchange whose message is too large for it now.
 func (s *Session) dropRestored(id uint16, seq uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.win.get(id); e != nil && e.seq == seq && e.state == stateSent {
+	if e := s.win.Get(id); e != nil && e.Seq == seq && e.State == session.StateSent {
 		s.arrivedLocked(id, e)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/broker/state"
 )
 
@@ -38,7 +39,7 @@ type Config struct {
 
 	// OnEnd is told, before the key is free for another session, that one has ended. It
 	// is called with locks of the session held and must not call the engine.
-	OnEnd func(Key)
+	OnEnd func(session.Key)
 
 	Now func() time.Time // default time.Now
 }
@@ -64,7 +65,7 @@ type Engine struct {
 	room     sync.Mutex // held by makeRoom; taken before every lock of a session
 	mu       sync.RWMutex
 	topics   map[string]*entry
-	sessions map[Key]*Session
+	sessions map[session.Key]*Session
 	subjects map[string]map[*Session]struct{}
 
 	dirty   *sessionList  // their stored position is out of date
@@ -131,7 +132,7 @@ func New(cfg Config) (*Engine, error) {
 		store:    newStore(cfg.State, cfg.Logger, cfg.Now),
 		reads:    episode{fault: "reading the message log for sessions", logger: cfg.Logger, now: cfg.Now},
 		topics:   map[string]*entry{},
-		sessions: map[Key]*Session{},
+		sessions: map[session.Key]*Session{},
 		subjects: map[string]map[*Session]struct{}{},
 		dirty:    newSessionList(), lagging: newSessionList(), roomy: newSessionList(),
 		left:  make(chan struct{}, 1),

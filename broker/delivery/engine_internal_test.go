@@ -9,6 +9,7 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -73,8 +74,8 @@ func TestMemoryIsBounded(t *testing.T) {
 	t.Parallel()
 	const most = 8 << 10
 	e := mustEngine(t, Config{Recent: most})
-	s := mustAttach(t, e, Attachment{Key: Key{"alice", "c"}, Groups: []string{"room"}})
-	if err := s.Subscribe([]Subscription{{Filter: "group/+"}, {Filter: "user/alice"}, {Filter: "user/alice/signal"}}, []string{"room"}); err != nil {
+	s := mustAttach(t, e, Attachment{Key: session.Key{Subject: "alice", ClientID: "c"}, Groups: []string{"room"}})
+	if err := s.Subscribe([]session.Subscription{{Filter: "group/+"}, {Filter: "user/alice"}, {Filter: "user/alice/signal"}}, []string{"room"}); err != nil {
 		t.Fatal(err)
 	}
 	_, last := e.log.Bounds()
@@ -103,7 +104,7 @@ func TestMemoryIsBounded(t *testing.T) {
 func TestExpireLooksAgain(t *testing.T) {
 	t.Parallel()
 	e := mustEngine(t, Config{})
-	s := mustAttach(t, e, Attachment{Key: Key{"alice", "c"}, Expiry: time.Hour})
+	s := mustAttach(t, e, Attachment{Key: session.Key{Subject: "alice", ClientID: "c"}, Expiry: time.Hour})
 	later := time.Now().Add(1000 * time.Hour)
 	if s.expire(later) || e.Count() != 1 {
 		t.Error("a session was ended that has a connection")
@@ -119,7 +120,7 @@ func TestExpireLooksAgain(t *testing.T) {
 func TestEndedSessionIsNotStored(t *testing.T) {
 	t.Parallel()
 	e := mustEngine(t, Config{})
-	s := mustAttach(t, e, Attachment{Key: Key{"alice", "c"}, Expiry: time.Hour})
+	s := mustAttach(t, e, Attachment{Key: session.Key{Subject: "alice", ClientID: "c"}, Expiry: time.Hour})
 	if len(e.store.movedOps(s)) == 0 {
 		t.Error("the position of a session is not stored")
 	}
@@ -127,7 +128,7 @@ func TestEndedSessionIsNotStored(t *testing.T) {
 	if ops := e.store.movedOps(s); len(ops) != 0 {
 		t.Errorf("%v of an ended session", ops)
 	}
-	s = mustAttach(t, e, Attachment{Key: Key{"bob", "c"}})
+	s = mustAttach(t, e, Attachment{Key: session.Key{Subject: "bob", ClientID: "c"}})
 	if ops := e.store.movedOps(s); len(ops) != 0 {
 		t.Errorf("%v of a session that ends with its connection", ops)
 	}
@@ -151,8 +152,8 @@ func TestLiveBehindWhatHasBegun(t *testing.T) {
 	e := mustEngine(t, Config{})
 	subscribed := func(name string) *Session {
 		t.Helper()
-		s := mustAttach(t, e, Attachment{Key: Key{name, "c"}, Groups: []string{"room"}})
-		if err := s.Subscribe([]Subscription{{Filter: "group/room", QoS: 1}}, []string{"room"}); err != nil {
+		s := mustAttach(t, e, Attachment{Key: session.Key{Subject: name, ClientID: "c"}, Groups: []string{"room"}})
+		if err := s.Subscribe([]session.Subscription{{Filter: "group/room", QoS: 1}}, []string{"room"}); err != nil {
 			t.Fatal(err)
 		}
 		s.Start(s.Attached())
@@ -162,7 +163,7 @@ func TestLiveBehindWhatHasBegun(t *testing.T) {
 	open := func(s *Session) int {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.win.n
+		return s.win.Len()
 	}
 	passed, served, next := subscribed("passed"), subscribed("served"), subscribed("next") // in this order
 	passed.mu.Lock()
@@ -201,7 +202,7 @@ func TestHalfAWindowIsRefilledAtOnce(t *testing.T) {
 	full := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.win.open == 100 && !s.pumping
+		return s.win.Len() == 100 && !s.pumping
 	}
 	waitfor.MustHold(t, "a full window", full)
 	for id := range uint16(49) {

@@ -17,6 +17,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/broker/state"
 	"mynah/chat"
 	"mynah/internal/leak"
@@ -150,6 +151,9 @@ func (r *rig) attach(a delivery.Attachment) *peer {
 	p.session = s
 	return p
 }
+
+// attached reports whether the session is this connection's.
+func (p *peer) attached() bool { return p.session.Attached() == p.out }
 
 // read takes frames until the connection ends.
 func (p *peer) read() {
@@ -318,7 +322,7 @@ func TestSeamBetweenLogAndLive(t *testing.T) {
 	peers := make([]*peer, sessions)
 	for i := range peers {
 		p := r.attach(delivery.Attachment{
-			Key: delivery.Key{Subject: fmt.Sprintf("u%d", i), ClientID: "c"}, Groups: []string{"g0", "g1", "g2"}, V5: i%2 == 0,
+			Key: session.Key{Subject: fmt.Sprintf("u%d", i), ClientID: "c"}, Groups: []string{"g0", "g1", "g2"}, V5: i%2 == 0,
 		})
 		if p.session == nil {
 			t.FailNow()
@@ -327,7 +331,7 @@ func TestSeamBetweenLogAndLive(t *testing.T) {
 		if i%3 == 0 {
 			filter = topics[i%groups]
 		}
-		if err := p.session.Subscribe([]delivery.Subscription{{Filter: filter, QoS: byte(i % 2)}}, []string{"g0", "g1", "g2"}); err != nil {
+		if err := p.session.Subscribe([]session.Subscription{{Filter: filter, QoS: byte(i % 2)}}, []string{"g0", "g1", "g2"}); err != nil {
 			t.Fatal(err)
 		}
 		readers.Go(p.read)

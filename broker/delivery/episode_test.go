@@ -12,6 +12,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -83,7 +84,7 @@ func TestFailureIsLoggedOnce(t *testing.T) {
 		return delivery.Attachment{Key: key(fmt.Sprint("s", i)), Expiry: time.Hour, Groups: []string{"g"}}
 	}
 	for i := range sessions {
-		r.mute(device(i), delivery.Subscription{Filter: "group/g", QoS: byte(i % 3)}).offline(time.Hour)
+		r.mute(device(i), session.Subscription{Filter: "group/g", QoS: byte(i % 3)}).offline(time.Hour)
 	}
 	missed := r.publish(2, "bob", "group/g")
 	again := func() {
@@ -150,7 +151,7 @@ func TestFailureToStoreIsLoggedOnce(t *testing.T) {
 	var peers []*peer
 	for i := range 20 {
 		peers = append(peers, r.online(delivery.Attachment{Key: key(fmt.Sprint("s", i)), Expiry: time.Hour},
-			delivery.Subscription{Filter: "user/" + fmt.Sprint("s", i), QoS: 2}))
+			session.Subscription{Filter: "user/" + fmt.Sprint("s", i), QoS: 2}))
 	}
 	store.fail.Store(true)
 	for i, p := range peers {

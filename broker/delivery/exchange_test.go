@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/session"
 	"mynah/broker/state"
 	"mynah/internal/waitfor"
 )
@@ -16,7 +17,7 @@ import (
 func TestAcknowledgedBeforeSent(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	p := r.mute(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}, delivery.Subscription{Filter: "user/alice", QoS: 2})
+	p := r.mute(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}, session.Subscription{Filter: "user/alice", QoS: 2})
 	const messages = 200
 	stop := make(chan struct{})
 	var hostile sync.WaitGroup
@@ -49,7 +50,7 @@ func TestRefusedWhileItIsStored(t *testing.T) {
 	g := &gated{Store: r.log.State()}
 	r.cfg.State = g
 	r.restart()
-	p := r.mute(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 2})
+	p := r.mute(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, session.Subscription{Filter: "user/alice", QoS: 2})
 	g.mu.Lock()
 	before := g.asked.Load()
 	rec := r.publish(2, "bob", "user/alice")[0]
@@ -70,7 +71,7 @@ func TestGoneWhileResending(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1})
+	r.mute(a, session.Subscription{Filter: "user/alice", QoS: 1})
 	sent := r.publish(1, "bob", "user/alice", "user/alice", "user/alice", "user/alice")
 	for i := range 3000 {
 		a.Conn = r.discard()
@@ -119,7 +120,7 @@ func TestPubrelWaitsAcrossTakeover(t *testing.T) {
 		r.cfg.State = g
 		r.restart()
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
-		p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
+		p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
 		r.publish(2, "bob", "user/alice")
 		waitfor.MustHold(t, "the message", func() bool { return p.count() == 1 })
 		g.mu.Lock()
@@ -154,7 +155,7 @@ func TestSubscribedWhileItIsStored(t *testing.T) {
 	a := delivery.Attachment{Key: key("archive"), Expiry: time.Hour, AnyTopic: true, Archiver: true}
 	p := r.mute(a, signals("archive"))
 	subscribe := func(filter string) {
-		if err := p.session.Subscribe([]delivery.Subscription{{Filter: filter, QoS: 2}}, nil); err != nil {
+		if err := p.session.Subscribe([]session.Subscription{{Filter: filter, QoS: 2}}, nil); err != nil {
 			t.Error(err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -26,7 +27,7 @@ func TestExpiryEndsNoExchange(t *testing.T) {
 		now.Store(time.Now().UnixMilli())
 		r := mustRig(t, delivery.Config{Now: func() time.Time { return time.UnixMilli(now.Load()) }})
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
-		p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
+		p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
 		m, plain := message(qos, "bob", "user/alice"), plainMessage(qos, 7)
 		m.Expires, plain.Expires = now.Load()+1000, now.Load()+1000
 		r.commit(m)
@@ -76,7 +77,7 @@ func TestWhatCannotBeSentAgainIsReleased(t *testing.T) {
 			what := fmt.Sprintf("%s, QoS %d", name, qos)
 			r := mustRig(t, delivery.Config{})
 			a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-			p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
+			p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
 			m, plain := message(qos, "bob", "user/alice"), plainMessage(qos, 7)
 			m.Tail = []byte(`"type":"text","body":"` + large + `"}`)
 			plain.Payload = []byte(large)

@@ -8,6 +8,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -18,7 +19,7 @@ func TestGapInTheWindow(t *testing.T) {
 	for _, restarted := range []bool{false, true} {
 		r := mustRig(t, delivery.Config{})
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true, Groups: []string{"g"}}
-		p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, delivery.Subscription{Filter: "group/+", QoS: 1})
+		p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 1}, session.Subscription{Filter: "group/+", QoS: 1})
 		sent := r.publish(1, "bob", "group/g", "user/alice", "group/g", "group/g", "user/alice")
 		sent = append(sent, r.publish(1, "bob", "group/g")...) // in a block of its own, which stays
 		waitfor.MustHold(t, "all are sent", func() bool { return p.count() == len(sent) })
@@ -76,7 +77,7 @@ func TestGapInManyGroups(t *testing.T) {
 			topics = append(topics, fmt.Sprintf("group/g%d", g))
 		}
 	}
-	r.online(a, delivery.Subscription{Filter: "group/+", QoS: 1}).offline(time.Hour)
+	r.online(a, session.Subscription{Filter: "group/+", QoS: 1}).offline(time.Hour)
 	lost := r.publish(1, "bob", topics...)
 	kept := r.publish(1, "bob", "group/g0")
 	if err := r.log.Trim(t.Context(), lost[groups-1].Seq); err != nil {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -115,7 +116,7 @@ func TestHouseLooksForExpired(t *testing.T) {
 	a.sleeps(t, e)
 	wake()
 
-	s := mustAttach(t, e, Attachment{Key: Key{"archiver", "c"}, Expiry: time.Nanosecond, Archiver: true})
+	s := mustAttach(t, e, Attachment{Key: session.Key{Subject: "archiver", ClientID: "c"}, Expiry: time.Nanosecond, Archiver: true})
 	s.Detach(s.Attached(), time.Nanosecond)
 	a.wants(t, saveInterval, expireSoonest)
 	a.sleeps(t, e)

@@ -9,11 +9,12 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
 // keys returns what the store has under a prefix and a session's key.
-func (r *rig) keys(prefix string, k delivery.Key) (n int) {
+func (r *rig) keys(prefix string, k session.Key) (n int) {
 	r.tb.Helper()
 	if err := r.log.State().Scan(prefix+k.Subject+"\x00"+k.ClientID, func(string, []byte) bool { n++; return true }); err != nil {
 		r.tb.Fatal(err)
@@ -27,7 +28,7 @@ func (r *rig) keys(prefix string, k delivery.Key) (n int) {
 func TestDetachStoresThePosition(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 1})
+	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, session.Subscription{Filter: "user/alice", QoS: 1})
 	waitfor.MustHold(t, "the session is live", p.session.Live)
 	recs := r.publish(1, "bob", "user/carol", "user/carol")
 	p.offline(time.Hour)
@@ -44,7 +45,7 @@ func TestDetachStoresThePosition(t *testing.T) {
 func TestStopStoresThePosition(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 1})
+	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, session.Subscription{Filter: "user/alice", QoS: 1})
 	waitfor.MustHold(t, "the session is live", p.session.Live)
 	recs := r.publish(1, "bob", "user/carol", "user/carol")
 	r.engine.Stop()
@@ -107,10 +108,10 @@ func (p *told) count(filter string, n int) {
 	p.has[filter] += n
 }
 
-func (p *told) Subscribed(_ *delivery.Session, sub delivery.Subscription) { p.count(sub.Filter, 1) }
-func (p *told) Unsubscribed(_ *delivery.Session, filter string)           { p.count(filter, -1) }
-func (p *told) Retained(string) *delivery.PlainMessage                    { return nil }
-func (p *told) Orphaned([]delivery.Orphan)                                {}
+func (p *told) Subscribed(_ *delivery.Session, sub session.Subscription) { p.count(sub.Filter, 1) }
+func (p *told) Unsubscribed(_ *delivery.Session, filter string)          { p.count(filter, -1) }
+func (p *told) Retained(string) *delivery.PlainMessage                   { return nil }
+func (p *told) Orphaned([]delivery.Orphan)                               {}
 
 // A session that ends, for whatever reason, leaves nothing: not among its subject's, not in
 // the tree of topics outside the chat, and not in the store, whatever was still to be
@@ -129,7 +130,7 @@ func TestEndLeavesNothing(t *testing.T) {
 			plain := &told{}
 			r := mustRig(t, delivery.Config{PlainTopics: plain})
 			a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-			p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, delivery.Subscription{Filter: "plant/#"}, signals("alice"))
+			p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 2}, session.Subscription{Filter: "plant/#"}, signals("alice"))
 			r.publish(2, "bob", "user/alice")
 			r.settled(p)
 			if r.keys("subs/", a.Key) != 1 || r.keys("cursor/", a.Key) != 1 || r.keys("exactly/", a.Key) != 1 {
@@ -147,7 +148,7 @@ func TestEndLeavesNothing(t *testing.T) {
 			}
 			// Positions are stored now and then: another session's being stored
 			// tells that this one's would have been too.
-			other := r.online(delivery.Attachment{Key: key("carol"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/carol"}, signals("carol"))
+			other := r.online(delivery.Attachment{Key: key("carol"), Expiry: time.Hour}, session.Subscription{Filter: "user/carol"}, signals("carol"))
 			last := r.publish(0, "bob", "user/carol")
 			r.settled(other)
 			waitfor.MustHold(t, "positions are stored", func() bool { return r.storedCursor("carol") >= last[0].Seq })
@@ -167,7 +168,7 @@ func TestOnlyWhatOutlivesTheConnectionIsStored(t *testing.T) {
 	r, store := mustStubRig(t)
 	a := delivery.Attachment{Key: key("alice")}
 	stored := func() int { return r.keys("subs/", a.Key) + r.keys("cursor/", a.Key) + r.keys("exactly/", a.Key) }
-	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
+	p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 2}, signals("alice"))
 	r.publish(2, "bob", "user/alice", "user/alice")
 	got := r.settled(p)
 	if len(got) != 2 {
@@ -204,7 +205,7 @@ func TestArchived(t *testing.T) {
 	recs := r.publish(1, "bob", "user/alice", "group/a", "user/alice")
 	archiver := func(subject string) *peer {
 		return r.mute(delivery.Attachment{Key: key(subject), Expiry: time.Hour, AnyTopic: true, Archiver: true},
-			delivery.Subscription{Filter: "user/#", QoS: 1}, delivery.Subscription{Filter: "group/#", QoS: 1}, signals(subject))
+			session.Subscription{Filter: "user/#", QoS: 1}, session.Subscription{Filter: "group/#", QoS: 1}, signals(subject))
 	}
 	fast, slow := archiver("fast"), archiver("slow")
 	for p, n := range map[*peer]int{fast: 3, slow: 1} {
@@ -230,11 +231,11 @@ func TestArchiverReadsAgain(t *testing.T) {
 	r := mustRig(t, delivery.Config{})
 	recs := r.publish(1, "bob", "user/a", "group/a", "user/b")
 	a := delivery.Attachment{Key: key("archiver"), Expiry: time.Hour, AnyTopic: true, Archiver: true}
-	p := r.mute(a, delivery.Subscription{Filter: "user/#", QoS: 1}, signals("archiver"))
+	p := r.mute(a, session.Subscription{Filter: "user/#", QoS: 1}, signals("archiver"))
 	if got := seqs(r.settled(p)); len(got) != 2 {
 		t.Fatalf("got %v, want two messages", got)
 	}
-	if err := p.session.Subscribe([]delivery.Subscription{{Filter: "group/#", QoS: 1}}, nil); err != nil {
+	if err := p.session.Subscribe([]session.Subscription{{Filter: "group/#", QoS: 1}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	got := r.settled(p)
@@ -254,7 +255,7 @@ func TestNothingBeforeStart(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice")).offline(time.Hour)
+	r.online(a, session.Subscription{Filter: "user/alice", QoS: 1}, signals("alice")).offline(time.Hour)
 	recs := r.publish(1, "bob", "user/alice")
 	old, fresh := r.attach(a), r.attach(a)
 	old.session.Start(old.out)
@@ -282,9 +283,9 @@ func TestFailedSubscribeIsNotInForce(t *testing.T) {
 	t.Parallel()
 	r, store := mustStubRig(t)
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Groups: []string{"a"}},
-		delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
+		session.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
 	store.fail.Store(true)
-	if err := p.session.Subscribe([]delivery.Subscription{{Filter: "group/+", QoS: 1}}, []string{"a"}); err == nil {
+	if err := p.session.Subscribe([]session.Subscription{{Filter: "group/+", QoS: 1}}, []string{"a"}); err == nil {
 		t.Fatal("no error")
 	}
 	store.fail.Store(false)
@@ -331,7 +332,7 @@ func TestChangedWhileReading(t *testing.T) {
 		t.Cleanup(func() { e.Stop(); _ = inner.Close() })
 		r := &rig{tb: t, log: inner, engine: e}
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-		r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice")).offline(time.Hour)
+		r.online(a, session.Subscription{Filter: "user/alice", QoS: 1}, signals("alice")).offline(time.Hour)
 		recs := r.publish(1, "bob", "user/alice")
 		p := r.online(a)
 		<-l.reached
@@ -357,7 +358,7 @@ func TestSessionThatWillEndIsNotStored(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
+	r.online(a, session.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
 	if n := r.keys("subs/", a.Key); n != 1 {
 		t.Fatalf("%d sessions are stored, want 1", n)
 	}

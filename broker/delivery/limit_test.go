@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/session"
 )
 
 // Nobody can make sessions without end: of those of one subject, the ones that have been
@@ -18,7 +19,7 @@ func TestSessionsOfASubjectAreLimited(t *testing.T) {
 	attach := func(client string, archiver bool) *peer {
 		t.Helper()
 		p := r.attach(delivery.Attachment{
-			Key: delivery.Key{Subject: "alice", ClientID: client}, Expiry: time.Hour, Archiver: archiver,
+			Key: session.Key{Subject: "alice", ClientID: client}, Expiry: time.Hour, Archiver: archiver,
 		})
 		if p.session == nil {
 			t.FailNow()
@@ -52,7 +53,7 @@ func TestSessionsAreLimitedWhenTheyGo(t *testing.T) {
 		peers := make([]*peer, n)
 		for i := range peers {
 			peers[i] = r.attach(delivery.Attachment{
-				Key: delivery.Key{Subject: "alice", ClientID: fmt.Sprint(client, i)}, Expiry: time.Hour, AnyTopic: anyTopic,
+				Key: session.Key{Subject: "alice", ClientID: fmt.Sprint(client, i)}, Expiry: time.Hour, AnyTopic: anyTopic,
 			})
 		}
 		for _, p := range peers {
@@ -91,7 +92,7 @@ func TestSessionsGoAtOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		all := make(chan struct{})
 		for i := range 5 * bound {
-			p := r.attach(delivery.Attachment{Key: delivery.Key{Subject: subject, ClientID: fmt.Sprint(i)}, Expiry: time.Hour})
+			p := r.attach(delivery.Attachment{Key: session.Key{Subject: subject, ClientID: fmt.Sprint(i)}, Expiry: time.Hour})
 			wg.Go(func() {
 				<-all
 				p.offline(time.Hour)

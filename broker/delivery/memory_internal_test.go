@@ -4,14 +4,15 @@ import (
 	"testing"
 	"time"
 
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
 // mustFill attaches a session and has it sent n messages at QoS 1.
 func mustFill(t *testing.T, e *Engine, n int) *Session {
 	t.Helper()
-	s := mustAttach(t, e, Attachment{Key: Key{"alice", "c"}, Groups: []string{"room"}, Expiry: time.Hour})
-	if err := s.Subscribe([]Subscription{{Filter: "group/room", QoS: 1}}, []string{"room"}); err != nil {
+	s := mustAttach(t, e, Attachment{Key: session.Key{Subject: "alice", ClientID: "c"}, Groups: []string{"room"}, Expiry: time.Hour})
+	if err := s.Subscribe([]session.Subscription{{Filter: "group/room", QoS: 1}}, []string{"room"}); err != nil {
 		t.Fatal(err)
 	}
 	s.Start(s.Attached())
@@ -30,7 +31,12 @@ func mustFill(t *testing.T, e *Engine, n int) *Session {
 func (s *Session) held() (open, ring int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.win.open, len(s.win.ring)
+	for i := range s.win.Len() {
+		if e := s.win.At(i); e.Seq != 0 && e.State != session.StateDone {
+			open++
+		}
+	}
+	return open, s.win.Capacity()
 }
 
 // A session that once had much under way and then has little gives the memory back, while
@@ -45,7 +51,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 		}
 		waitfor.MustHold(t, "what an idle session does not need is given back", func() bool {
 			_, ring := s.held()
-			return ring <= max(smallRing, 2*left)
+			return ring <= max(session.SmallRing, 2*left)
 		})
 		if open, _ := s.held(); open != left {
 			t.Errorf("%d messages are under way, want %d", open, left)
@@ -63,34 +69,11 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	}
 }
 
-// A session that always has something under way keeps the memory for that: it would be
-// given back and asked for again all the time.
-func TestMemoryInUseIsKept(t *testing.T) {
-	t.Parallel()
-	var w window
-	ids := make([]uint16, 0, 100)
-	for range 10 {
-		for len(ids) < cap(ids) {
-			ids = append(ids, w.push(inflight{seq: 1, qos: 1}))
-		}
-		for _, id := range ids {
-			w.done(w.get(id))
-		}
-		ids = ids[:0]
-		if w.fit(); len(w.ring) != 128 {
-			t.Fatalf("a ring of %d for at most 100 entries", len(w.ring))
-		}
-	}
-	if w.fit(); len(w.ring) != 0 {
-		t.Errorf("a ring of %d for nothing", len(w.ring))
-	}
-}
-
 // The queue of topics outside the chat does not keep the room of what was under way once.
 func TestPlainMemoryIsGivenBack(t *testing.T) {
 	t.Parallel()
 	e := mustEngine(t, Config{})
-	s := mustAttach(t, e, Attachment{Key: Key{"alice", "c"}, Expiry: time.Hour})
+	s := mustAttach(t, e, Attachment{Key: session.Key{Subject: "alice", ClientID: "c"}, Expiry: time.Hour})
 	s.Start(s.Attached())
 	waitfor.MustHold(t, "the session is live", s.Live)
 	for range 500 {
@@ -103,16 +86,9 @@ func TestPlainMemoryIsGivenBack(t *testing.T) {
 		_, ring := s.held()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return ring <= smallRing && s.plain.sent == nil
+		return ring <= session.SmallRing && s.plain.sent == nil
 	})
 	if held := e.PlainHeld(); held != 0 {
 		t.Errorf("%d bytes are said to be held", held)
-	}
-	for id := range uint16(100) {
-		s.Publish(s.Attached(), id+1, func() {})
-		s.Release(s.Attached(), id+1)
-	}
-	if s.inbound.open != nil {
-		t.Error("exchanges of the client's that are over take memory")
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -151,7 +152,7 @@ func (m *model) run(t *rapid.T) {
 		case "subscribe":
 			if u.peer != nil {
 				u.filters[filter] = true
-				check(t, u.peer.session.Subscribe([]delivery.Subscription{{Filter: filter, QoS: 1}}, u.groupList()))
+				check(t, u.peer.session.Subscribe([]session.Subscription{{Filter: filter, QoS: 1}}, u.groupList()))
 			}
 		case "unsubscribe":
 			if u.peer != nil {
@@ -206,7 +207,7 @@ func (m *model) connect(t *rapid.T, u *modelUser, clean bool) {
 	p := &peer{conn: client, out: outbox.NewConn(server, m.engine.Limits())}
 	p.resume.L = &p.mu
 	s, resumed, err := m.engine.Attach(delivery.Attachment{
-		Key: delivery.Key{Subject: u.name, ClientID: "c"}, Conn: p.out, Clean: clean, Expiry: sessionExpiry, Groups: u.groupList(),
+		Key: session.Key{Subject: u.name, ClientID: "c"}, Conn: p.out, Clean: clean, Expiry: sessionExpiry, Groups: u.groupList(),
 	})
 	check(t, err)
 	if resumed != (u.there && !clean) {

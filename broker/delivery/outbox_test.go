@@ -13,6 +13,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -51,7 +52,7 @@ func (g *gate) writes() []int {
 
 // gated attaches a session whose client takes nothing until the gate is opened. A packet of
 // 100 bytes waits in the socket already. The caller starts the session.
-func (r *rig) gated(a delivery.Attachment, subs ...delivery.Subscription) (*peer, *gate) {
+func (r *rig) gated(a delivery.Attachment, subs ...session.Subscription) (*peer, *gate) {
 	r.tb.Helper()
 	client, server := net.Pipe()
 	g := &gate{Conn: server, opened: make(chan struct{}), closed: make(chan struct{})}
@@ -113,7 +114,7 @@ func TestOutboxIsBounded(t *testing.T) {
 			limits := &outbox.Limits{PerConn: tc.perConn, Total: tc.total}
 			r := mustRig(t, delivery.Config{Limits: limits})
 			a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-			p, g := r.gated(a, delivery.Subscription{Filter: "user/alice", QoS: 1})
+			p, g := r.gated(a, session.Subscription{Filter: "user/alice", QoS: 1})
 			p.session.Start(p.out)
 			waitfor.MustHold(t, "the session is live", p.session.Live)
 			var recs []*msglog.Record
@@ -143,7 +144,7 @@ func TestResendKeepsToTheOutbox(t *testing.T) {
 	const most = 4000
 	r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: most}})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
+	p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
 	var recs []*msglog.Record
 	for range 60 {
 		rec := message(1, "bob", "user/alice")
@@ -170,7 +171,7 @@ func TestHalfEmptyOutbox(t *testing.T) {
 	for _, waiting := range []int{500, 501} {
 		r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: 1000}})
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-		r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
+		r.online(a, session.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
 		recs := r.publish(1, "bob", "user/alice")
 		p, g := r.gated(a)
 		p.mustWrite(t, filler(waiting-100))

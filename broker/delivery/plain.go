@@ -4,6 +4,8 @@ import (
 	"maps"
 	"math"
 	"slices"
+
+	"mynah/broker/session"
 )
 
 // PlainMessage is a message on a topic outside the chat. It is not changed once a session
@@ -13,9 +15,9 @@ type PlainMessage struct {
 	Payload []byte
 	Props   []byte // MQTT 5 properties as in a PUBLISH (3.3.2.3), but for Message Expiry Interval and Subscription Identifier
 	QoS     byte
-	Retain  bool  // it was published as a retained message
-	Expires int64 // milliseconds since 1970 from which on nobody is to get it, 0 for never
-	From    Key   // whose session published it; zero for the broker itself
+	Retain  bool        // it was published as a retained message
+	Expires int64       // milliseconds since 1970 from which on nobody is to get it, 0 for never
+	From    session.Key // whose session published it; zero for the broker itself
 	// Latest says that only the last one on the topic is worth having. It is retained:
 	// who gets it late gets what is retained by then.
 	Latest bool
@@ -35,7 +37,7 @@ type PlainTopics interface {
 	// Subscribed says that a session has a subscription, Unsubscribed that it has it no
 	// longer. Both come in the order of the changes, at the start for all stored
 	// sessions, and at a session's end.
-	Subscribed(s *Session, sub Subscription)
+	Subscribed(s *Session, sub session.Subscription)
 	Unsubscribed(s *Session, filter string)
 	// Retained returns the retained message of a topic, nil if there is none.
 	Retained(topic string) *PlainMessage
@@ -322,8 +324,8 @@ func (s *Session) forgetSentLocked(id uint16) {
 // releaseLocked forgets a message that the client may have at QoS 2 and is not to get again,
 // but not its packet id before the client does: PUBREL is due (MQTT 5, 4.3.3). A client that
 // never had the message says so, with Packet Identifier not found (3.7.2.1).
-func (s *Session) releaseLocked(id uint16, e *inflight) {
-	e.state = stateReceived
+func (s *Session) releaseLocked(id uint16, e *session.Inflight) {
+	e.State = session.StateReceived
 	s.forgetSentLocked(id)
 }
 
@@ -334,9 +336,9 @@ func (s *Session) attachPlainLocked() {
 		return
 	}
 	q.again = nil
-	for i := range s.win.n {
-		if e := s.win.at(i); e.seq == 0 && e.state != stateDone {
-			q.again = append(q.again, e.id)
+	for i := range s.win.Len() {
+		if e := s.win.At(i); e.Seq == 0 && e.State != session.StateDone {
+			q.again = append(q.again, e.ID)
 		}
 	}
 }
@@ -446,8 +448,8 @@ func (s *Session) ForgetPlain(topics map[string]struct{}) {
 	q.waiting = kept
 	maps.DeleteFunc(q.latest, func(topic string, _ struct{}) bool { return is(topic) })
 	for id, it := range q.sent {
-		switch e := s.win.get(id); {
-		case !is(it.msg.Topic) || e.wire && s.conn != nil:
+		switch e := s.win.Get(id); {
+		case !is(it.msg.Topic) || e.OnWire && s.conn != nil:
 		case it.qos == 2:
 			s.releaseLocked(id, e)
 		default:
@@ -457,12 +459,12 @@ func (s *Session) ForgetPlain(topics map[string]struct{}) {
 }
 
 // tellPlain tells of the session's subscriptions outside the chat. subsMu is held.
-func (s *Session) tellPlain(subs ...Subscription) {
+func (s *Session) tellPlain(subs ...session.Subscription) {
 	if s.engine.cfg.PlainTopics == nil {
 		return
 	}
 	for _, sub := range subs {
-		if !IsChatFilter(sub.Filter) {
+		if !session.IsChatFilter(sub.Filter) {
 			s.engine.cfg.PlainTopics.Subscribed(s, sub)
 		}
 	}
@@ -474,7 +476,7 @@ func (s *Session) untellPlain(filters ...string) {
 		return
 	}
 	for _, f := range filters {
-		if !IsChatFilter(f) {
+		if !session.IsChatFilter(f) {
 			s.engine.cfg.PlainTopics.Unsubscribed(s, f)
 		}
 	}

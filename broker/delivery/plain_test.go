@@ -12,6 +12,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -27,7 +28,7 @@ func newPlainTopics() *plainTopics {
 	return &plainTopics{subs: map[string]bool{}, retained: map[string]*delivery.PlainMessage{}}
 }
 
-func (p *plainTopics) Subscribed(s *delivery.Session, sub delivery.Subscription) {
+func (p *plainTopics) Subscribed(s *delivery.Session, sub session.Subscription) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.subs[fmt.Sprintf("%p %s", s, sub.Filter)] = true
@@ -99,7 +100,7 @@ func TestPlainAndLogShareTheWindow(t *testing.T) {
 				t.Parallel()
 				r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: perConn}})
 				p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, ReceiveMaximum: limit},
-					delivery.Subscription{Filter: "user/alice", QoS: 2})
+					session.Subscription{Filter: "user/alice", QoS: 2})
 				const n = 400
 				var wg sync.WaitGroup
 				wg.Go(func() {
@@ -139,7 +140,7 @@ func TestPlainAndLogTakeTurns(t *testing.T) {
 		r := mustRig(t, delivery.Config{Limits: &outbox.Limits{PerConn: 2 << 10}})
 		start := func(name string) *peer {
 			p := r.online(delivery.Attachment{Key: key(name), Expiry: time.Hour, ReceiveMaximum: limit},
-				delivery.Subscription{Filter: "user/" + name, QoS: 1})
+				session.Subscription{Filter: "user/" + name, QoS: 1})
 			p.pause(true)
 			return p
 		}
@@ -190,7 +191,7 @@ func TestPlainOverManyConnections(t *testing.T) {
 		return delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true, ReceiveMaximum: uint16(1 + rnd.IntN(6))} //nolint:gosec // small
 	}
 	const n = 3000
-	p := r.online(a(), delivery.Subscription{Filter: "user/alice", QoS: 1})
+	p := r.online(a(), session.Subscription{Filter: "user/alice", QoS: 1})
 	session := p.session
 	var queued atomic.Int64
 	var wg sync.WaitGroup
@@ -402,7 +403,7 @@ func TestPlainTopicsAreTold(t *testing.T) {
 	t.Parallel()
 	topics := newPlainTopics()
 	r := mustRig(t, delivery.Config{PlainTopics: topics})
-	filters := []delivery.Subscription{{Filter: "plant/#", QoS: 1}, {Filter: "$share/g/x", QoS: 1}, {Filter: "user/alice", QoS: 1}}
+	filters := []session.Subscription{{Filter: "plant/#", QoS: 1}, {Filter: "$share/g/x", QoS: 1}, {Filter: "user/alice", QoS: 1}}
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, filters...)
 	want := func(n int) {
 		t.Helper()
@@ -460,7 +461,7 @@ func TestPublishOutsideTheChat(t *testing.T) {
 	passed := 0
 	publish := func(p *peer, exchange uint16, want int, current bool) {
 		t.Helper()
-		if got := p.session.Publish(p.out, exchange, func() { passed++ }); got != current || passed != want {
+		if got := p.session.Inbound.Publish(exchange, p.attached, func() { passed++ }); got != current || passed != want {
 			t.Errorf("current %v, passed on %d times; want %v and %d", got, passed, current, want)
 		}
 	}
@@ -471,8 +472,8 @@ func TestPublishOutsideTheChat(t *testing.T) {
 	p := r.online(a)
 	publish(p, 7, 3, true)
 	publish(old, 8, 3, false)
-	old.session.Release(old.out, 7) // too late
+	old.session.Inbound.Release(7, old.attached) // too late
 	publish(p, 7, 3, true)
-	p.session.Release(p.out, 7)
+	p.session.Inbound.Release(7, p.attached)
 	publish(p, 7, 4, true)
 }

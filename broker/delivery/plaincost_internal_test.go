@@ -6,22 +6,23 @@ import (
 	"testing"
 	"time"
 
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
 // toldPlain counts the subscriptions that it is told to be over.
 type toldPlain struct{ ended atomic.Int64 }
 
-func (*toldPlain) Subscribed(*Session, Subscription)   {}
-func (p *toldPlain) Unsubscribed(*Session, string)     { p.ended.Add(1) }
-func (*toldPlain) Retained(topic string) *PlainMessage { return &PlainMessage{Topic: topic, QoS: 1} }
-func (*toldPlain) Orphaned([]Orphan)                   {}
+func (*toldPlain) Subscribed(*Session, session.Subscription) {}
+func (p *toldPlain) Unsubscribed(*Session, string)           { p.ended.Add(1) }
+func (*toldPlain) Retained(topic string) *PlainMessage       { return &PlainMessage{Topic: topic, QoS: 1} }
+func (*toldPlain) Orphaned([]Orphan)                         {}
 
 // waits returns a session that does not get anything and that n messages wait for, the i-th
 // until expires(i).
 func waits(t *testing.T, cfg Config, n int, expires func(i int) int64) *Session {
 	t.Helper()
-	s := mustAttach(t, mustEngine(t, cfg), Attachment{Key: Key{"alice", "c"}, Expiry: time.Hour})
+	s := mustAttach(t, mustEngine(t, cfg), Attachment{Key: session.Key{Subject: "alice", ClientID: "c"}, Expiry: time.Hour})
 	for i := range n {
 		if !s.Queue(&PlainMessage{Topic: "p/x", QoS: 1, Expires: expires(i)}, PlainOptions{QoS: 1}) {
 			t.Fatalf("message %d is not taken", i)
@@ -73,7 +74,7 @@ func TestUnsubscribeGoesThroughTheQueueOnce(t *testing.T) {
 		t.Errorf("%d wait, %d bytes are counted, filters %v", len(q.waiting), q.bytes, q.asked)
 	}
 
-	if err := s.Subscribe([]Subscription{{Filter: "p/1/#", QoS: 1}, {Filter: "p/2/#", QoS: 1}}, nil); err != nil {
+	if err := s.Subscribe([]session.Subscription{{Filter: "p/1/#", QoS: 1}, {Filter: "p/2/#", QoS: 1}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	ask()

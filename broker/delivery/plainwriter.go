@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 )
 
 // takeTurnLocked is the queue's part in a round of the pump: some messages whenever the
@@ -64,13 +65,13 @@ func (w *plainWriter) resend() bool {
 	s, q := w.s, w.s.plain
 	for len(q.again) > 0 {
 		id := q.again[0]
-		e := s.win.get(id)
-		if e != nil && e.seq == 0 && !e.wire {
+		e := s.win.Get(id)
+		if e != nil && e.Seq == 0 && !e.OnWire {
 			if w.messages <= 0 || w.bytes <= 0 || s.quotaLocked() <= 0 {
 				return false
 			}
 			frame := pubrel(id)
-			if e.state != stateReceived {
+			if e.State != session.StateReceived {
 				it := q.sent[id]
 				frame = w.encode(&it, id, true)
 				switch {
@@ -87,7 +88,7 @@ func (w *plainWriter) resend() bool {
 					return false
 				}
 				w.messages--
-				e.wire = true
+				e.OnWire = true
 				s.onWire++
 			}
 		}
@@ -159,7 +160,7 @@ func (w *plainWriter) send(it plainItem) bool {
 	if w.bytes <= 0 || it.qos > 0 && (w.messages <= 0 || s.roomLocked() <= 0) {
 		return false
 	}
-	id := s.win.nextID()
+	id := s.win.NextID()
 	if it.qos == 0 {
 		id = 0
 	}
@@ -173,7 +174,7 @@ func (w *plainWriter) send(it plainItem) bool {
 	s.engine.stats.Deliveries.Add(1)
 	if id != 0 {
 		w.messages--
-		s.win.push(inflight{qos: it.qos, wire: true})
+		s.win.Push(session.Inflight{QoS: it.qos, OnWire: true})
 		s.onWire++
 		if s.plain.sent == nil {
 			s.plain.sent = map[uint16]plainItem{}

@@ -4,6 +4,7 @@ import (
 	"maps"
 
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 )
 
 // How much the pump reads at a time.
@@ -183,13 +184,13 @@ type batch struct {
 // reserve gives packet ids to the items that the client and the outbox take, and passes them
 // on if none of the ids has to be stored before. It does nothing if the session is not as it
 // was when the items were collected.
-func (s *Session) reserve(w *pumpWork, r round, horizon uint64) (b batch, exactly []exchange) {
+func (s *Session) reserve(w *pumpWork, r round, horizon uint64) (b batch, exactly []session.Exchange) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn != r.conn || s.plan != r.plan || s.mode != behind {
 		return b, nil
 	}
-	b = batch{s.fit(w, r.conn), s.win.nextID(), horizon}
+	b = batch{s.fit(w, r.conn), s.win.NextID(), horizon}
 	if b.n == 0 && len(w.items) > 0 {
 		return b, nil // the next round sees why and waits for it
 	}
@@ -202,9 +203,9 @@ func (s *Session) reserve(w *pumpWork, r round, horizon uint64) (b batch, exactl
 		}
 		topic, _ := it.topic()
 		qos := min(it.rec.QoS, it.sub.qos)
-		id := s.win.push(inflight{seq: it.rec.Seq, topic: topic, qos: qos})
+		id := s.win.Push(session.Inflight{Seq: it.rec.Seq, Topic: topic, QoS: qos})
 		if qos == 2 {
-			exactly = append(exactly, exchange{seq: it.rec.Seq, id: id, topic: topic})
+			exactly = append(exactly, session.Exchange{Seq: it.rec.Seq, ID: id, Topic: topic})
 		}
 	}
 	if len(exactly) == 0 {
@@ -214,19 +215,19 @@ func (s *Session) reserve(w *pumpWork, r round, horizon uint64) (b batch, exactl
 }
 
 // passExactly is passLocked for a batch of which some has been stored, or could not be.
-func (s *Session) passExactly(w *pumpWork, r round, b batch, exactly []exchange, stored bool) {
+func (s *Session) passExactly(w *pumpWork, r round, b batch, exactly []session.Exchange, stored bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.rewinds != r.rewinds {
 		// It is to read all of that again, and what comes before it.
 		for i := range w.idsAt[b.n-1] {
-			id := stepID(b.first, i)
-			s.finishLocked(id, s.win.get(id))
+			id := session.StepID(b.first, i)
+			s.finishLocked(id, s.win.Get(id))
 		}
 		return
 	}
 	for _, x := range exactly {
-		s.stored = append(s.stored, x.seq)
+		s.stored = append(s.stored, x.Seq)
 	}
 	s.passLocked(w, r.conn, b, stored)
 }
@@ -245,13 +246,13 @@ func (s *Session) passLocked(w *pumpWork, conn *outbox.Conn, b batch, send bool)
 		return
 	}
 	for i := range ids {
-		e := s.win.get(stepID(b.first, i)) // it is there: before this, nothing acknowledges it
-		e.wire, e.sent = true, true
+		e := s.win.Get(session.StepID(b.first, i)) // it is there: before this, nothing acknowledges it
+		e.OnWire, e.Sent = true, true
 	}
 	s.onWire += len(ids)
 	for _, r := range w.again {
-		if e := s.win.get(r.id); e != nil && r.item < b.n && !e.wire {
-			e.wire = true
+		if e := s.win.Get(r.id); e != nil && r.item < b.n && !e.OnWire {
+			e.OnWire = true
 			s.onWire++
 		}
 	}
@@ -278,7 +279,7 @@ func (w *pumpWork) messages(n int) (count uint64) {
 
 // fit returns how many items the window and the outbox take. s.mu is held.
 func (s *Session) fit(w *pumpWork, conn *outbox.Conn) int {
-	quota, ids, bytes := s.quotaLocked(), s.win.spare(), conn.Room()
+	quota, ids, bytes := s.quotaLocked(), s.win.FreeIDs(), conn.Room()
 	again := 0 // items that have a packet id already; to the client they count like others
 	n := 0
 	for ; n < len(w.ends); n++ {
@@ -297,7 +298,7 @@ func (s *Session) fit(w *pumpWork, conn *outbox.Conn) int {
 func (s *Session) advanceLocked(w *pumpWork, n int, horizon uint64) {
 	s.movedLocked()
 	// What was restored and turns out to be behind us now goes the way of resends.
-	s.resends = s.resends || s.restored != nil && s.win.n > 0
+	s.resends = s.resends || s.restored != nil && s.win.Len() > 0
 	switch {
 	case w.gaps == 0:
 	case n >= w.gaps:
@@ -318,11 +319,6 @@ func (s *Session) advanceLocked(w *pumpWork, n int, horizon uint64) {
 		return
 	}
 	s.pos = max(s.pos, w.items[n-1].rec.Seq) // a notice has none
-}
-
-// stepID returns the packet id that is n after id.
-func stepID(id uint16, n int) uint16 {
-	return uint16((int(id)-1+n)%maxWindow) + 1 //nolint:gosec // below 65536 by construction
 }
 
 // wake says that the outbox has room again.

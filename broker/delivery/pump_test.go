@@ -10,12 +10,13 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
 // signals is the subscription that settled needs.
-func signals(subject string) delivery.Subscription {
-	return delivery.Subscription{Filter: "user/" + subject + "/signal"}
+func signals(subject string) session.Subscription {
+	return session.Subscription{Filter: "user/" + subject + "/signal"}
 }
 
 // both runs a test with a session that is online while messages come, and with one that
@@ -24,7 +25,7 @@ func both(t *testing.T, f func(t *testing.T, get getter)) {
 	t.Helper()
 	t.Run("live", func(t *testing.T) {
 		t.Parallel()
-		f(t, func(r *rig, a delivery.Attachment, silent bool, publish func(), subs ...delivery.Subscription) *peer {
+		f(t, func(r *rig, a delivery.Attachment, silent bool, publish func(), subs ...session.Subscription) *peer {
 			t.Helper()
 			p := r.onlineAs(a, silent, append(subs, signals(a.Subject))...)
 			waitfor.MustHold(t, "the session is live", p.session.Live)
@@ -34,7 +35,7 @@ func both(t *testing.T, f func(t *testing.T, get getter)) {
 	})
 	t.Run("behind", func(t *testing.T) {
 		t.Parallel()
-		f(t, func(r *rig, a delivery.Attachment, silent bool, publish func(), subs ...delivery.Subscription) *peer {
+		f(t, func(r *rig, a delivery.Attachment, silent bool, publish func(), subs ...session.Subscription) *peer {
 			t.Helper()
 			r.online(a, append(subs, signals(a.Subject))...).offline(time.Hour)
 			publish()
@@ -44,7 +45,7 @@ func both(t *testing.T, f func(t *testing.T, get getter)) {
 }
 
 // getter has a session with subscriptions get what publish publishes.
-type getter func(r *rig, a delivery.Attachment, silent bool, publish func(), subs ...delivery.Subscription) *peer
+type getter func(r *rig, a delivery.Attachment, silent bool, publish func(), subs ...session.Subscription) *peer
 
 func seqs(got []arrival) []uint64 {
 	s := make([]uint64, len(got))
@@ -90,7 +91,7 @@ func TestWindowBounds(t *testing.T) {
 					for i := range 60 {
 						recs = append(recs, r.publish(1, "bob", "group/"+a.Groups[i%4], "group/"+a.Groups[i%4])...)
 					}
-				}, delivery.Subscription{Filter: "group/+", QoS: 1})
+				}, session.Subscription{Filter: "group/+", QoS: 1})
 				got := r.settled(p)
 				if want := seqsOf(recs[:tc.want]...); !slices.Equal(seqs(got), want) {
 					t.Fatalf("got %v, want %v", seqs(got), want)
@@ -128,7 +129,7 @@ func TestPrevOnTheSendersTopic(t *testing.T) {
 			sent = append(sent, r.publish(1, "alice", "user/bob")...)
 			r.publish(1, "carol", "user/bob")
 			sent = append(sent, r.publish(1, "alice", "user/bob", "user/bob")...)
-		}, delivery.Subscription{Filter: "user/alice", QoS: 1})
+		}, session.Subscription{Filter: "user/alice", QoS: 1})
 		for _, dup := range []bool{false, true} {
 			var prev uint64
 			got := r.settled(p)
@@ -157,9 +158,9 @@ func TestDirectMessageArrivesOnce(t *testing.T) {
 			for _, filters := range [][]string{{"user/alice", "user/bob"}, {"user/alice", "user/bob", "user/#"}, {"user/#"}} {
 				r := mustRig(t, delivery.Config{})
 				var recs []*msglog.Record
-				var subs []delivery.Subscription
+				var subs []session.Subscription
 				for _, f := range filters {
-					subs = append(subs, delivery.Subscription{Filter: f, QoS: qos})
+					subs = append(subs, session.Subscription{Filter: f, QoS: qos})
 				}
 				p := get(r, delivery.Attachment{Key: key("admin"), Expiry: time.Hour, AnyTopic: true}, false, func() {
 					recs = append(recs, r.publish(1, "bob", "user/alice")...)
@@ -189,9 +190,9 @@ func TestLowerQoS(t *testing.T) {
 		for want := range byte(3) {
 			for _, filters := range [][]string{{"group/a"}, {"group/a", "group/+"}, {"group/+", "group/a"}} {
 				r := mustRig(t, delivery.Config{})
-				var subs []delivery.Subscription
+				var subs []session.Subscription
 				for i, f := range filters {
-					subs = append(subs, delivery.Subscription{Filter: f, QoS: max(want, byte(i)) - byte(i)})
+					subs = append(subs, session.Subscription{Filter: f, QoS: max(want, byte(i)) - byte(i)})
 				}
 				p := get(r, delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Groups: []string{"a"}}, false, func() {
 					for qos := range byte(3) {
@@ -221,9 +222,9 @@ func TestNoLocal(t *testing.T) {
 		t.Helper()
 		for _, overlap := range []bool{false, true} {
 			r := mustRig(t, delivery.Config{})
-			subs := []delivery.Subscription{{Filter: "group/a", QoS: 1, NoLocal: true}}
+			subs := []session.Subscription{{Filter: "group/a", QoS: 1, NoLocal: true}}
 			if overlap {
-				subs = append(subs, delivery.Subscription{Filter: "group/+", QoS: 1})
+				subs = append(subs, session.Subscription{Filter: "group/+", QoS: 1})
 			}
 			mine, laptop, others, last := message(1, "alice", "group/a"), message(1, "alice", "group/a"), message(1, "bob", "group/a"), message(1, "bob", "group/a")
 			mine.Client, laptop.Client, others.Client, last.Client = "c", "laptop", "c", "x"
@@ -264,7 +265,7 @@ func TestMaximumPacketSize(t *testing.T) {
 				p := get(r, a, false, func() {
 					r.commit(short)
 					r.commit(long, after)
-				}, delivery.Subscription{Filter: "user/alice", QoS: 1}, delivery.Subscription{Filter: "user/alice/error"})
+				}, session.Subscription{Filter: "user/alice", QoS: 1}, session.Subscription{Filter: "user/alice/error"})
 				want, told := []*msglog.Record{short, long, after}, 0
 				if less > 0 {
 					want, told = []*msglog.Record{short, after}, 1
@@ -297,7 +298,7 @@ func TestNotAgain(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{Now: func() time.Time { return time.UnixMilli(5000) }})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
-	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
+	p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
 	long, soon, short := message(1, "bob", "user/alice"), message(1, "bob", "user/alice"), message(1, "bob", "user/alice")
 	long.Tail = []byte(`"type":"text","body":"` + strings.Repeat("x", 500) + `"}`)
 	soon.Expires = 5001
@@ -339,7 +340,7 @@ func TestMessageExpiry(t *testing.T) {
 				rec.Expires = now + ms
 				recs = append(recs, r.commit(rec)...)
 			}
-		}, delivery.Subscription{Filter: "user/alice", QoS: 1})
+		}, session.Subscription{Filter: "user/alice", QoS: 1})
 		got := r.settled(p)
 		if !slices.Equal(seqs(got), seqsOf(recs[2:]...)) {
 			t.Fatalf("got %v, want %v", seqs(got), seqsOf(recs[2:]...))
@@ -375,9 +376,9 @@ func TestSubscriptionIdentifiers(t *testing.T) {
 			r := mustRig(t, delivery.Config{})
 			a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: v5, Groups: []string{"a", "b", "c"}}
 			p := get(r, a, true, func() { r.publish(1, "bob", "group/a", "group/b", "group/c") },
-				delivery.Subscription{Filter: "group/+", QoS: 1, Identifier: 200},
-				delivery.Subscription{Filter: "group/a", QoS: 1, Identifier: 3},
-				delivery.Subscription{Filter: "group/b", QoS: 1, Identifier: 200})
+				session.Subscription{Filter: "group/+", QoS: 1, Identifier: 200},
+				session.Subscription{Filter: "group/a", QoS: 1, Identifier: 3},
+				session.Subscription{Filter: "group/b", QoS: 1, Identifier: 200})
 			for range 2 {
 				got := r.settled(p)
 				if len(got) != 3 {
@@ -414,7 +415,7 @@ func TestVersionsSideBySide(t *testing.T) {
 					if i == 3 {
 						recs = r.publish(qos, "bob", "group/a", "group/a")
 					}
-				}, delivery.Subscription{Filter: "group/a", QoS: 2}))
+				}, session.Subscription{Filter: "group/a", QoS: 2}))
 			}
 			for i, p := range peers {
 				waitfor.MustHold(t, "two messages", func() bool { return p.count() == 2 })
@@ -443,7 +444,7 @@ func TestMixedBatch(t *testing.T) {
 					recs = append(recs, message(qos, "bob", "user/alice"))
 				}
 				r.commit(recs...)
-			}, delivery.Subscription{Filter: "user/alice", QoS: 2})
+			}, session.Subscription{Filter: "user/alice", QoS: 2})
 			got := r.settled(p)
 			if len(got) != 3 || got[0].qos != order[0] || got[1].qos != order[1] || got[2].qos != order[2] {
 				t.Fatalf("got %+v, want QoS %v", got, order)

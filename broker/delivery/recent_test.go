@@ -7,6 +7,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -35,7 +36,7 @@ func TestBatchOfManySenders(t *testing.T) {
 		r := mustRig(t, delivery.Config{})
 		p := get(r, delivery.Attachment{Key: key("alice"), Expiry: 1 << 40, Groups: []string{"a", "b"}}, false,
 			func() { r.commit(recs...) },
-			delivery.Subscription{Filter: "user/alice", QoS: 1}, delivery.Subscription{Filter: "group/+", QoS: 1})
+			session.Subscription{Filter: "user/alice", QoS: 1}, session.Subscription{Filter: "group/+", QoS: 1})
 		want := slices.Delete(slices.Clone(recs), 1, 2) // not what carol sent to bob
 		got := r.settled(p)
 		if !slices.Equal(seqs(got), seqsOf(want...)) {
@@ -65,7 +66,7 @@ func TestRemembered(t *testing.T) {
 			t.Parallel()
 			r := mustRig(t, delivery.Config{Recent: recent})
 			p := r.mute(delivery.Attachment{Key: key("alice"), V5: true, ReceiveMaximum: 1, Groups: []string{"a"}},
-				delivery.Subscription{Filter: "user/alice", QoS: 1}, delivery.Subscription{Filter: "group/a", QoS: 1})
+				session.Subscription{Filter: "user/alice", QoS: 1}, session.Subscription{Filter: "group/a", QoS: 1})
 			waitfor.MustHold(t, "the session is live", p.session.Live)
 			var recs []*msglog.Record
 			for range 5 {

@@ -8,6 +8,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -18,7 +19,7 @@ func TestFreedSlotIsUsed(t *testing.T) {
 	for _, most := range []uint16{1, 3, 100, 1000} {
 		r := mustRig(t, delivery.Config{})
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true, Groups: []string{"g"}, ReceiveMaximum: most}
-		r.online(a, delivery.Subscription{Filter: "group/+", QoS: 1}).offline(time.Hour)
+		r.online(a, session.Subscription{Filter: "group/+", QoS: 1}).offline(time.Hour)
 		for range 12 {
 			r.publish(1, "bob", slices.Repeat([]string{"group/g"}, 100)...)
 		}
@@ -43,7 +44,7 @@ func TestTotalHoldsForThoseBehind(t *testing.T) {
 	attachments := make([]delivery.Attachment, sessions)
 	for i := range attachments {
 		attachments[i] = delivery.Attachment{Key: key(fmt.Sprint("s", i)), Expiry: time.Hour, Groups: []string{"g"}}
-		r.online(attachments[i], delivery.Subscription{Filter: "group/+", QoS: 0}).offline(time.Hour)
+		r.online(attachments[i], session.Subscription{Filter: "group/+", QoS: 0}).offline(time.Hour)
 	}
 	var last uint64
 	for range messages / 10 {

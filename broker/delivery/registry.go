@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"mynah/broker/msglog"
+	"mynah/broker/session"
 	"mynah/chat"
 )
 
@@ -23,12 +24,6 @@ const (
 	ownGroups       = "group/+"
 	ownGroupSignals = "group/+/signal"
 )
-
-// IsChatFilter reports whether a subscription's filter is served from the log or by
-// signals, and is none outside the chat.
-func IsChatFilter(filter string) bool {
-	return strings.HasPrefix(filter, "user/") || strings.HasPrefix(filter, "group/")
-}
 
 // entry is a topic with the attached sessions that subscribe to it.
 type entry struct {
@@ -61,25 +56,14 @@ type topicSub struct {
 	ids     []int // MQTT 5 subscription identifiers
 }
 
-// Subscription is one filter of a session with its options (MQTT 5, 3.8.3.1).
-type Subscription struct {
-	Filter     string `json:"filter"`
-	QoS        byte   `json:"qos"`
-	NoLocal    bool   `json:"no_local,omitempty"`
-	Identifier int    `json:"id,omitempty"` // 0 for none
-	// RetainAsPublished and RetainHandling matter to plain topics only.
-	RetainAsPublished bool `json:"rap,omitempty"`
-	RetainHandling    byte `json:"rh,omitempty"`
-}
-
 // expand returns the delivery topics that the filters stand for, given the subscriber
 // and its groups. Others' topics are only for those who may read any. It is asked anew
 // with every connection, since the next token may say less than the one with which the
 // session subscribed. Overlapping filters are joined: the highest QoS counts
 // [MQTT-3.3.4-2], all identifiers are told, and No Local holds if all ask for it.
-func expand(filters map[string]Subscription, subject string, groups map[string]struct{}, anyTopic bool) map[string]*topicSub {
+func expand(filters map[string]session.Subscription, subject string, groups map[string]struct{}, anyTopic bool) map[string]*topicSub {
 	topics := make(map[string]*topicSub, len(filters))
-	add := func(topic string, signal bool, f Subscription) {
+	add := func(topic string, signal bool, f session.Subscription) {
 		t := topics[topic]
 		if t == nil {
 			t = &topicSub{topic: topic, signal: signal, noLocal: true}

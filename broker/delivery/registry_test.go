@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -19,10 +20,10 @@ func TestOverlapWithEverybodys(t *testing.T) {
 		r := mustRig(t, delivery.Config{})
 		a := delivery.Attachment{Key: key("watch"), Expiry: time.Hour, V5: true, AnyTopic: true}
 		p := get(r, a, false, func() { r.publish(1, "x", "user/bob", "group/a", "user/carol", "group/b") },
-			delivery.Subscription{Filter: "user/bob", Identifier: 1, NoLocal: true},
-			delivery.Subscription{Filter: "user/#", QoS: 1, Identifier: 2},
-			delivery.Subscription{Filter: "group/a", QoS: 1, Identifier: 3},
-			delivery.Subscription{Filter: "group/#", Identifier: 4})
+			session.Subscription{Filter: "user/bob", Identifier: 1, NoLocal: true},
+			session.Subscription{Filter: "user/#", QoS: 1, Identifier: 2},
+			session.Subscription{Filter: "group/a", QoS: 1, Identifier: 3},
+			session.Subscription{Filter: "group/#", Identifier: 4})
 		got := r.settled(p)
 		if len(got) != 4 {
 			t.Fatalf("got %d messages, want 4", len(got))
@@ -45,14 +46,14 @@ func TestSubscribeAgain(t *testing.T) {
 	r := mustRig(t, delivery.Config{})
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}, signals("alice"))
 	n := 0
-	for _, sub := range []delivery.Subscription{
+	for _, sub := range []session.Subscription{
 		{Filter: "user/alice", QoS: 1, Identifier: 3},
 		{Filter: "user/alice", Identifier: 4},
 		{Filter: "user/alice", QoS: 2},
 		{Filter: "user/alice", QoS: 1, NoLocal: true},
 		{Filter: "user/alice", QoS: 1},
 	} {
-		if err := p.session.Subscribe([]delivery.Subscription{sub}, nil); err != nil {
+		if err := p.session.Subscribe([]session.Subscription{sub}, nil); err != nil {
 			t.Fatal(err)
 		}
 		mine, props := message(2, "alice", "user/alice"), ""
@@ -76,8 +77,8 @@ func TestSubscribeAgain(t *testing.T) {
 func TestSignalsBesideEverybodys(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	p := r.online(delivery.Attachment{Key: key("watch"), V5: true, AnyTopic: true}, delivery.Subscription{Filter: "user/#", QoS: 1, Identifier: 1},
-		delivery.Subscription{Filter: "user/bob/signal", Identifier: 2}, signals("watch"))
+	p := r.online(delivery.Attachment{Key: key("watch"), V5: true, AnyTopic: true}, session.Subscription{Filter: "user/#", QoS: 1, Identifier: 1},
+		session.Subscription{Filter: "user/bob/signal", Identifier: 2}, signals("watch"))
 	r.engine.Signal("user/bob/signal", []byte("typing"))
 	if got := r.settled(p); len(got) != 1 || string(got[0].props) != "\x0b\x02" {
 		t.Errorf("got %+v, want one signal with the identifier 2", got)
@@ -90,7 +91,7 @@ func TestYoungerSubscription(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("watch"), Expiry: time.Hour, AnyTopic: true, Groups: []string{"a"}}
-	p := r.online(a, delivery.Subscription{Filter: "user/watch", QoS: 1}, signals("watch"))
+	p := r.online(a, session.Subscription{Filter: "user/watch", QoS: 1}, signals("watch"))
 	waitfor.MustHold(t, "the session is live", p.session.Live)
 	p.offline(time.Hour)
 	var want []uint64
@@ -98,7 +99,7 @@ func TestYoungerSubscription(t *testing.T) {
 	for i, filter := range []string{"group/a", "user/#", "group/#"} {
 		want = append(want, seqsOf(r.publish(1, "x", topics...)[:i+1]...)...)
 		p = r.attach(a)
-		if err := p.session.Subscribe([]delivery.Subscription{{Filter: filter, QoS: 1}}, a.Groups); err != nil {
+		if err := p.session.Subscribe([]session.Subscription{{Filter: filter, QoS: 1}}, a.Groups); err != nil {
 			t.Fatal(err)
 		}
 		p.offline(time.Hour)
@@ -122,7 +123,7 @@ func TestOwnTopicBesideAllGroups(t *testing.T) {
 			want = append(want, seqsOf(r.publish(1, "admin", "user/bob", "group/a")...)...)
 			r.publish(1, "carol", "user/bob")
 			want = append(want, seqsOf(r.publish(1, "admin", "user/bob")...)...)
-		}, delivery.Subscription{Filter: "group/#", QoS: 1}, delivery.Subscription{Filter: "user/admin", QoS: 1})
+		}, session.Subscription{Filter: "group/#", QoS: 1}, session.Subscription{Filter: "user/admin", QoS: 1})
 		got := r.settled(p)
 		if !slices.Equal(seqs(got), want) {
 			t.Fatalf("got %v, want %v", seqs(got), want)

@@ -7,6 +7,7 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/chat"
 )
 
@@ -16,7 +17,7 @@ type unsent struct {
 	seq   uint64
 	topic string
 	qos   byte
-	state inflightState
+	state session.State
 	had   bool   // the client may have had it
 	frame []byte // nil if there is nothing to be sent any more
 	gone  bool   // the log no longer has it
@@ -31,11 +32,11 @@ func (u *unsent) keeps() bool { return u.qos == 2 && u.had }
 // that are to be sent in their turn. Their ids would stay taken until then, so their turn
 // is now. s.mu is held.
 func (s *Session) stuckLocked() bool {
-	if s.restored == nil || s.win.spare() > 0 {
+	if s.restored == nil || s.win.FreeIDs() > 0 {
 		return false
 	}
-	for i := range s.win.n {
-		if e := s.win.at(i); !e.wire && e.state != stateDone && e.seq != 0 {
+	for i := range s.win.Len() {
+		if e := s.win.At(i); !e.OnWire && e.State != session.StateDone && e.Seq != 0 {
 			return true
 		}
 	}
@@ -88,19 +89,19 @@ func (s *Session) pickUnsent() (some []unsent, left bool) {
 	if s.stuckLocked() {
 		upto = math.MaxUint64
 	}
-	for i := range s.win.n {
-		e := s.win.at(i)
-		if e.wire || e.state == stateDone || e.seq == 0 || e.seq > upto {
+	for i := range s.win.Len() {
+		e := s.win.At(i)
+		if e.OnWire || e.State == session.StateDone || e.Seq == 0 || e.Seq > upto {
 			continue
 		}
 		left = true
-		if e.state == stateReceiving {
+		if e.State == session.StateReceiving {
 			continue // received will wake us
 		}
 		if !mixed && len(some) >= most {
 			break
 		}
-		some = append(some, unsent{id: e.id, seq: e.seq, topic: e.topic, qos: e.qos, state: e.state, had: e.sent})
+		some = append(some, unsent{id: e.ID, seq: e.Seq, topic: e.Topic, qos: e.QoS, state: e.State, had: e.Sent})
 	}
 	s.resends = left
 	if mixed {
@@ -121,12 +122,12 @@ func (s *Session) sendUnsent(conn *outbox.Conn, some []unsent, notices []byte) b
 	}
 	s.yieldLocked()
 	for _, u := range some {
-		e := s.win.get(u.id)
-		if e == nil || e.seq != u.seq || e.state != u.state {
+		e := s.win.Get(u.id)
+		if e == nil || e.Seq != u.seq || e.State != u.state {
 			continue
 		}
 		if u.frame == nil && u.keeps() {
-			e.wire = true
+			e.OnWire = true
 			s.onWire++
 			s.arrivedLocked(u.id, e)
 			continue
@@ -138,10 +139,10 @@ func (s *Session) sendUnsent(conn *outbox.Conn, some []unsent, notices []byte) b
 		if !conn.Force(u.frame, nil, 0) {
 			return true
 		}
-		if !e.sent { // its first connection ended before its turn
+		if !e.Sent { // its first connection ended before its turn
 			s.engine.stats.Deliveries.Add(1)
 		}
-		e.wire, e.sent = true, true
+		e.OnWire, e.Sent = true, true
 		s.onWire++
 	}
 	return true
@@ -149,7 +150,7 @@ func (s *Session) sendUnsent(conn *outbox.Conn, some []unsent, notices []byte) b
 
 // encodeUnsent renders the packet with which an exchange goes on.
 func (s *Session) encodeUnsent(w *pumpWork, u *unsent, v5 bool, maxPacket uint32) error {
-	if u.state == stateReceived {
+	if u.state == session.StateReceived {
 		u.frame = pubrel(u.id)
 		return nil
 	}

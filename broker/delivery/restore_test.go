@@ -10,6 +10,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
+	"mynah/broker/session"
 	"mynah/broker/state"
 	"mynah/internal/waitfor"
 )
@@ -21,13 +22,13 @@ const (
 )
 
 // stored is a QoS 2 exchange as the engine stores it: see exactlyPrefix.
-func stored(k delivery.Key, rec *msglog.Record, id uint16, stage byte) state.Op {
+func stored(k session.Key, rec *msglog.Record, id uint16, stage byte) state.Op {
 	key := binary.BigEndian.AppendUint64([]byte("exactly/"+k.Subject+"\x00"+k.ClientID+"\x00"), rec.Seq)
 	return state.Op{Key: string(key), Value: append(binary.BigEndian.AppendUint16(nil, id), append([]byte{stage}, rec.To...)...)}
 }
 
 // mute is online for a client that acknowledges nothing.
-func (r *rig) mute(a delivery.Attachment, subs ...delivery.Subscription) *peer {
+func (r *rig) mute(a delivery.Attachment, subs ...session.Subscription) *peer {
 	r.tb.Helper()
 	return r.onlineAs(a, true, subs...)
 }
@@ -45,7 +46,7 @@ func TestRestoredPacketIDsFarApart(t *testing.T) {
 			t.Parallel()
 			r := mustRig(t, delivery.Config{})
 			a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-			r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 2}).offline(time.Hour)
+			r.online(a, session.Subscription{Filter: "user/alice", QoS: 2}).offline(time.Hour)
 			var recs []*msglog.Record
 			var ops []state.Op
 			for i, id := range ids {
@@ -76,7 +77,7 @@ func TestRestoredFarAhead(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	p := r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 2})
+	p := r.online(a, session.Subscription{Filter: "user/alice", QoS: 2})
 	p.offline(time.Hour)
 	batch := slices.Repeat([]string{"user/alice"}, 64)
 	var all []*msglog.Record
@@ -108,7 +109,7 @@ func TestRestoredHonoursReceiveMaximum(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true, Groups: []string{"a", "b", "c", "d"}, ReceiveMaximum: 2}
-	r.online(a, delivery.Subscription{Filter: "group/+", QoS: 2}).offline(time.Hour)
+	r.online(a, session.Subscription{Filter: "group/+", QoS: 2}).offline(time.Hour)
 	var recs []*msglog.Record
 	var ops []state.Op
 	for i := range 12 {
@@ -134,7 +135,7 @@ func TestRestoredEndsOnce(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 2}).offline(time.Hour)
+	r.online(a, session.Subscription{Filter: "user/alice", QoS: 2}).offline(time.Hour)
 	recs := r.publish(2, "bob", "user/alice", "user/alice", "user/alice")
 	r.restart(stored(a.Key, recs[0], 1, sent), stored(a.Key, recs[1], 2, received), stored(a.Key, recs[2], 3, sent))
 	p := r.mute(a)
@@ -155,7 +156,7 @@ func TestRestoredEndsOnce(t *testing.T) {
 }
 
 // storedStates returns the states of the stored QoS 2 exchanges of a session.
-func (r *rig) storedStates(k delivery.Key) string {
+func (r *rig) storedStates(k session.Key) string {
 	r.tb.Helper()
 	var states strings.Builder
 	if err := r.log.State().Scan("exactly/"+k.Subject+"\x00"+k.ClientID+"\x00", func(_ string, v []byte) bool {
@@ -176,7 +177,7 @@ func TestRestoredNotForThisClient(t *testing.T) {
 	now := time.UnixMilli(1_000_000)
 	r := mustRig(t, delivery.Config{Now: func() time.Time { return now }})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
-	r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 2}, delivery.Subscription{Filter: "user/alice/error"}).offline(time.Hour)
+	r.online(a, session.Subscription{Filter: "user/alice", QoS: 2}, session.Subscription{Filter: "user/alice/error"}).offline(time.Hour)
 	large, over := message(2, "bob", "user/alice"), message(2, "bob", "user/alice")
 	large.Tail = []byte(`"type":"text","body":"` + strings.Repeat("x", 500) + `"}`)
 	over.Expires = now.UnixMilli()
@@ -209,7 +210,7 @@ func TestRestoredWithoutSubscription(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Groups: []string{"a"}}
-	r.online(a, delivery.Subscription{Filter: "group/+", QoS: 2}).offline(time.Hour)
+	r.online(a, session.Subscription{Filter: "group/+", QoS: 2}).offline(time.Hour)
 	recs := r.publish(2, "bob", "group/a", "group/a")
 	r.restart(stored(a.Key, recs[0], 1, received), stored(a.Key, recs[1], 2, sent))
 	a.Groups = nil

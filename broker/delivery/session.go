@@ -7,14 +7,8 @@ import (
 	"time"
 
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 )
-
-// Key names a session: a device of a subject. Two subjects may use the same client
-// id without meeting.
-type Key struct {
-	Subject  string
-	ClientID string
-}
 
 // mode is where a session gets its messages from.
 type mode uint8
@@ -29,17 +23,18 @@ const (
 // subscriptions, its position in the log and the messages that it has not
 // acknowledged.
 type Session struct {
-	Key
+	session.Key
 	engine *Engine
 
 	// subsMu serialises what changes the subscriptions or attaches and detaches.
 	subsMu  sync.Mutex
-	filters map[string]Subscription
+	filters map[string]session.Subscription
 	groups  map[string]struct{}
 	ended   bool
 	kept    bool // it is in the store
 
-	inbound inbound
+	// Inbound is what the client publishes outside the chat.
+	Inbound session.Inbound
 
 	mu        sync.Mutex
 	topics    map[string]*topicSub // replaced, never changed
@@ -53,7 +48,7 @@ type Session struct {
 	maxPacket uint32 // the client's limit, 0 for none
 	mode      mode
 	pos       uint64 // every message up to here was sent, is in the window or is none of ours
-	win       window
+	win       session.Window
 	onWire    int                 // messages sent on this connection and not acknowledged
 	resends   bool                // the window holds messages to be sent again
 	rewinds   int                 // how often it was told to read the log again; since then, the window may not be in seq order
@@ -78,7 +73,7 @@ type Session struct {
 // session returns the session of a key, or a new one. A session that ends with its
 // connection is not passed on to the next one, though that be faster than the end
 // (MQTT 3.1.1, 3.1.2.4; MQTT 5, 3.1.2.11.2), nor is one whose time is over.
-func (e *Engine) session(key Key, clean bool) (s *Session, existed bool) {
+func (e *Engine) session(key session.Key, clean bool) (s *Session, existed bool) {
 	e.mu.RLock()
 	s = e.sessions[key]
 	e.mu.RUnlock()
@@ -91,7 +86,7 @@ func (e *Engine) session(key Key, clean bool) (s *Session, existed bool) {
 		return s, true // if another connection was faster, this one takes over from it
 	}
 	_, last := e.log.Bounds()
-	s = &Session{Key: key, engine: e, filters: map[string]Subscription{}, plan: &plan{}, pos: last}
+	s = &Session{Key: key, engine: e, filters: map[string]session.Subscription{}, plan: &plan{}, pos: last}
 	e.sessions[key] = s
 	if e.subjects[key.Subject] == nil {
 		e.subjects[key.Subject] = map[*Session]struct{}{}
@@ -173,7 +168,7 @@ func (s *Session) cursorLocked(delivered uint64) uint64 {
 	if s.mode == live {
 		cursor = max(cursor, delivered)
 	}
-	if oldest := s.win.oldest(s.restored != nil || s.rewinds > 0); oldest > 0 {
+	if oldest := s.win.Oldest(s.restored != nil || s.rewinds > 0); oldest > 0 {
 		cursor = min(cursor, oldest-1)
 	}
 	return cursor

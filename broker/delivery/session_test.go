@@ -13,18 +13,19 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/broker/state"
 	"mynah/internal/waitfor"
 )
 
 // online attaches a session, starts it and reads what it gets until the test ends.
-func (r *rig) online(a delivery.Attachment, subs ...delivery.Subscription) *peer {
+func (r *rig) online(a delivery.Attachment, subs ...session.Subscription) *peer {
 	r.tb.Helper()
 	return r.onlineAs(a, false, subs...)
 }
 
 // onlineAs is online for a client that may be silent.
-func (r *rig) onlineAs(a delivery.Attachment, silent bool, subs ...delivery.Subscription) *peer {
+func (r *rig) onlineAs(a delivery.Attachment, silent bool, subs ...session.Subscription) *peer {
 	r.tb.Helper()
 	p := r.attach(a)
 	p.silent = silent
@@ -32,7 +33,7 @@ func (r *rig) onlineAs(a delivery.Attachment, silent bool, subs ...delivery.Subs
 }
 
 // begin starts an attached session and reads what it gets until the test ends.
-func (r *rig) begin(p *peer, a delivery.Attachment, subs ...delivery.Subscription) *peer {
+func (r *rig) begin(p *peer, a delivery.Attachment, subs ...session.Subscription) *peer {
 	r.tb.Helper()
 	if p.session == nil {
 		r.tb.FailNow()
@@ -76,7 +77,7 @@ func (p *peer) wantSeqs(tb testing.TB, recs ...*msglog.Record) {
 	}
 }
 
-func key(subject string) delivery.Key { return delivery.Key{Subject: subject, ClientID: "c"} }
+func key(subject string) session.Key { return session.Key{Subject: subject, ClientID: "c"} }
 
 // Somebody who was an administrator and is one no more comes back to the session of that
 // time: it must not go on with everybody's messages.
@@ -84,9 +85,9 @@ func TestRightsAreTakenBack(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	admin := r.online(delivery.Attachment{Key: key("carol"), Expiry: time.Hour, AnyTopic: true},
-		delivery.Subscription{Filter: "user/#", QoS: 1}, delivery.Subscription{Filter: "group/#", QoS: 1},
-		delivery.Subscription{Filter: "user/bob", QoS: 1}, delivery.Subscription{Filter: "user/carol", QoS: 1},
-		delivery.Subscription{Filter: "group/secret", QoS: 1})
+		session.Subscription{Filter: "user/#", QoS: 1}, session.Subscription{Filter: "group/#", QoS: 1},
+		session.Subscription{Filter: "user/bob", QoS: 1}, session.Subscription{Filter: "user/carol", QoS: 1},
+		session.Subscription{Filter: "group/secret", QoS: 1})
 	admin.wantSeqs(t, r.publish(1, "alice", "user/bob", "group/secret")...)
 	admin.offline(time.Hour)
 	missed := r.publish(1, "alice", "user/bob", "group/secret", "user/carol")
@@ -102,7 +103,7 @@ func TestGroupsUnknownKeepTheirPlace(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Groups: []string{"a", "b"}}
-	p := r.online(a, delivery.Subscription{Filter: "group/+", QoS: 1})
+	p := r.online(a, session.Subscription{Filter: "group/+", QoS: 1})
 	p.offline(time.Hour)
 	missed := r.publish(1, "x", "group/a", "group/b", "group/c")
 	a.Groups, a.KeepGroups = []string{"c"}, true
@@ -119,9 +120,9 @@ func TestExpiry(t *testing.T) {
 	now.Store(time.Now().UnixNano())
 	r := mustRig(t, delivery.Config{Now: func() time.Time { return time.Unix(0, now.Load()) }})
 	archive := delivery.Attachment{Key: key("archiver"), Expiry: time.Hour, AnyTopic: true, Archiver: true}
-	r.online(archive, delivery.Subscription{Filter: "user/#", QoS: 1}).offline(time.Hour)
+	r.online(archive, session.Subscription{Filter: "user/#", QoS: 1}).offline(time.Hour)
 	r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour},
-		delivery.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
+		session.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
 	missed := r.publish(1, "bob", "user/alice")
 	now.Add(int64(1000 * time.Hour))
 	r.online(delivery.Attachment{Key: key("carol"), Expiry: time.Hour}).offline(0) // after which it is looked soon
@@ -154,7 +155,7 @@ func TestExpiredIsNotResumed(t *testing.T) {
 func TestSessionEndsWithItsConnection(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	r.online(delivery.Attachment{Key: key("alice")}, delivery.Subscription{Filter: "user/alice", QoS: 1})
+	r.online(delivery.Attachment{Key: key("alice")}, session.Subscription{Filter: "user/alice", QoS: 1})
 	s, resumed, err := r.engine.Attach(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Conn: r.discard()})
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +171,7 @@ func TestSessionEndsWithItsConnection(t *testing.T) {
 func TestQoS0MovesTheStoredCursor(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice"})
+	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, session.Subscription{Filter: "user/alice"})
 	first := r.publish(0, "bob", "user/alice")
 	p.wantSeqs(t, first...)
 	waitfor.MustHold(t, "the first position is stored", func() bool { return r.storedCursor("alice") >= first[0].Seq })
@@ -198,7 +199,7 @@ func TestStoredCursorWaitsForAcknowledgement(t *testing.T) {
 	r := mustRig(t, delivery.Config{})
 	p := r.attach(delivery.Attachment{Key: key("alice"), Expiry: time.Hour})
 	p.silent = true
-	if err := p.session.Subscribe([]delivery.Subscription{{Filter: "user/alice", QoS: 1}}, nil); err != nil {
+	if err := p.session.Subscribe([]session.Subscription{{Filter: "user/alice", QoS: 1}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	p.session.Start(p.out)
@@ -258,7 +259,7 @@ func mustStubRig(t *testing.T) (*rig, *stubStore) {
 func TestAttachFails(t *testing.T) {
 	t.Parallel()
 	r, store := mustStubRig(t)
-	r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
+	r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, session.Subscription{Filter: "user/alice", QoS: 1}).offline(time.Hour)
 	store.fail.Store(true)
 	if _, _, err := r.engine.Attach(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Conn: r.discard()}); err == nil {
 		t.Fatal("no error")
@@ -279,11 +280,11 @@ func TestSubscriptionsAreDurable(t *testing.T) {
 	t.Parallel()
 	r, store := mustStubRig(t)
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour})
-	for _, sub := range []delivery.Subscription{
+	for _, sub := range []session.Subscription{
 		{Filter: "user/alice"}, {Filter: "user/alice", QoS: 1}, {Filter: "group/+", QoS: 1}, {Filter: "plant/#", QoS: 1},
 	} {
 		before := store.syncs.Load()
-		if err := p.session.Subscribe([]delivery.Subscription{sub}, nil); err != nil {
+		if err := p.session.Subscribe([]session.Subscription{sub}, nil); err != nil {
 			t.Fatal(err)
 		}
 		if store.syncs.Load() == before {
@@ -291,7 +292,7 @@ func TestSubscriptionsAreDurable(t *testing.T) {
 		}
 	}
 	before := store.syncs.Load()
-	if err := p.session.Subscribe([]delivery.Subscription{{Filter: "group/+", QoS: 1}}, nil); err != nil {
+	if err := p.session.Subscribe([]session.Subscription{{Filter: "group/+", QoS: 1}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if store.syncs.Load() != before {
@@ -304,7 +305,7 @@ func TestSubscriptionsAreDurable(t *testing.T) {
 		t.Error("the end of a subscription was not synced")
 	}
 	store.fail.Store(true)
-	if err := p.session.Subscribe([]delivery.Subscription{{Filter: "user/alice", QoS: 2}}, nil); err == nil {
+	if err := p.session.Subscribe([]session.Subscription{{Filter: "user/alice", QoS: 2}}, nil); err == nil {
 		t.Error("no error though nothing could be stored")
 	}
 	store.fail.Store(false)
@@ -321,11 +322,11 @@ func TestOverlapWhileBehind(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	p := r.online(delivery.Attachment{Key: key("watch"), Expiry: time.Hour, AnyTopic: true},
-		delivery.Subscription{Filter: "group/#", QoS: 1}, delivery.Subscription{Filter: "user/#", QoS: 1})
+		session.Subscription{Filter: "group/#", QoS: 1}, session.Subscription{Filter: "user/#", QoS: 1})
 	p.offline(time.Hour)
 	missed := r.publish(1, "bob", "group/a", "user/b", "group/c")
 	p = r.attach(delivery.Attachment{Key: key("watch"), Expiry: time.Hour, AnyTopic: true})
-	if err := p.session.Subscribe([]delivery.Subscription{{Filter: "group/a", QoS: 1}, {Filter: "user/b", QoS: 1}}, nil); err != nil {
+	if err := p.session.Subscribe([]session.Subscription{{Filter: "group/a", QoS: 1}, {Filter: "user/b", QoS: 1}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	p.offline(time.Hour)
@@ -339,7 +340,7 @@ func TestOverlapWhileBehind(t *testing.T) {
 func TestPlainAcknowledgementOpensTheWindow(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, delivery.Subscription{Filter: "user/alice", QoS: 1})
+	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, session.Subscription{Filter: "user/alice", QoS: 1})
 	p.keepBack("plant/x")
 	p.session.Queue(&delivery.PlainMessage{Topic: "plant/x", QoS: 1}, delivery.PlainOptions{QoS: 1})
 	waitfor.MustHold(t, "the plain message", func() bool { return p.count() == 1 })
@@ -364,7 +365,7 @@ func TestGap(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Groups: []string{"quiet"}},
-		delivery.Subscription{Filter: "user/alice", QoS: 1}, delivery.Subscription{Filter: "group/+", QoS: 1})
+		session.Subscription{Filter: "user/alice", QoS: 1}, session.Subscription{Filter: "group/+", QoS: 1})
 	had := r.publish(1, "bob", "group/quiet", "user/alice")
 	p.wantSeqs(t, had...)
 	waitfor.MustHold(t, "they are acknowledged", func() bool { return p.session.Cursor() >= had[1].Seq })
@@ -393,7 +394,7 @@ func TestSubscribeWhileCatchingUp(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{Window: 16})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, V5: true}
-	p := r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1})
+	p := r.online(a, session.Subscription{Filter: "user/alice", QoS: 1})
 	p.offline(time.Hour)
 	var recs []*msglog.Record
 	for range 40 {
@@ -403,7 +404,7 @@ func TestSubscribeWhileCatchingUp(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := range 60 {
-			if err := p.session.Subscribe([]delivery.Subscription{
+			if err := p.session.Subscribe([]session.Subscription{
 				{Filter: "user/alice", QoS: 1, Identifier: i % 3, NoLocal: i%2 == 0},
 			}, nil); err != nil {
 				t.Error(err)
@@ -420,7 +421,7 @@ func TestTakeoversUnderLoad(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{Window: 16, Limits: &outbox.Limits{PerConn: 2 << 10}})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	first := r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1})
+	first := r.online(a, session.Subscription{Filter: "user/alice", QoS: 1})
 	peers := []*peer{first}
 	var recs []*msglog.Record
 	for i := range 60 {

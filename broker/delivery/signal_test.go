@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/session"
 )
 
 // Signals go to who is there, once for each subscription, at QoS 0, with the identifiers
@@ -19,7 +20,7 @@ func TestSignals(t *testing.T) {
 	in := func(subject string, v5 bool, most uint32, id int, filter string) *peer {
 		return r.online(delivery.Attachment{
 			Key: key(subject), V5: v5, MaxPacket: most, Groups: []string{"a"}, AnyTopic: subject == "admin",
-		}, delivery.Subscription{Filter: filter, QoS: 1, Identifier: id}, signals(subject))
+		}, session.Subscription{Filter: filter, QoS: 1, Identifier: id}, signals(subject))
 	}
 	fits, three, five := in("fits", true, size, 0, topic), in("three", false, 0, 7, "group/+/signal"), in("five", true, 0, 7, topic)
 	narrow := in("narrow", true, size-1, 0, topic)
@@ -51,8 +52,8 @@ func TestSignals(t *testing.T) {
 func TestAllUserSignals(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{})
-	admin := r.online(delivery.Attachment{Key: key("admin"), AnyTopic: true}, delivery.Subscription{Filter: "user/+/signal"})
-	other := r.online(delivery.Attachment{Key: key("bob")}, delivery.Subscription{Filter: "user/+/signal"}, signals("bob"))
+	admin := r.online(delivery.Attachment{Key: key("admin"), AnyTopic: true}, session.Subscription{Filter: "user/+/signal"})
+	other := r.online(delivery.Attachment{Key: key("bob")}, session.Subscription{Filter: "user/+/signal"}, signals("bob"))
 	r.publish(0, "x", "user/alice", "user/bob")
 	r.engine.Signal("group/a/signal", []byte("no"))
 	r.engine.Signal("user/alice/error", []byte("no"))

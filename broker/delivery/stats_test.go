@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -16,7 +17,7 @@ func TestDeliveriesAreCountedOnce(t *testing.T) {
 	device := func(subject string) delivery.Attachment {
 		return delivery.Attachment{Key: key(subject), Expiry: time.Hour, V5: true, Groups: []string{"g"}}
 	}
-	group := func(qos byte) delivery.Subscription { return delivery.Subscription{Filter: "group/g", QoS: qos} }
+	group := func(qos byte) session.Subscription { return session.Subscription{Filter: "group/g", QoS: qos} }
 	publish := func(n int) {
 		for range n {
 			m := message(2, "bob", "group/g")
@@ -74,7 +75,7 @@ func TestDeliveryOfALaterConnectionIsCounted(t *testing.T) {
 	t.Parallel()
 	r, store := mustStubRig(t)
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	p := r.mute(a, delivery.Subscription{Filter: "user/alice", QoS: 2})
+	p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 2})
 	waitfor.MustHold(t, "the session is live", p.session.Live)
 	store.fail.Store(true)
 	r.publish(2, "bob", "user/alice")

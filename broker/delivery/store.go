@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"mynah/broker/session"
 	"mynah/broker/state"
 )
 
@@ -22,25 +23,15 @@ const (
 	exactlyPrefix = "exactly/" // + session key, zero byte, seq → the rest of an exchange
 )
 
-func (k Key) bytes() string { return k.Subject + "\x00" + k.ClientID }
-
 // storedSubs is what changes seldom in a session.
 type storedSubs struct {
-	Subject  string            `json:"subject"`
-	ClientID string            `json:"client_id"`
-	Filters  []Subscription    `json:"filters"`
-	Groups   []string          `json:"groups,omitempty"`
-	Since    map[string]uint64 `json:"since,omitempty"` // by delivery topic
-	Archiver bool              `json:"archiver,omitempty"`
-	AnyTopic bool              `json:"any_group,omitempty"`
-}
-
-// exchange is a QoS 2 message on its way to a client.
-type exchange struct {
-	seq   uint64
-	id    uint16 // its packet id
-	topic string
-	state inflightState
+	Subject  string                 `json:"subject"`
+	ClientID string                 `json:"client_id"`
+	Filters  []session.Subscription `json:"filters"`
+	Groups   []string               `json:"groups,omitempty"`
+	Since    map[string]uint64      `json:"since,omitempty"` // by delivery topic
+	Archiver bool                   `json:"archiver,omitempty"`
+	AnyTopic bool                   `json:"any_group,omitempty"`
 }
 
 // store keeps sessions beside the log. Sessions that end with their connection are
@@ -81,13 +72,13 @@ func cursorValue(cursor uint64, expiry time.Duration, expiresAt time.Time) []byt
 	return binary.BigEndian.AppendUint64(b, at)
 }
 
-func exactlyKey(k Key, seq uint64) string {
-	return string(binary.BigEndian.AppendUint64([]byte(exactlyPrefix+k.bytes()+"\x00"), seq))
+func exactlyKey(k session.Key, seq uint64) string {
+	return string(binary.BigEndian.AppendUint64([]byte(exactlyPrefix+k.Bytes()+"\x00"), seq))
 }
 
-func (x exchange) op(k Key) state.Op {
-	v := append(binary.BigEndian.AppendUint16(nil, x.id), byte(x.state))
-	return state.Op{Key: exactlyKey(k, x.seq), Value: append(v, x.topic...)}
+func exchangeOp(k session.Key, x session.Exchange) state.Op {
+	v := append(binary.BigEndian.AppendUint16(nil, x.ID), byte(x.State))
+	return state.Op{Key: exactlyKey(k, x.Seq), Value: append(v, x.Topic...)}
 }
 
 // saveSubscriptions stores the subscriptions, durably if they have changed, and the
@@ -119,7 +110,7 @@ func (st *store) saveSubscriptions(s *Session, changed bool) error {
 	if err != nil {
 		return fmt.Errorf("encode session: %w", err)
 	}
-	ops := append(st.cursorOps(s), state.Op{Key: subsPrefix + s.bytes(), Value: v})
+	ops := append(st.cursorOps(s), state.Op{Key: subsPrefix + s.Bytes(), Value: v})
 	if err := st.kv.Apply(ops, changed); err != nil {
 		return fmt.Errorf("store session: %w", err)
 	}
@@ -135,7 +126,7 @@ func (st *store) cursorOps(s *Session) []state.Op {
 	defer s.mu.Unlock()
 	s.dirty = false
 	cursor := s.cursorLocked(delivered)
-	ops := []state.Op{{Key: cursorPrefix + s.bytes(), Value: cursorValue(cursor, s.expiry, s.expiresAt)}}
+	ops := []state.Op{{Key: cursorPrefix + s.Bytes(), Value: cursorValue(cursor, s.expiry, s.expiresAt)}}
 	n := 0
 	for n < len(s.stored) && s.stored[n] <= cursor {
 		ops = append(ops, state.Op{Key: exactlyKey(s.Key, s.stored[n]), Delete: true})
@@ -188,7 +179,7 @@ func (st *store) movedOps(s *Session) []state.Op {
 }
 
 // saveExactly stores the packet ids of QoS 2 messages before they are sent.
-func (st *store) saveExactly(s *Session, xs []exchange) error {
+func (st *store) saveExactly(s *Session, xs []session.Exchange) error {
 	s.mu.Lock()
 	persistent := s.expiry > 0
 	s.mu.Unlock()
@@ -197,7 +188,7 @@ func (st *store) saveExactly(s *Session, xs []exchange) error {
 	}
 	ops := make([]state.Op, len(xs))
 	for i, x := range xs {
-		ops[i] = x.op(s.Key)
+		ops[i] = exchangeOp(s.Key, x)
 	}
 	err := st.kv.Apply(ops, true)
 	if st.packetIDs.begins(err) {
@@ -209,11 +200,11 @@ func (st *store) saveExactly(s *Session, xs []exchange) error {
 
 // progress stores durably, together with others, how far a QoS 2 message has got, and
 // then tells done whether it could. s.mu is held.
-func (st *store) progress(s *Session, x exchange, done func(stored bool)) {
+func (st *store) progress(s *Session, x session.Exchange, done func(stored bool)) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if s.expiry > 0 {
-		st.ops = append(st.ops, x.op(s.Key))
+		st.ops = append(st.ops, exchangeOp(s.Key, x))
 	}
 	st.then = append(st.then, done)
 	select {
@@ -251,9 +242,9 @@ func (st *store) commit(stop <-chan struct{}) {
 // forget removes a session.
 func (st *store) forget(s *Session) {
 	err := st.kv.Apply([]state.Op{
-		{Key: subsPrefix + s.bytes(), Delete: true},
-		{Key: cursorPrefix + s.bytes(), Delete: true},
-		{Key: exactlyPrefix + s.bytes() + "\x00", Delete: true, Prefix: true},
+		{Key: subsPrefix + s.Bytes(), Delete: true},
+		{Key: cursorPrefix + s.Bytes(), Delete: true},
+		{Key: exactlyPrefix + s.Bytes() + "\x00", Delete: true, Prefix: true},
 	}, false)
 	if st.removals.begins(err) {
 		st.logger.Warn("cannot remove sessions that have ended; they will expire after a restart",
@@ -272,8 +263,8 @@ func (st *store) load(e *Engine) error {
 			return false
 		}
 		s := &Session{
-			Key: Key{v.Subject, v.ClientID}, engine: e, kept: true, archiver: v.Archiver, anyTopic: v.AnyTopic, groups: setOf(v.Groups),
-			filters: make(map[string]Subscription, len(v.Filters)),
+			Key: session.Key{Subject: v.Subject, ClientID: v.ClientID}, engine: e, kept: true, archiver: v.Archiver, anyTopic: v.AnyTopic, groups: setOf(v.Groups),
+			filters: make(map[string]session.Subscription, len(v.Filters)),
 		}
 		for _, f := range v.Filters {
 			s.filters[f.Filter] = f
@@ -326,12 +317,12 @@ func (st *store) load(e *Engine) error {
 }
 
 // exchanges returns the QoS 2 messages of a session's key that were on their way.
-func (st *store) exchanges(key string) (xs []exchange, err error) {
+func (st *store) exchanges(key string) (xs []session.Exchange, err error) {
 	prefix := exactlyPrefix + key + "\x00"
 	err = st.kv.Scan(prefix, func(k string, v []byte) bool {
 		if len(k) == len(prefix)+8 && len(v) >= 3 {
 			seq := binary.BigEndian.Uint64([]byte(k[len(prefix):]))
-			xs = append(xs, exchange{seq: seq, id: binary.BigEndian.Uint16(v), topic: string(v[3:]), state: inflightState(v[2])})
+			xs = append(xs, session.Exchange{Seq: seq, ID: binary.BigEndian.Uint16(v), Topic: string(v[3:]), State: session.State(v[2])})
 		}
 		return true
 	})
@@ -341,18 +332,18 @@ func (st *store) exchanges(key string) (xs []exchange, err error) {
 // restoreLocked takes in, in the order of their seqs, the QoS 2 messages that were on their
 // way. Those of other QoS that were between them are read again from the cursor; their
 // packet ids are void.
-func (s *Session) restoreLocked(xs []exchange) {
+func (s *Session) restoreLocked(xs []session.Exchange) {
 	if len(xs) == 0 {
 		return
 	}
 	s.restored = make(map[uint64]uint16, len(xs))
-	var open []exchange
+	var open []session.Exchange
 	for _, x := range xs {
-		s.restored[x.seq] = x.id
-		s.stored = append(s.stored, x.seq)
-		if x.state != stateDone {
+		s.restored[x.Seq] = x.ID
+		s.stored = append(s.stored, x.Seq)
+		if x.State != session.StateDone {
 			open = append(open, x)
 		}
 	}
-	s.win.restore(open)
+	s.win.Restore(open)
 }

@@ -3,11 +3,13 @@ package delivery
 import (
 	"maps"
 	"slices"
+
+	"mynah/broker/session"
 )
 
 // Subscribe adds or replaces subscriptions. When it returns without an error, a
 // session that outlives its connection has them on disk.
-func (s *Session) Subscribe(subs []Subscription, groups []string) error {
+func (s *Session) Subscribe(subs []session.Subscription, groups []string) error {
 	s.subsMu.Lock()
 	defer s.subsMu.Unlock()
 	if s.ended {
@@ -88,7 +90,7 @@ func (s *Session) Groups() []string {
 }
 
 // Filters returns the session's subscriptions.
-func (s *Session) Filters() []Subscription {
+func (s *Session) Filters() []session.Subscription {
 	s.subsMu.Lock()
 	defer s.subsMu.Unlock()
 	return slices.Collect(maps.Values(s.filters))

@@ -9,6 +9,7 @@ import (
 
 	"mynah/broker/delivery"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
 
@@ -49,7 +50,7 @@ func TestGapBegins(t *testing.T) {
 	for lost := range 3 {
 		r := mustRig(t, delivery.Config{Now: func() time.Time { return time.UnixMilli(1) }})
 		a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-		p := r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
+		p := r.online(a, session.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
 		had := r.publish(1, "bob", "user/alice")
 		waitfor.MustHold(t, "it is acknowledged", func() bool { return p.session.Cursor() == had[0].Seq })
 		p.offline(time.Hour)
@@ -73,14 +74,14 @@ func TestGapOfYoungerSubscriptions(t *testing.T) {
 	t.Parallel()
 	r := mustRig(t, delivery.Config{Now: func() time.Time { return time.UnixMilli(1) }})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, AnyTopic: true}
-	p := r.online(a, delivery.Subscription{Filter: "group/a", QoS: 1}, delivery.Subscription{Filter: "group/#", QoS: 1}, signals("alice"))
+	p := r.online(a, session.Subscription{Filter: "group/a", QoS: 1}, session.Subscription{Filter: "group/#", QoS: 1}, signals("alice"))
 	waitfor.MustHold(t, "the session is live", p.session.Live)
 	p.offline(time.Hour)
 	_, pos := r.log.Bounds()
 	subscribe := func(filter string) { // without going on, so that the position stays where it is
 		t.Helper()
 		p := r.attach(a)
-		if err := p.session.Subscribe([]delivery.Subscription{{Filter: filter, QoS: 1}}, nil); err != nil {
+		if err := p.session.Subscribe([]session.Subscription{{Filter: filter, QoS: 1}}, nil); err != nil {
 			t.Fatal(err)
 		}
 		p.offline(time.Hour)
@@ -108,7 +109,7 @@ func TestGapBeforeALargeMessage(t *testing.T) {
 		Limits: &outbox.Limits{PerConn: 300}, Now: func() time.Time { return time.UnixMilli(1) },
 	})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
-	p := r.online(a, delivery.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
+	p := r.online(a, session.Subscription{Filter: "user/alice", QoS: 1}, signals("alice"))
 	waitfor.MustHold(t, "the session is live", p.session.Live)
 	p.offline(time.Hour)
 	lost, kept := r.publish(1, "bob", "user/alice"), message(1, "bob", "user/alice")

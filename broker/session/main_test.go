@@ -1,0 +1,9 @@
+package session_test
+
+import (
+	"testing"
+
+	"mynah/internal/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }
