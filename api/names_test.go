@@ -114,3 +114,20 @@ func namesInCalls(t *testing.T, w *world) []string {
 	}
 	return found
 }
+
+// Guards against who registers the id that the subject of a foreign token will have.
+func TestEscapedIDsAreNobodys(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for id, free := range map[string]bool{"auth0~7C5f": false, "~00": false, "a~FF": false, "a~7c": true, "a~b": true, "a~": true} {
+		got := w.do(http.MethodPost, "/v1/accounts", "", map[string]string{"id": id, "password": "correct horse"})
+		device := w.do(http.MethodPost, "/v1/devices", w.token("boss", authhook.RoleAdmin), map[string]string{"id": id + ".d"})
+		if free {
+			got.want(http.StatusCreated)
+			device.want(http.StatusCreated)
+		} else {
+			got.problem(http.StatusConflict, "conflict")
+			device.problem(http.StatusConflict, "conflict")
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/time/rate"
 )
 
 // DefaultLeeway is how far another machine's clock may be ahead of ours: a token
@@ -34,6 +35,9 @@ type VerifierConfig struct {
 	// keys for RS256, PS256, ES256 and EdDSA. A file must be readable at
 	// start; a URL that is not is tried again until it is.
 	JWKS []string
+	// Claims says in which claims of tokens that keys of JWKS have signed the
+	// subject, groups and role stand; see ClaimNames.
+	Claims ClaimNames
 	// LocalKeys has the API's own keys, or is nil.
 	LocalKeys KeySource
 	// Issuer, if not empty, must be the token's iss, and Audience must be in
@@ -66,6 +70,7 @@ type Verifier struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 	client  *http.Client // nil if it is the caller's
+	noIDs   *rate.Limiter
 }
 
 // NewVerifier checks the configuration, reads the key sets and keeps them fresh
@@ -95,9 +100,12 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if err := cfg.Claims.Validate(); err != nil {
+		return nil, err
+	}
 	cfg.Secret = slices.Clone(cfg.Secret)
 	v := &Verifier{
-		cfg: cfg,
+		cfg: cfg, noIDs: newNoIDsLimit(),
 		parser: jwt.NewParser(
 			jwt.WithValidMethods([]string{algHS256, algRS256, algPS256, algES256, algEdDSA}),
 			jwt.WithStrictDecoding(),
@@ -194,9 +202,15 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Identity, error) 
 		return nil, &TokenError{Err: fmt.Errorf("%w: %d bytes, at most %d", ErrTokenTooLong, len(token), MaxTokenLen)}
 	}
 	claims := rawClaims{}
-	ownKID, err := v.checkSignature(ctx, token, &claims)
+	signer, ownKID, err := v.checkSignature(ctx, token, &claims)
 	if err != nil {
 		return nil, &TokenError{Err: err}
+	}
+	var noIDs []string
+	if signer == signerJWKS {
+		if claims, noIDs, err = claims.foreign(v.cfg.Claims); err != nil {
+			return nil, &TokenError{Err: err}
+		}
 	}
 	id, err := claims.identity()
 	if err != nil {
@@ -207,9 +221,10 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Identity, error) 
 			return nil, &TokenError{Err: err}
 		}
 	}
-	if err := v.checkClaims(id, claims, ownKID != ""); err != nil {
+	if err := v.checkClaims(id, claims, signer == signerOwn); err != nil {
 		return nil, &TokenError{Subject: id.Subject, Err: err}
 	}
+	v.reportNoIDs(id.Subject, noIDs)
 	return id, nil
 }
 
@@ -225,31 +240,39 @@ func bind(ctx context.Context, binder KeyBinder, kid string, id *Identity) error
 	return id.check()
 }
 
+// signer says whose key has signed a token.
+type signer uint8
+
+const (
+	signerSecret signer = iota // the shared secret
+	signerJWKS                 // a key of a JWKS: a foreign issuer
+	signerOwn                  // a key of LocalKeys
+)
+
 // checkSignature fills the claims and returns nil only if a configured key
 // signed them. ownKID is the key's id if it was one of LocalKeys.
-func (v *Verifier) checkSignature(ctx context.Context, token string, claims *rawClaims) (ownKID string, err error) {
+func (v *Verifier) checkSignature(ctx context.Context, token string, claims *rawClaims) (by signer, ownKID string, err error) {
 	var keyErr error
-	var own bool
 	parsed, err := v.parser.ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
 		var keys []jwt.VerificationKey
-		keys, own, keyErr = v.candidates(ctx, t)
+		keys, by, keyErr = v.candidates(ctx, t)
 		return jwt.VerificationKeySet{Keys: keys}, keyErr
 	})
 	switch {
-	case err == nil && own:
+	case err == nil && by == signerOwn:
 		ownKID, _ = parsed.Header["kid"].(string) // candidates has found the key by it
-		return ownKID, nil
+		return by, ownKID, nil
 	case err == nil:
-		return "", nil
+		return by, "", nil
 	case keyErr != nil:
-		return "", keyErr
+		return by, "", keyErr
 	case errors.Is(err, jwt.ErrTokenMalformed):
 		// The library's text quotes what it could not decode.
-		return "", ErrMalformed
+		return by, "", ErrMalformed
 	case parsed == nil || parsed.Method == nil || !known(parsed.Method.Alg()):
-		return "", ErrAlgorithm
+		return by, "", ErrAlgorithm
 	}
-	return "", ErrSignature
+	return by, "", ErrSignature
 }
 
 // known reports whether the algorithm is one that some key can stand for.
@@ -262,15 +285,15 @@ func known(alg string) bool {
 }
 
 // candidates returns the configured keys that may have signed the token and
-// stand for its algorithm.
-func (v *Verifier) candidates(ctx context.Context, t *jwt.Token) (keys []jwt.VerificationKey, own bool, err error) {
+// stand for its algorithm, and whose they are.
+func (v *Verifier) candidates(ctx context.Context, t *jwt.Token) (keys []jwt.VerificationKey, by signer, err error) {
 	if _, ok := t.Header["crit"]; ok {
-		return nil, false, fmt.Errorf("%w: its header has crit", ErrMalformed)
+		return nil, 0, fmt.Errorf("%w: its header has crit", ErrMalformed)
 	}
 	kid := ""
 	if named, ok := t.Header["kid"]; ok {
 		if kid, ok = named.(string); !ok {
-			return nil, false, fmt.Errorf("%w: kid is not a string", ErrMalformed)
+			return nil, 0, fmt.Errorf("%w: kid is not a string", ErrMalformed)
 		}
 	}
 	alg := t.Method.Alg()
@@ -278,24 +301,24 @@ func (v *Verifier) candidates(ctx context.Context, t *jwt.Token) (keys []jwt.Ver
 		// Only the secret is ever used as one, whatever the token names:
 		// a public key of a JWKS must not become an HMAC key.
 		if len(v.cfg.Secret) == 0 {
-			return nil, false, fmt.Errorf("%w: HS256 and no secret is configured", ErrAlgorithm)
+			return nil, 0, fmt.Errorf("%w: HS256 and no secret is configured", ErrAlgorithm)
 		}
-		return []jwt.VerificationKey{v.cfg.Secret}, false, nil
+		return []jwt.VerificationKey{v.cfg.Secret}, signerSecret, nil
 	}
 	if kid == "" {
 		keys, err = v.guess(alg)
-		return keys, false, err
+		return keys, signerJWKS, err
 	}
 	if v.cfg.LocalKeys != nil {
 		if public, ok := v.cfg.LocalKeys.PublicKey(ctx, kid); ok {
 			key, err := newVerifyKey(kid, "", public)
 			if err != nil {
-				return nil, false, fmt.Errorf("%w: local key %s: %w", ErrAlgorithm, quote(kid), err)
+				return nil, 0, fmt.Errorf("%w: local key %s: %w", ErrAlgorithm, quote(kid), err)
 			}
 			if slices.Contains(key.algs, alg) {
-				return []jwt.VerificationKey{key.key}, true, nil
+				return []jwt.VerificationKey{key.key}, signerOwn, nil
 			}
-			return nil, false, wrongAlg(kid, alg)
+			return nil, 0, wrongAlg(kid, alg)
 		}
 	}
 	named := v.named(kid)
@@ -308,7 +331,7 @@ func (v *Verifier) candidates(ctx context.Context, t *jwt.Token) (keys []jwt.Ver
 		}
 	}
 	if len(named) == 0 {
-		return nil, false, v.unknown(fmt.Sprintf("kid %s", quote(kid)))
+		return nil, 0, v.unknown(fmt.Sprintf("kid %s", quote(kid)))
 	}
 	for _, k := range named {
 		if slices.Contains(k.algs, alg) {
@@ -316,9 +339,9 @@ func (v *Verifier) candidates(ctx context.Context, t *jwt.Token) (keys []jwt.Ver
 		}
 	}
 	if len(keys) == 0 {
-		return nil, false, wrongAlg(kid, alg)
+		return nil, 0, wrongAlg(kid, alg)
 	}
-	return keys, false, nil
+	return keys, signerJWKS, nil
 }
 
 func wrongAlg(kid, alg string) error {

@@ -310,3 +310,54 @@ func TestTokenCommand(t *testing.T) {
 	c.pub(t, "group/"+group, 1, "hello")
 	c.waitText(t, "hello")
 }
+
+// Tokens of an identity provider are let in with the claims that are named, and open no
+// group otherwise.
+func TestForeignTokens(t *testing.T) {
+	t.Parallel()
+	k := newKeys(t)
+	jwks := filepath.Join(t.TempDir(), "jwks.json")
+	k.write(t, jwks, "")
+	foreign := func(n *node, claims jwt.MapClaims) *pahoClient {
+		claims["exp"] = time.Now().Add(time.Hour).Unix()
+		tok := jwt.NewWithClaims(jwt.SigningMethodRS256, claims)
+		tok.Header["kid"] = "rsa"
+		signed, err := tok.SignedString(k.rsa)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dial(t, n, unique("c"), signed)
+	}
+	claims := func() jwt.MapClaims {
+		return jwt.MapClaims{"sub": "auth0|5f", "teams": []string{"Eng Team", "eng"}, "groups": []string{"board"}, "role": "admin"}
+	}
+	group := func(c *pahoClient, id string) byte {
+		tok, ok := c.Subscribe("group/"+id, 1, nil).(*paho.SubscribeToken)
+		if !ok {
+			t.Fatal("paho: not a subscribe token")
+		}
+		if !tok.WaitTimeout(deadline) {
+			t.Fatal("paho: no SUBACK")
+		}
+		return tok.Result()["group/"+id]
+	}
+	const refused = 0x80
+	for _, test := range []struct {
+		args       []string
+		eng, board byte
+	}{{nil, refused, refused}, {[]string{"--jwt-claim", "groups=teams"}, 1, refused}} {
+		n := start(t, append([]string{
+			"broker", "--data-dir", t.TempDir(), "--jwks", jwks,
+			"--mqtt-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0",
+		}, test.args...)...)
+		c := foreign(n, claims())
+		c.sub(t, "user/auth0~7C5f", 1)
+		c.pub(t, "user/auth0~7C5f", 1, "hello")
+		if e := c.wait(t, "hello", func(d delivery) bool { return d.text() == "hello" }).open(t); e.From != "auth0~7C5f" {
+			t.Errorf("from %s", e.From)
+		}
+		if eng, board := group(c, "eng"), group(c, "board"); eng != test.eng || board != test.board {
+			t.Errorf("%v: group/eng %#x, group/board %#x; want %#x, %#x", test.args, eng, board, test.eng, test.board)
+		}
+	}
+}

@@ -17,6 +17,7 @@ import (
 
 	"mynah/api/pgtx"
 	"mynah/api/plain"
+	"mynah/authhook"
 	"mynah/chat"
 	"mynah/schema"
 )
@@ -308,6 +309,9 @@ func newID(kind string) string { return kind + strings.ToLower(rand.Text()[:16])
 
 func isReserved(id string) bool {
 	if id == "." || id == ".." { // clients take them out of addresses: RFC 3986 section 5.2.4
+		return true
+	}
+	if authhook.Escaped(id) { // stands for somebody of a foreign issuer
 		return true
 	}
 	for _, r := range reserved {

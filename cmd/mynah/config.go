@@ -89,6 +89,7 @@ type Identity struct {
 	JWKS      []string `name:"jwks" placeholder:"URL|FILE" help:"Public keys of RS256, PS256, ES256 and EdDSA tokens as JSON Web Key Sets. They are read again by themselves."`
 	Issuer    string   `name:"jwt-issuer" placeholder:"ISS" help:"Accept only tokens with this iss."`
 	Audience  string   `name:"jwt-audience" placeholder:"AUD" help:"Accept only tokens with this aud."`
+	JWTClaim  Claims   `name:"jwt-claim" placeholder:"NAME=CLAIM,..." help:"In which claims of tokens that keys of --jwks have signed things stand, by sub, groups, role and acl: sub=email,groups=groups,role=realm_access.roles. A claim inside another has dots; the name of a claim that is an address is taken as it is. Without it sub is sub, and groups, role and acl of such tokens are not believed."`
 }
 
 // Database is PostgreSQL.
@@ -220,6 +221,12 @@ func (i *Identity) validate() error {
 		if _, err := os.Stat(location); err != nil {
 			errs = append(errs, refuse("jwks", "is neither an http(s) address nor a file that can be read: %w", err))
 		}
+	}
+	if i.JWTClaim != (Claims{}) && len(i.JWKS) == 0 {
+		errs = append(errs, refuse("jwt-claim", "is of no use without --jwks: tokens of --jwt-secret have the claims of PROTOCOL.md; leave it out"))
+	}
+	if err := authhook.ClaimNames(i.JWTClaim).Validate(); err != nil {
+		errs = append(errs, refuse("jwt-claim", "%w", err))
 	}
 	return errors.Join(errs...)
 }

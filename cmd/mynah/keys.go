@@ -97,7 +97,7 @@ func (s *server) followKeys(ctx context.Context, secret Secret) error {
 func (s *server) openVerifier(secret Secret) error {
 	cfg := authhook.VerifierConfig{
 		Secret: []byte(secret.Reveal()), JWKS: s.cfg.JWKS, Issuer: s.cfg.Issuer, Audience: s.cfg.Audience,
-		Log: s.log.With("part", "tokens"),
+		Claims: authhook.ClaimNames(s.cfg.JWTClaim), Log: s.log.With("part", "tokens"),
 	}
 	if s.keys != nil {
 		cfg.LocalKeys = s.keys

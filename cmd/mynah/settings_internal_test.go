@@ -127,3 +127,42 @@ func TestWrongSettingsAreToldAtOnce(t *testing.T) {
 		t.Error("something was started")
 	}
 }
+
+// The names of claims come from the command line and from a file in several forms; wrong
+// ones are told by the flag's name.
+func TestClaimNames(t *testing.T) {
+	t.Parallel()
+	want := Claims{Subject: "email", Groups: "https://example.com/groups", Role: "realm_access.roles"}
+	for name, file := range map[string]string{
+		"text":  "jwt-claim: sub=email,groups=https://example.com/groups,role=realm_access.roles",
+		"names": "jwt-claim: {sub: email, groups: 'https://example.com/groups', role: realm_access.roles}",
+		"list":  "jwt-claim: [sub=email, 'groups=https://example.com/groups', role=realm_access.roles]",
+	} {
+		resolver, err := configFile(mustFile(t, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var grammar struct{ Identity }
+		parser, err := kong.New(&grammar, kong.Resolvers(resolver))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parser.Parse(nil); err != nil || grammar.JWTClaim != want {
+			t.Errorf("%s: %+v, %v", name, grammar.JWTClaim, err)
+		}
+	}
+	jwks := mustFile(t, `{"keys":[]}`)
+	secret := strings.Repeat("s", 32)
+	for _, args := range [][]string{
+		{"--jwks", jwks, "--jwt-claim", "email"},
+		{"--jwks", jwks, "--jwt-claim", "name=email"},
+		{"--jwks", jwks, "--jwt-claim", "sub="},
+		{"--jwks", jwks, "--jwt-claim", "sub=a..b"},
+		{"--jwt-secret", secret, "--jwt-claim", "sub=email"},
+	} {
+		status, _, stderr := mustRun(t, nil, append([]string{"serve", "--data-dir", t.TempDir()}, args...)...)
+		if status != exitFailure || !strings.Contains(stderr, "--jwt-claim") {
+			t.Errorf("%v: status %d: %s", args, status, stderr)
+		}
+	}
+}
