@@ -148,10 +148,14 @@ func (p *Policy) CanPublish(ctx context.Context, id *Identity, topic string) err
 }
 
 // CanWill returns nil if the identity may leave a will on the topic: if it may
-// publish there. A will on the renewal topic makes no sense and is refused.
+// publish there. A will on the renewal topic makes no sense and is refused; one that
+// tells the state of a bridge goes nowhere, and a bridge would not connect without it.
 func (p *Policy) CanWill(ctx context.Context, id *Identity, topic string) error {
-	if topic == chat.RenewTopic {
+	switch {
+	case topic == chat.RenewTopic:
 		return refusedPublish
+	case chat.IsBridgeState(topic) && id.rights() != nil:
+		return nil
 	}
 	return p.CanPublish(ctx, id, topic)
 }

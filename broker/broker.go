@@ -79,6 +79,9 @@ type Config struct {
 	// default 5 s, negative for not at all.
 	PresenceSettle time.Duration
 
+	// SystemInterval is how often the figures on $SYS/broker are told; default 30 s.
+	SystemInterval time.Duration
+
 	Version  string                // of the program, told on $SYS/broker/version; default "unknown"
 	Logger   *slog.Logger          // default: nobody
 	Registry prometheus.Registerer // default: none
@@ -148,6 +151,9 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.MaxSessionExpiry == 0 {
 		cfg.MaxSessionExpiry = 30 * 24 * time.Hour
 	}
+	if cfg.SystemInterval <= 0 {
+		cfg.SystemInterval = 30 * time.Second
+	}
 	if cfg.PresenceSettle == 0 {
 		cfg.PresenceSettle = 5 * time.Second
 	}
@@ -160,6 +166,7 @@ func New(cfg Config) (*Broker, error) {
 		batches: make(chan batch, pipelined),
 		spares:  make(chan []publication, pipelined+2),
 		failed:  make(chan error, 1),
+		system:  system{started: time.Now()},
 
 		explanations: make(chan explanation, maxExplanations),
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/broker/msglog"
+	"mynah/broker/packet"
 	"mynah/chat"
 )
 
@@ -167,12 +168,12 @@ func (b *Broker) appendAck(dst []byte, p *publication) []byte {
 	case p.refusal != nil:
 		reason = reasonOf(p.refusal)
 		if !p.c.quiet {
-			body = appendString(append(body, propReasonString), p.refusal.Error())
+			body = appendString(append(body, packet.ReasonString), p.refusal.Error())
 		}
 	case p.nobody:
 		reason = packets.CodeNoMatchingSubscribers
 	case p.rec != nil && !p.c.quiet:
-		body = appendString(append(body, propUser), "seq")
+		body = appendString(append(body, packet.User), "seq")
 		var digits [20]byte
 		body = appendString(body, string(strconv.AppendUint(digits[:0], p.rec.Seq, 10)))
 	}

@@ -13,6 +13,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/listener"
 	"mynah/broker/outbox"
+	"mynah/broker/packet"
 	"mynah/broker/session"
 )
 
@@ -33,7 +34,7 @@ func (b *Broker) serve(door string, raw *listener.Conn) error {
 	c := &conn{Conn: outbox.NewConn(raw, b.engine.Limits()), raw: raw}
 	c.v5.Store(raw.ProtocolLevel() == 5)
 	c.in.src, c.in.most = raw, b.maxPacket
-	b.system.arrived(b.connected.Add(1))
+	b.connected.Add(1)
 	connected := false
 	defer func() {
 		if !connected { // it was refused, or there was a panic, which the door recovers
@@ -73,7 +74,7 @@ func (b *Broker) connect(c *conn, door string) error {
 	if err != nil {
 		return err
 	}
-	if err := checkConnect(body); err != nil {
+	if err := packet.CheckConnect(body); err != nil {
 		var code packets.Code
 		if errors.As(err, &code) && c.v5.Load() {
 			cl.Properties.ProtocolVersion = 5
@@ -82,7 +83,11 @@ func (b *Broker) connect(c *conn, door string) error {
 		return fmt.Errorf("check CONNECT: %w", err)
 	}
 	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connect, Remaining: len(body)}}
-	if err := pk.ConnectDecode(bytes.Clone(body)); err != nil {
+	body = bytes.Clone(body)
+	if c.raw.Bridge() {
+		body[packet.LevelAt(body)] = c.raw.ProtocolLevel() // Mochi does not know of bridges
+	}
+	if err := pk.ConnectDecode(body); err != nil {
 		return fmt.Errorf("decode CONNECT: %w", err)
 	}
 	cl.ParseConnect(door, pk)
@@ -188,6 +193,7 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 		return err
 	}
 	c.client, c.session, c.resumed = cl, session, resumed
+	b.system.arrived()
 	b.hold(c)
 	if !resumed {
 		b.devices.over(session.Key)
@@ -229,6 +235,7 @@ func (b *Broker) finish(c *conn) {
 		return
 	}
 	cl := c.client
+	b.system.gone()
 	b.conns.Delete(c.Conn)
 	b.holders.CompareAndDelete(c.session.Key, c)
 	expiry := b.sessionExpiry(cl)

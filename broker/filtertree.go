@@ -125,11 +125,11 @@ func (n *filterNode) remove(path string, fn func(*filterNode)) {
 
 // match calls fn for each node whose filter matches a topic.
 func (t *filterTree) match(topic string, fn func(*filterNode)) {
-	t.root.match(topic, !strings.HasPrefix(topic, "$"), fn)
+	t.root.match(topic, !hidden(topic), fn)
 }
 
 // match is for what is below n. wild is whether wildcards match the next level, as they do
-// but for a first one that begins with $ [MQTT-4.7.2-1].
+// but for the first one of a topic that is hidden.
 func (n *filterNode) match(topic string, wild bool, fn func(*filterNode)) {
 	level, rest, more := strings.Cut(topic, "/")
 	visit := func(next *filterNode) {

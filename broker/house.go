@@ -18,7 +18,7 @@ const LastTopic = "$SYS/mynah/log/last"
 
 // keepHouse does what is due every so often, until the broker stops.
 func (b *Broker) keepHouse() {
-	second, minute, system := time.NewTicker(time.Second), time.NewTicker(time.Minute), time.NewTicker(systemInterval)
+	second, minute, system := time.NewTicker(time.Second), time.NewTicker(time.Minute), time.NewTicker(b.cfg.SystemInterval)
 	defer second.Stop()
 	defer minute.Stop()
 	defer system.Stop()

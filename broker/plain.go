@@ -12,6 +12,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/broker/delivery"
+	"mynah/broker/packet"
 	"mynah/broker/session"
 )
 
@@ -44,13 +45,6 @@ func (p *plainTopics) Unsubscribed(s *delivery.Session, filter string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tree.remove(s, filter)
-}
-
-// subscriptions returns how many there are.
-func (p *plainTopics) subscriptions() int {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.tree.len()
 }
 
 // audience is who is to get a message.
@@ -180,19 +174,19 @@ func newPlain(topic string, payload []byte, qos byte, retain bool, props *packet
 // passed on as they are (MQTT 5, 3.3.2.3).
 func appendForwarded(dst []byte, p *packets.Properties) []byte {
 	if p.PayloadFormatFlag {
-		dst = append(dst, propPayloadFormat, p.PayloadFormat)
+		dst = append(dst, packet.PayloadFormat, p.PayloadFormat)
 	}
 	if p.ContentType != "" {
-		dst = appendString(append(dst, propContentType), p.ContentType)
+		dst = appendString(append(dst, packet.ContentType), p.ContentType)
 	}
 	if p.ResponseTopic != "" {
-		dst = appendString(append(dst, propResponseTopic), p.ResponseTopic)
+		dst = appendString(append(dst, packet.ResponseTopic), p.ResponseTopic)
 	}
 	if len(p.CorrelationData) > 0 {
-		dst = appendString(append(dst, propCorrelationData), string(p.CorrelationData))
+		dst = appendString(append(dst, packet.CorrelationData), string(p.CorrelationData))
 	}
 	for _, u := range p.User { // in their order [MQTT-3.3.2-18]
-		dst = appendString(appendString(append(dst, propUser), u.Key), u.Val)
+		dst = appendString(appendString(append(dst, packet.User), u.Key), u.Val)
 	}
 	return dst
 }

@@ -257,8 +257,8 @@ func (p *presence) topics(filter string) (topics []string) {
 	if chat.ParseTopic(filter).Kind == chat.KindPresence {
 		return []string{filter}
 	}
-	if first, _, _ := strings.Cut(filter, "/"); first != "+" && first != "#" && first+"/" != presencePrefix {
-		return nil
+	if !strings.HasPrefix(filter, presencePrefix) {
+		return nil // see hidden
 	}
 	if err := p.scan("", func(subject string, _ int64) bool {
 		if topic := chat.PresenceTopic(subject); matches(filter, topic) {

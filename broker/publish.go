@@ -59,6 +59,8 @@ func (b *Broker) publish(c *conn, m *published) {
 		case chat.KindPlain:
 			b.publishPlain(p, m)
 			return
+		case chat.KindReserved:
+			p.nobody = true // a bridge tells that it is connected
 		case chat.KindRenew:
 			err = b.renew(c, m.payload)
 		case chat.KindUserSignal, chat.KindGroupSignal:
@@ -99,7 +101,8 @@ func (b *Broker) recognise(c *conn, r *msglog.Record) {
 }
 
 // admit reports what a topic is, and why the holder of the token may not publish to it,
-// for which the kind is KindReserved.
+// for which the kind is KindReserved. That kind without an error is the state of a bridge,
+// which is acknowledged and goes nowhere.
 func (b *Broker) admit(id *authhook.Identity, topic string) (chat.Kind, error) {
 	if strings.ContainsAny(topic, "+#") {
 		return chat.KindReserved, chat.Refuse(chat.CodeBadTopic, "a message is published to one topic, without wildcards")
@@ -113,6 +116,9 @@ func (b *Broker) admit(id *authhook.Identity, topic string) (chat.Kind, error) {
 		defer cancel()
 	}
 	if err := b.policy.CanPublish(ctx, id, topic); err != nil {
+		if chat.IsBridgeState(topic) {
+			return chat.KindReserved, nil
+		}
 		return chat.KindReserved, err
 	}
 	return chat.ParseTopic(topic).Kind, nil

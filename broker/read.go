@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"time"
-	"unicode/utf8"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/broker/listener"
+	"mynah/broker/packet"
 )
 
 // read takes packets from a client until the connection ends.
@@ -57,17 +57,20 @@ func (b *Broker) extend(c *conn) {
 	}
 }
 
-// handle deals with one packet. An error ends the connection.
+// handle deals with one packet. An error ends the connection [MQTT-4.13.1-1].
 func (b *Broker) handle(c *conn, head byte, body []byte) error {
+	if err := packet.CheckHead(head); err != nil {
+		return err
+	}
 	switch head >> 4 {
 	case packets.Publish:
 		return b.handlePublish(c, head, body)
 	case packets.Puback, packets.Pubrec, packets.Pubcomp:
 		return b.handleAck(c, head, body)
 	case packets.Pubrel:
-		return b.handlePubrel(c, head, body)
+		return b.handlePubrel(c, body)
 	case packets.Pingreq:
-		if head&0x0F != 0 || len(body) != 0 {
+		if len(body) != 0 {
 			return packets.ErrMalformedPacket
 		}
 		_, err := c.Write([]byte{packets.Pingresp << 4, 0})
@@ -94,20 +97,17 @@ func (b *Broker) handlePublish(c *conn, head byte, body []byte) error {
 	if name := body[2:n]; string(name) == c.lastTopic {
 		p.topic = c.lastTopic
 	} else {
-		if !utf8.Valid(name) || bytes.IndexByte(name, 0) >= 0 {
-			return packets.ErrMalformedTopic // [MQTT-1.5.4-1], [MQTT-1.5.4-2]
+		if n > 2 && !packet.ValidTopic(name) {
+			return packets.ErrMalformedTopic // [MQTT-1.5.4-1], [MQTT-1.5.4-2], [MQTT-3.3.2-2]
 		}
 		p.topic = string(name)
 		c.lastTopic = p.topic
 	}
 	body = body[n:]
 	if p.qos > 0 {
-		if len(body) < 2 {
-			return packets.ErrMalformedPacketID
-		}
-		p.id = uint16(body[0])<<8 | uint16(body[1])
-		if body = body[2:]; p.id == 0 {
-			return packets.ErrProtocolViolationNoPacketID // [MQTT-2.2.1-3]
+		var err error
+		if p.id, body, err = packet.CutPacketID(body); err != nil {
+			return err
 		}
 	}
 	if c.v5.Load() {
@@ -138,7 +138,7 @@ func (b *Broker) handlePublish(c *conn, head byte, body []byte) error {
 
 // properties decodes the properties of a PUBLISH and returns their size.
 func (p *published) properties(body []byte) (int, error) {
-	_, rest, err := cutProperties(body, publishProps)
+	_, rest, err := packet.CutProperties(packet.Publish, body)
 	if err != nil {
 		return 0, err
 	}
@@ -156,33 +156,27 @@ func (p *published) properties(body []byte) (int, error) {
 	return size, nil
 }
 
-// packetID takes a packet id, and in MQTT 5 a reason code, from an acknowledgement.
-func packetID(head byte, body []byte, flags byte) (id uint16, failed bool, err error) {
-	if head&0x0F != flags {
-		return 0, false, packets.ErrMalformedFlags
-	}
-	if len(body) < 2 {
-		return 0, false, packets.ErrMalformedPacketID
-	}
-	if id = uint16(body[0])<<8 | uint16(body[1]); id == 0 {
-		return 0, false, packets.ErrProtocolViolationNoPacketID // [MQTT-2.2.1-3]
-	}
-	return id, len(body) > 2 && body[2] >= packets.ErrUnspecifiedError.Code, nil
+// errWrongAck ends the connection of a client whose acknowledgement is no step of an exchange
+// that is open (MQTT 5, 4.3).
+var errWrongAck = packets.Code{
+	Code: packets.ErrProtocolViolation.Code, Reason: "protocol violation: the exchange has no such acknowledgement",
 }
 
 // handleAck takes in an acknowledgement of a message to the client.
 func (b *Broker) handleAck(c *conn, head byte, body []byte) error {
-	id, failed, err := packetID(head, body, 0)
+	id, failed, err := packet.Ack(packet.Type(head>>4), body, c.v5.Load())
 	if err != nil {
 		return err
 	}
-	c.session.Acknowledged(c.Conn, head>>4, id, failed)
+	if !c.session.Acknowledged(c.Conn, head>>4, id, failed) {
+		return errWrongAck
+	}
 	return nil
 }
 
 // handlePubrel finishes a QoS 2 publish of the client.
-func (b *Broker) handlePubrel(c *conn, head byte, body []byte) error {
-	id, _, err := packetID(head, body, 2)
+func (b *Broker) handlePubrel(c *conn, body []byte) error {
+	id, _, err := packet.Ack(packet.Pubrel, body, c.v5.Load())
 	if err != nil {
 		return err
 	}
@@ -226,31 +220,27 @@ func (b *Broker) decode(c *conn, head byte, body []byte) error {
 	var err error
 	switch pk.FixedHeader.Type {
 	case packets.Subscribe:
-		if err = checkSubscribe(body, c.v5.Load()); err == nil {
+		if err = packet.CheckSubscribe(body, c.v5.Load()); err == nil {
 			err = pk.SubscribeDecode(body)
 		}
 		if err == nil {
 			return b.subscribe(c, pk)
 		}
 	case packets.Unsubscribe:
-		if c.v5.Load() {
-			err = checkUnsubscribe(body)
-		}
-		if err == nil {
+		if err = packet.CheckUnsubscribe(body, c.v5.Load()); err == nil {
 			err = pk.UnsubscribeDecode(body)
 		}
 		if err == nil {
 			return b.unsubscribe(c, pk)
 		}
 	case packets.Disconnect:
-		if len(body) > 1 {
-			_, _, err = cutProperties(body[1:], disconnectProps)
-		}
-		if err == nil {
+		var reason byte
+		if reason, err = packet.CheckDisconnect(body, c.v5.Load()); err == nil && len(body) > 1 {
 			err = pk.DisconnectDecode(body)
 		}
 		if err == nil {
-			return c.disconnected(pk, body)
+			pk.ReasonCode = reason // Mochi overlooks it without properties (3.14.2.2.1)
+			return c.disconnected(pk)
 		}
 	default:
 		// AUTH is for those who have named an authentication method, which is
@@ -265,10 +255,7 @@ var errDisconnected = errors.New("disconnected")
 
 // disconnected deals with a DISCONNECT (MQTT 5, 3.14). What it says of the session is for
 // the end of the connection, which is to come before the client sees that.
-func (c *conn) disconnected(pk packets.Packet, body []byte) error {
-	if len(body) == 1 {
-		pk.ReasonCode = body[0] // Mochi overlooks it without properties (3.14.2.2.1)
-	}
+func (c *conn) disconnected(pk packets.Packet) error {
 	session := &c.client.Properties.Props
 	if said := pk.Properties; said.SessionExpiryIntervalFlag {
 		if said.SessionExpiryInterval > 0 && session.SessionExpiryInterval == 0 {

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
 
 	"mynah/broker/delivery"
+	"mynah/broker/packet"
 	"mynah/broker/state"
 	"mynah/chat"
 )
@@ -37,6 +39,7 @@ type retained struct {
 	mu       sync.RWMutex
 	messages topicTree[*delivery.PlainMessage]
 	bytes    int64
+	told     int // how many of the messages are the broker's own, on topics with $
 }
 
 // inOrder locks a topic and returns what unlocks it.
@@ -80,12 +83,19 @@ func (r *retained) admit(topic string, payload []byte, retain bool) error {
 // it is to be kept it survives a restart, too.
 func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
 	r.mu.Lock()
+	own := strings.HasPrefix(m.Topic, "$")
 	if old, ok := r.messages.get(m.Topic); ok {
 		r.bytes -= retainedCost(m.Topic, old.Payload)
+		if own {
+			r.told--
+		}
 	}
 	if len(m.Payload) > 0 {
 		r.messages.put(m.Topic, m)
 		r.bytes += retainedCost(m.Topic, m.Payload)
+		if own {
+			r.told++
+		}
 	} else {
 		r.messages.remove(m.Topic)
 	}
@@ -110,11 +120,11 @@ func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
 	}
 }
 
-// count returns how many there are.
+// count returns how many there are of clients.
 func (r *retained) count() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.messages.len()
+	return r.messages.len() - r.told
 }
 
 // Retained implements delivery.PlainTopics.
@@ -172,7 +182,7 @@ func (r *retained) restore() error {
 	now := time.Now().UnixMilli()
 	return r.store.Scan(retainedPrefix, func(_ string, value []byte) bool {
 		var m storedRetained
-		if json.Unmarshal(value, &m) == nil && (m.Expires == 0 || m.Expires > now) && !tooDeep(m.Topic) {
+		if json.Unmarshal(value, &m) == nil && (m.Expires == 0 || m.Expires > now) && !tooDeep(m.Topic) && packet.ValidTopic(m.Topic) {
 			r.retain(&delivery.PlainMessage{
 				Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: true, Props: m.Props, Expires: m.Expires,
 			}, false)

@@ -46,8 +46,8 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 		}
 		granted = append(granted, session.Subscription{
 			Filter: strings.Clone(f.Filter), // a piece of the packet, which it would keep
-			QoS:    f.Qos, NoLocal: f.NoLocal, Identifier: f.Identifier,
-			RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling,
+			QoS:    f.Qos, NoLocal: f.NoLocal || c.raw.Bridge(), Identifier: f.Identifier,
+			RetainAsPublished: f.RetainAsPublished || c.raw.Bridge(), RetainHandling: f.RetainHandling,
 		})
 	}
 	reasons := make([]byte, len(pk.Filters))

@@ -38,6 +38,7 @@ func (b *Broker) checkWill(cl *mqtt.Client, w *packets.ConnectParams) packets.Co
 	}
 	var err error
 	switch {
+	case chat.IsBridgeState(w.WillTopic): // see willOf
 	case chat.ParseTopic(w.WillTopic).Kind != chat.KindPlain:
 		_, err = b.cfg.Limits.Parse(w.WillPayload, speaksForSystem(id.Role))
 	case tooDeep(w.WillTopic):
@@ -50,9 +51,10 @@ func (b *Broker) checkWill(cl *mqtt.Client, w *packets.ConnectParams) packets.Co
 	return packets.Code{Code: reasonOf(refusal).Code, Reason: "the will: " + refusal.Error()}
 }
 
-// willOf returns the will of a CONNECT, nil if it has none. It shares no memory with it.
+// willOf returns the will of a CONNECT, nil if it has none or is a bridge whose will tells that
+// it is gone, which nobody here is told. It shares no memory with it.
 func willOf(w *packets.ConnectParams) *will {
-	if !w.WillFlag {
+	if !w.WillFlag || chat.IsBridgeState(w.WillTopic) {
 		return nil
 	}
 	props := w.WillProperties

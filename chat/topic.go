@@ -110,6 +110,15 @@ func ErrorTopic(id string) string { return userPrefix + id + errorSuffix }
 // PresenceTopic returns the topic that says whether a user is online.
 func PresenceTopic(id string) string { return presencePrefix + id }
 
+// IsBridgeState reports whether a topic is where a bridge of Mosquitto tells its peer whether
+// it is connected, with a retained message and a will: $SYS/broker/connection/<id>/state. Who
+// says so here is heard and not passed on.
+func IsBridgeState(topic string) bool {
+	id, ok := strings.CutPrefix(topic, "$SYS/broker/connection/")
+	id, state := strings.CutSuffix(id, "/state")
+	return ok && state && id != "" && !strings.Contains(id, "/") && !strings.ContainsAny(id, "+#")
+}
+
 // Conversation returns the conversation that a message from sender to the chat
 // topic to belongs to: group/<id>, or dm/<a>/<b> with the two ids in byte order.
 // It returns "" if to is not user/<id> or group/<id>.

@@ -7,22 +7,24 @@ import (
 )
 
 // Acknowledged takes in a PUBACK, PUBREC or PUBCOMP of the client. failed says that it
-// carries a reason code of 0x80 or more, which ends the exchange (MQTT 5, 4.3.3).
-func (s *Session) Acknowledged(conn *outbox.Conn, packetType byte, id uint16, failed bool) {
+// carries a reason code of 0x80 or more, which ends the exchange (MQTT 5, 4.3.3). It reports
+// false, and does nothing, if the exchange is open and has no such step: the client breaks
+// the protocol.
+func (s *Session) Acknowledged(conn *outbox.Conn, packetType byte, id uint16, failed bool) (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn != conn {
-		return
+		return true
 	}
 	e := s.win.Get(id)
 	if e == nil {
 		if packetType == typePubrec && !failed {
 			conn.Send(pubrel(id)) // ours is over; let the client's end
 		}
-		return
+		return true
 	}
 	if !e.OnWire {
-		return // it has not been sent on this connection, and that cannot be its acknowledgement
+		return true // it has not been sent on this connection, and that cannot be its acknowledgement
 	}
 	plain := e.Seq == 0
 	switch {
@@ -38,20 +40,19 @@ func (s *Session) Acknowledged(conn *outbox.Conn, packetType byte, id uint16, fa
 		default:
 			s.arrivedLocked(id, e)
 		}
-		return
-	case packetType == typePubrec && e.QoS == 1, packetType == typePuback && e.QoS == 2,
+		return true
+	case (packetType == typePuback) != (e.QoS == 1), // PUBACK is of QoS 1, the others of QoS 2
 		packetType == typePubcomp && e.State != session.StateReceived && !failed:
-		return // no such step in the exchange
+		return false
 	}
-	if e.OnWire {
-		s.onWire--
-	}
+	s.onWire--
 	s.finishLocked(id, e)
 	if !plain {
 		s.movedLocked()
 	}
 	s.movePlainLocked()
 	s.refillLocked()
+	return true
 }
 
 // arrivedLocked says that the client has a message of the chat at QoS 2, or that it is to

@@ -222,6 +222,16 @@ func (e *Engine) Count() int {
 	return len(e.sessions)
 }
 
+// Subscriptions returns how many subscriptions all sessions have.
+func (e *Engine) Subscriptions() (n int) {
+	for _, s := range e.all() {
+		s.subsMu.Lock()
+		n += len(s.filters)
+		s.subsMu.Unlock()
+	}
+	return n
+}
+
 // Archived returns the seq up to which every archiver has acknowledged, durably, and
 // whether there is an archiver's session at all.
 func (e *Engine) Archived() (seq uint64, known bool) {

@@ -25,6 +25,7 @@ type Conn struct {
 	failed bool // a malformed length was met: only the reader knows
 
 	level   byte
+	bridge  bool
 	counted bool           // counted by address in the Limiter
 	remote  netip.AddrPort // the client, as far as it is known to be trusted
 	token   string
@@ -84,6 +85,11 @@ func (c *Conn) Door() string { return c.door.id }
 // ProtocolLevel returns the protocol level of the CONNECT: 3 for MQTT 3.1, 4 for
 // 3.1.1, 5 for 5.
 func (c *Conn) ProtocolLevel() byte { return c.level }
+
+// Bridge reports whether the client has set bit 7 of the protocol level, as
+// Mosquitto's bridges do with MQTT 3.1 and 3.1.1: what it publishes is not to come
+// back to it. The bit is there in the CONNECT that is read, too.
+func (c *Conn) Bridge() bool { return c.bridge }
 
 // WebSocket reports whether the client speaks MQTT over WebSocket.
 func (c *Conn) WebSocket() bool { return c.stream != nil }

@@ -17,6 +17,10 @@ const (
 	connectFirst = 1 << 10
 
 	typeConnect = 0x10 // packet type 1 with its flags, which must be 0
+
+	// bridgeBit is set in the protocol level by Mosquitto's bridges, of MQTT 3.1
+	// and 3.1.1: what such a client publishes is not to come back to it.
+	bridgeBit = 0x80
 )
 
 // unsupportedLevel is the CONNACK for a protocol level that we do not speak:
@@ -30,7 +34,7 @@ var (
 )
 
 // readConnect reads one CONNECT from r, exactly: what follows it stays unread.
-// It returns the whole packet and the protocol level. It looks at no more than
+// It returns the whole packet and the protocol level, the bridgeBit with it. It looks at no more than
 // is needed to know that the packet is worth its memory; Mochi decodes the rest.
 //
 // With ErrProtocolLevel the whole packet has been read, so that an answer is not
@@ -102,7 +106,8 @@ func connectSize(p []byte, limit int) (int, error) {
 }
 
 // connectLevel finds the protocol's name and level in the first connectMin bytes
-// of a CONNECT. known tells whether Mochi speaks that level.
+// of a CONNECT. known tells whether Mochi speaks that level, or would without the
+// bridgeBit.
 func connectLevel(first []byte) (level byte, known bool, err error) {
 	body := 1
 	for first[body]&0x80 != 0 {
@@ -110,10 +115,10 @@ func connectLevel(first []byte) (level byte, known bool, err error) {
 	}
 	p := first[body+1:]
 	if rest, ok := bytes.CutPrefix(p, nameMQTT); ok {
-		return rest[0], rest[0] == 4 || rest[0] == 5, nil
+		return rest[0], rest[0]&^bridgeBit == 4 || rest[0] == 5, nil
 	}
 	if rest, ok := bytes.CutPrefix(p, nameMQIsdp); ok {
-		return rest[0], rest[0] == 3, nil
+		return rest[0], rest[0]&^bridgeBit == 3, nil
 	}
 	return 0, false, ErrProtocolName
 }

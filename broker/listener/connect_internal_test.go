@@ -51,6 +51,8 @@ func FuzzReadConnect(f *testing.F) {
 	f.Add(valid)
 	f.Add([]byte{0x10, 0x8c, 0x80, 0x80, 0x00, 0, 4, 'M', 'Q', 'T', 'T', 5, 2, 0, 60, 0, 0})
 	f.Add([]byte{0x10, 14, 0, 6, 'M', 'Q', 'I', 's', 'd', 'p', 3, 2, 0, 60, 0, 0})
+	f.Add([]byte{0x10, 12, 0, 4, 'M', 'Q', 'T', 'T', 0x84, 2, 0, 60, 0, 0})
+	f.Add([]byte{0x10, 12, 0, 4, 'M', 'Q', 'T', 'T', 0x85, 2, 0, 60, 0, 0})
 	f.Add([]byte{0x10, 0xff, 0xff, 0xff, 0xff, 0x7f})
 	f.Add([]byte{0x10, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80})
 	f.Add([]byte("GET /mqtt HTTP/1.1\r\n"))
@@ -71,7 +73,7 @@ func FuzzReadConnect(f *testing.F) {
 		if !bytes.HasPrefix(data, packet) || whole.Len() != len(data)-len(packet) {
 			t.Fatalf("took %x of %x, %d bytes unread", packet, data, whole.Len())
 		}
-		if len(packet) > limit+5 || packet[0] != 0x10 || level < 3 || level > 5 {
+		if len(packet) > limit+5 || packet[0] != 0x10 || !slices.Contains([]byte{3, 4, 5, 0x83, 0x84}, level) {
 			t.Fatalf("let %x through at level %d", packet, level)
 		}
 		var follow framer

@@ -151,7 +151,7 @@ func (d *door) admit(c *Conn, prepare func(*Conn) error) error {
 		}
 		return err
 	}
-	c.replay, c.level = packet, level
+	c.replay, c.level, c.bridge = packet, level&^bridgeBit, level&bridgeBit != 0
 	// From here the broker sets the deadlines, by the keep-alive.
 	if err := c.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("clear the first-packet deadline: %w", err)

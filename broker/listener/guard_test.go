@@ -63,8 +63,9 @@ func TestFirstPacketIsGuarded(t *testing.T) {
 		"too large":            {header(0x10, 2001), "too_large", nil},
 		"256 MiB":              {[]byte{0x10, 0xff, 0xff, 0xff, 0x7f}, "too_large", nil},
 		"name":                 {badName, "protocol", nil},
-		// mosquitto's bridge probes with 0x84 and wants this answer to fall back.
-		"level":        {connect(0x84, "abc", 60), "protocol", []byte{0x20, 2, 0, 1}},
+		// mosquitto's bridge probes with such levels and wants this answer to fall back.
+		"level":        {connect(0x86, "abc", 60), "protocol", []byte{0x20, 2, 0, 1}},
+		"bridge of 5":  {connect(0x85, "abc", 60), "protocol", []byte{0x20, 2, 0, 1}}, // which has No Local for that
 		"MQTT 5 as 6":  {connect(6, "abc", 60), "protocol", []byte{0x20, 2, 0, 1}},
 		"breaks off":   {connect(4, "abc", 60)[:8], "closed", nil},
 		"says nothing": {nil, "closed", nil},

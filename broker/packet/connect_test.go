@@ -1,4 +1,4 @@
-package broker
+package packet_test
 
 import (
 	"errors"
@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"mynah/broker/packet"
 )
 
 // connectWith puts a CONNECT of MQTT 5 together.
@@ -20,7 +22,7 @@ func connectWith(flags byte, props string, payload ...string) string {
 // A CONNECT that is cut short anywhere, or says what it may not, is refused.
 func TestCheckConnect(t *testing.T) {
 	t.Parallel()
-	const session, receive, packet = "\x11\x00\x00\x00\x05", "\x21\x00\x0a", "\x27\x00\x00\x10\x00"
+	const session, receive, size = "\x11\x00\x00\x00\x05", "\x21\x00\x0a", "\x27\x00\x00\x10\x00"
 	will := func(props string) string {
 		return connectWith(0x06, "", "id") + string([]byte{byte(len(props))}) + props + "\x00\x01t\x00\x00"
 	}
@@ -29,7 +31,7 @@ func TestCheckConnect(t *testing.T) {
 		want       error
 	}{
 		{"bare", connectWith(2, "", ""), nil},
-		{"all", connectWith(0xC2, session+receive+packet+"\x22\x00\x05\x19\x01\x17\x00\x26\x00\x01k\x00\x01v\x26\x00\x01k\x00\x01v", "id", "user", "\xff\x00"), nil},
+		{"all", connectWith(0xC2, session+receive+size+"\x22\x00\x05\x19\x01\x17\x00\x26\x00\x01k\x00\x01v\x26\x00\x01k\x00\x01v", "id", "user", "\xff\x00"), nil},
 		{"with will", will("\x18\x00\x00\x00\x01\x01\x01\x02\x00\x00\x00\x09\x03\x00\x01j\x08\x00\x03a/b\x09\x00\x01\xff"), nil},
 		{"with authentication", connectWith(2, "\x15\x00\x05SCRAM\x16\x00\x01x", ""), nil}, // refused elsewhere
 		{"3.1.1", "\x00\x04MQTT\x04\xc2\x00\x3c\x00\x02id\x00\x04user\x00\x01p", nil},
@@ -42,21 +44,21 @@ func TestCheckConnect(t *testing.T) {
 		{"will retain without will", connectWith(0x22, "", "id"), packets.ErrProtocolViolation},
 		{"will QoS 3", connectWith(0x1E, "", "id"), packets.ErrProtocolViolation},
 		{"client id that is not UTF-8", connectWith(2, "", "\xff"), packets.ErrMalformedPacket},
-		{"user name with U+0000", connectWith(0x82, "", "id", "a\x00"), packets.ErrMalformedPacket},
+		{"user name with U+0000", connectWith(0x82, "", "id", "a\x00"), packets.ErrMalformedUsername},
 		{"Receive Maximum 0", connectWith(2, "\x21\x00\x00", "id"), packets.ErrProtocolViolation},
 		{"Maximum Packet Size 0", connectWith(2, "\x27\x00\x00\x00\x00", "id"), packets.ErrProtocolViolation},
 		{"Session Expiry twice", connectWith(2, session+session, "id"), packets.ErrProtocolViolation},
 		{"Request Problem Information 2", connectWith(2, "\x17\x02", "id"), packets.ErrProtocolViolation},
 		{"Authentication Data alone", connectWith(2, "\x16\x00\x01x", "id"), packets.ErrProtocolViolation},
-		{"property of a PUBLISH", connectWith(2, "\x01\x01", "id"), packets.ErrMalformedProperties},
-		{"unknown property", connectWith(2, "\x7f\x01", "id"), packets.ErrMalformedProperties},
+		{"property of a PUBLISH", connectWith(2, "\x01\x01", "id"), packets.ErrMalformedBadProperty},
+		{"unknown property", connectWith(2, "\x7f\x01", "id"), packets.ErrMalformedBadProperty},
 		{"user property that is not UTF-8", connectWith(2, "\x26\x00\x01k\x00\x01\xff", "id"), packets.ErrMalformedProperties},
 		{"will's payload format 2", will("\x01\x02"), packets.ErrProtocolViolation},
-		{"will's response topic with a wildcard", will("\x08\x00\x03a/#"), packets.ErrProtocolViolation},
+		{"will's response topic with a wildcard", will("\x08\x00\x03a/#"), packets.ErrProtocolViolationSurplusWildcard},
 		{"will's delay twice", will("\x18\x00\x00\x00\x01\x18\x00\x00\x00\x01"), packets.ErrProtocolViolation},
-		{"will's topic with U+0000", strings.Replace(will(""), "\x00\x01t", "\x00\x01\x00", 1), packets.ErrMalformedPacket},
+		{"will's topic with U+0000", strings.Replace(will(""), "\x00\x01t", "\x00\x01\x00", 1), packets.ErrMalformedWillTopic},
 	} {
-		err := checkConnect([]byte(tc.body))
+		err := packet.CheckConnect([]byte(tc.body))
 		if !errors.Is(err, tc.want) || (err == nil) != (tc.want == nil) {
 			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
 		}
@@ -64,7 +66,7 @@ func TestCheckConnect(t *testing.T) {
 			continue
 		}
 		for n := range len(tc.body) {
-			if checkConnect([]byte(tc.body[:n])) == nil {
+			if packet.CheckConnect([]byte(tc.body[:n])) == nil {
 				t.Errorf("%s: the first %d of %d bytes are taken for sound", tc.name, n, len(tc.body))
 			}
 		}
