@@ -1,9 +1,28 @@
 package api
 
-import "context"
+import (
+	"context"
+	"errors"
 
-func (a *API) disableAccount(ctx context.Context, in *IDPath) (*empty, error) {
-	return nil, a.accounts.SetDisabled(ctx, in.ID, true, false)
+	"mynah/chat"
+)
+
+type disableInput struct {
+	IDPath
+	Body struct {
+		Unknown bool `json:"unknown,omitempty" doc:"Also if there is no such account: whoever comes with a token for the id, which another issuer signed, is refused from the first time on, and nobody can register it"`
+	}
+}
+
+func (a *API) disableAccount(ctx context.Context, in *disableInput) (*empty, error) {
+	if in.Body.Unknown {
+		return nil, a.accounts.DisableUnknown(ctx, in.ID)
+	}
+	err := a.accounts.SetDisabled(ctx, in.ID, true, false)
+	if refusal, ok := errors.AsType[*chat.Error](err); ok && refusal.Code == chat.CodeNotFound {
+		return nil, chat.Refuse(chat.CodeNotFound, `There is no such account. To refuse somebody who has not come yet, send {"unknown": true}.`)
+	}
+	return nil, err
 }
 
 func (a *API) enableAccount(ctx context.Context, in *IDPath) (*empty, error) {

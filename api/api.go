@@ -16,6 +16,9 @@ import (
 	"mynah/api/accounts"
 	"mynah/api/pgtx"
 	"mynah/api/social"
+	"mynah/authhook"
+	"mynah/internal/forwarded"
+	"mynah/internal/loglimit"
 	"mynah/internal/origin"
 	"mynah/schema"
 )
@@ -24,6 +27,7 @@ import (
 type API struct {
 	cfg      Config
 	origins  origin.List
+	source   forwarded.Source
 	log      *slog.Logger
 	db       *pgtx.DB
 	mux      *http.ServeMux
@@ -35,6 +39,9 @@ type API struct {
 	// groupOwner returns nil if the subject owns the group, and a *chat.Error
 	// if not. The groups set it.
 	groupOwner func(ctx context.Context, subject, group string) error
+
+	refusedTokens *authhook.RefusalLog
+	otherOrigins  *loglimit.Limiter // of pages whose scripts may not read answers
 
 	ready atomic.Bool // between Start and Stop
 
@@ -49,8 +56,14 @@ func New(cfg Config) (*API, error) {
 		return nil, err
 	}
 	a := &API{cfg: cfg, log: cfg.Log, db: pgtx.New(cfg.DB), mux: http.NewServeMux(), limits: newLimits(cfg.AddressLimits, cfg.Now)}
+	a.refusedTokens = authhook.NewRefusalLog(cfg.Now)
+	a.otherOrigins = loglimit.New(originsAtOnce, originsEvery)
 	cfg.Accounts.PublicURL = cfg.PublicURL
-	var err error
+	header, err := forwarded.ParseHeader(cfg.ForwardedHeader)
+	if err != nil {
+		return nil, fmt.Errorf("set up addresses: %w", err)
+	}
+	a.source = forwarded.Source{Header: header, Trusted: cfg.TrustedProxies}
 	if a.origins, err = origin.Parse(cfg.Origins); err != nil {
 		return nil, err
 	}
@@ -74,7 +87,8 @@ func Paths() []string {
 }
 
 // Handler returns the handler of all of Paths. Before Start and after Stop it
-// answers that the server is not ready.
+// answers that the server is not ready. How long a client may take with its
+// request is the http.Server's to say, with ReadTimeout.
 func (a *API) Handler() http.Handler { return http.HandlerFunc(a.serve) }
 
 // Start reads the signing keys, making one if there is none, and starts sending

@@ -154,7 +154,15 @@ func TestDisableWhoHasNotCome(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	admin, mallory := w.token("boss", authhook.RoleAdmin), w.token("mallory", authhook.RoleUser)
-	w.do(http.MethodPost, "/v1/admin/accounts/mallory/disable", admin, nil).want(http.StatusNoContent)
+	// A slip of the pen is none of these: it is told, and takes nobody's id.
+	if r := w.do(http.MethodPost, "/v1/admin/accounts/mallory/disable", admin, nil).problem(http.StatusNotFound, "not_found"); !contains(r.get("detail"), `{"unknown": true}`) {
+		t.Errorf("the answer does not say how: %s", r.Body)
+	}
+	if got := w.column(`SELECT id FROM accounts WHERE id = 'mallory'`); len(got) != 0 {
+		t.Error("an account was made")
+	}
+	w.do(http.MethodPost, "/v1/admin/accounts/archiver/disable", admin, `{"unknown":true}`).problem(http.StatusForbidden, "not_allowed")
+	w.do(http.MethodPost, "/v1/admin/accounts/mallory/disable", admin, `{"unknown":true}`).want(http.StatusNoContent)
 	w.do(http.MethodGet, "/v1/me", mallory, nil).problem(http.StatusUnauthorized, "unauthenticated")
 	if got := w.column(`SELECT kind FROM changes WHERE subject = 'mallory'`); !slices.Equal(got, []string{"disabled"}) {
 		t.Errorf("the feed has %v of mallory, want that they are disabled", got)

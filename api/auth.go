@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"time"
 
 	"mynah/authhook"
@@ -44,12 +46,30 @@ func (a *API) fresh(c *Caller) error {
 	return nil
 }
 
+// logRefusedToken tells the operator why a token was refused, in the words in which MQTT's
+// door does, and as rarely.
+func (a *API) logRefusedToken(ctx context.Context, req *request, err error) {
+	leftOut, ok := a.refusedTokens.Refusal(req.address.String())
+	if !ok {
+		return
+	}
+	attrs := []slog.Attr{slog.String("request", req.id), slog.String("address", req.address.String()), slog.Any("reason", err)}
+	if te, ok := errors.AsType[*authhook.TokenError](err); ok && te.Subject != "" {
+		attrs = append(attrs, slog.String("subject", te.Subject))
+	}
+	if leftOut > 0 {
+		attrs = append(attrs, slog.Int64("left_out", leftOut)) // refusals that were not logged
+	}
+	a.log.LogAttrs(ctx, slog.LevelWarn, "token refused", attrs...)
+}
+
 func (a *API) authenticate(ctx context.Context, req *request) (*Caller, error) {
 	if req.token == "" {
 		return nil, chat.Refuse(chat.CodeUnauthenticated, "This needs a token: Authorization: Bearer …")
 	}
 	id, err := a.cfg.Verifier.Verify(ctx, req.token)
 	if err != nil {
+		a.logRefusedToken(ctx, req, err)
 		refusal := authhook.ClientError(err)
 		if refusal.Code == chat.CodeUnavailable {
 			return nil, refusal

@@ -35,7 +35,8 @@ type operation struct {
 		Schema   jsonSchema
 	}
 	RequestBody *struct {
-		Content map[string]struct{ Schema jsonSchema }
+		Required bool
+		Content  map[string]struct{ Schema jsonSchema }
 	}
 	Responses map[string]json.RawMessage
 	Security  []json.RawMessage
@@ -269,7 +270,15 @@ func TestBadInputIsRefusedEverywhere(t *testing.T) {
 			refused("no object", send(filled("x"), `[]`))
 			refused("null", send(filled("x"), `null`))
 			refused("no JSON", send(filled("x"), `{"a":`))
-			refused("nothing", send(filled("x"), nil))
+			if nothing := send(filled("x"), nil); op.RequestBody.Required {
+				refused("nothing", nothing)
+			} else if nothing.Status == http.StatusBadRequest {
+				t.Errorf("%s %s: no field is required, and it wants a body: %s", method, path, nothing.Body)
+			}
+			if op.RequestBody.Required == (len(bodySchema.Required) == 0) {
+				t.Errorf("%s %s: the body is required: %t, of its fields: %q", method, path, op.RequestBody.Required, bodySchema.Required)
+			}
+			refused("a key twice", send(filled("x"), `{"nonsense":1,"nonsense":1}`))
 			refused("deep nesting", send(filled("x"), strings.Repeat(`{"a":`, 5000)+"1"+strings.Repeat("}", 5000)))
 			refused("a huge body", send(filled("x"), `{"a":"`+strings.Repeat("x", 70<<10)+`"}`))
 			for name, field := range bodySchema.Properties {

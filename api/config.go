@@ -14,6 +14,7 @@ import (
 
 	"mynah/api/accounts"
 	"mynah/api/social"
+	"mynah/internal/forwarded"
 	"mynah/internal/origin"
 )
 
@@ -34,11 +35,15 @@ type Config struct {
 	Social social.Config
 	// Origins are the origins of web pages, besides the API's own, whose
 	// scripts may call it (--allow-origin): https://app.example.com,
-	// https://*.example.com for all below that, "*" for all. Default none.
+	// https://*.example.com for all below that, file:// or null for pages that
+	// come from no host, "*" for all. Default none.
 	Origins []string
-	// TrustedProxies are the addresses whose X-Forwarded-For is believed
+	// TrustedProxies are the addresses whose ForwardedHeader is believed
 	// (--trusted-proxy). Default none: a limit by address then counts the peer.
 	TrustedProxies []netip.Prefix
+	// ForwardedHeader is where they tell the client's address
+	// (--forwarded-header): X-Forwarded-For, the default, or Forwarded.
+	ForwardedHeader string
 	// AddressLimits scales how often one address may sign in, register and ask
 	// for codes (--address-limits): 300 sign-ins in a quarter of an hour, 60
 	// registrations and 60 codes in an hour. Take more where many people share
@@ -49,7 +54,8 @@ type Config struct {
 	// Connect providers send people back to, and the issuer of its tokens.
 	// Required if a provider is configured.
 	PublicURL string
-	// Timeout is the longest that a request may take. Default 15 s.
+	// Timeout is the longest that a request may take once its head was read. Default
+	// 8 s: the answer is to be there before the server closes the connection.
 	Timeout time.Duration
 	// Log is where requests and failures are logged. Required.
 	Log *slog.Logger
@@ -63,7 +69,7 @@ func (c *Config) now() time.Time { return c.Now() }
 // wrong and what to do about it.
 func (c *Config) Validate() error {
 	if c.Timeout == 0 {
-		c.Timeout = 15 * time.Second
+		c.Timeout = 8 * time.Second
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -84,6 +90,9 @@ func (c *Config) ValidateSettings() error {
 	var wrong []error
 	if c.AddressLimits < 0 || c.AddressLimits > 1000 || math.IsNaN(c.AddressLimits) {
 		wrong = append(wrong, fmt.Errorf("--address-limits %g: give a factor above 0, at most 1000", c.AddressLimits))
+	}
+	if _, err := forwarded.ParseHeader(c.ForwardedHeader); err != nil {
+		wrong = append(wrong, fmt.Errorf("--forwarded-header: %w", err))
 	}
 	if _, err := origin.Parse(c.Origins); err != nil {
 		wrong = append(wrong, fmt.Errorf("--allow-origin %w", err))

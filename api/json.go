@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -42,7 +43,10 @@ var strictJSON = huma.Format{
 			case halfPair(data):
 				return errHalf
 			}
-			return storable(*whole, maxDepth)
+			if err := storable(*whole, maxDepth); err != nil {
+				return err
+			}
+			return noKeyTwice(data)
 		}
 		return nil
 	},
@@ -52,6 +56,57 @@ func encodeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false) // the answer is never HTML: the type says so, and nosniff
 	return e.Encode(v)
+}
+
+// noKeyTwice returns an error that names a key that an object of the JSON text has twice,
+// at any depth. Of two, some readers take the first and others the last, so that whoever
+// looks at a body may see another one than the server.
+func noKeyTwice(text []byte) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	// keys are those of each object that is open, nil for an array.
+	var keys []map[string]bool
+	name := false // whether what comes next in the innermost is a name
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return nil // the end: it was parsed before
+		}
+		innermost := len(keys) - 1
+		switch t := token.(type) {
+		case json.Delim:
+			switch t {
+			case '{':
+				keys, name = append(keys, map[string]bool{}), true
+				continue
+			case '[':
+				keys, name = append(keys, nil), false
+				continue
+			}
+			keys = keys[:innermost]
+			innermost--
+		case string:
+			if name {
+				if keys[innermost][t] {
+					return fmt.Errorf("the key %s is there twice", quote(t))
+				}
+				keys[innermost][t], name = true, false
+				continue
+			}
+		}
+		name = innermost >= 0 && keys[innermost] != nil
+	}
+}
+
+// maxQuoted is how much of a client's own words an answer repeats, in characters.
+const maxQuoted = 64
+
+// quote quotes a client's word for an answer.
+func quote(s string) string {
+	if short := []rune(s); len(short) > maxQuoted {
+		s = string(short[:maxQuoted]) + "…"
+	}
+	return strconv.Quote(s)
 }
 
 // halfPair reports whether a string of the JSON text has an escaped surrogate without

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net/http"
 	"reflect"
 	"slices"
@@ -79,7 +81,7 @@ func call[I, O any](a *API, pattern, name, summary string, handler func(context.
 	mustEmbedExported(reflect.TypeFor[O]())
 	r := route{Operation: huma.Operation{
 		OperationID: name, Method: method, Path: path, Summary: summary,
-		MaxBodyBytes: bodyLimit, BodyReadTimeout: 5 * time.Second,
+		MaxBodyBytes:                 bodyLimit,
 		RejectUnknownQueryParameters: true,
 	}}
 	if parts := strings.Split(path, "/"); len(parts) > 2 {
@@ -98,13 +100,14 @@ func call[I, O any](a *API, pattern, name, summary string, handler func(context.
 			Schema:      &huma.Schema{Type: huma.TypeString, MinLength: new(1), MaxLength: new(128)},
 		})
 	}
+	optional := false // set below, before the first request
 	r.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
 		checked, err := a.admit(ctx.Context(), &r)
 		if err != nil {
 			a.refuse(ctx, err)
 			return
 		}
-		next(huma.WithContext(ctx, checked))
+		next(&incoming{humaContext: huma.WithContext(ctx, checked), optional: optional})
 	}}
 	huma.Register(a.huma, r.Operation, func(ctx context.Context, in *I) (*O, error) {
 		out, err := run(ctx, a, &r, in, handler)
@@ -115,6 +118,48 @@ func call[I, O any](a *API, pattern, name, summary string, handler func(context.
 		}
 		return out, nil
 	})
+	optional = a.describe(&r)
+}
+
+// humaContext is embedded under another name than that of its method Context.
+type humaContext = huma.Context
+
+// incoming is a request as huma reads it.
+type incoming struct {
+	humaContext
+	optional bool // no field of the body is required
+}
+
+// Unwrap is for huma's adapters.
+func (c *incoming) Unwrap() huma.Context { return c.humaContext }
+
+// SetReadDeadline leaves the server's own deadline, which is for the whole request: huma
+// would begin a new one with the body.
+func (c *incoming) SetReadDeadline(time.Time) error { return nil }
+
+// BodyReader returns the body. One without a required field may be left out: it then is an
+// object without fields.
+func (c *incoming) BodyReader() io.Reader {
+	if !c.optional {
+		return c.humaContext.BodyReader()
+	}
+	return &bodyOr{body: c.humaContext.BodyReader(), otherwise: strings.NewReader("{}")}
+}
+
+// bodyOr reads body, or otherwise if that has nothing.
+type bodyOr struct {
+	body, otherwise io.Reader
+	some            bool
+}
+
+func (b *bodyOr) Read(p []byte) (n int, err error) {
+	if n, err = b.body.Read(p); n > 0 {
+		b.some = true
+	}
+	if n == 0 && errors.Is(err, io.EOF) && !b.some {
+		return b.otherwise.Read(p)
+	}
+	return n, err
 }
 
 // mustEmbedExported panics if a struct of t embeds one with an unexported name:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
 
 	"mynah/api/pgtx"
 	"mynah/chat"
@@ -85,6 +86,13 @@ func newProblem(code chat.Code, detail string) *Problem {
 func init() {
 	// encoding/json takes "Name" for "name"; a client must not come to rely on it.
 	huma.ValidateStrictCasing = true
+	// Names in its messages are quoted: a field may be called to, or at.
+	validation.MsgExpectedRequiredProperty = `the property "%s" is required`
+	validation.MsgExpectedDependentRequiredProperty = `the property "%s" is required where "%s" is given`
+	validation.MsgUnexpectedProperty = "there is no such property"
+	validation.MsgExpectedMatchPattern = `must match the pattern "%s"`
+	validation.MsgExpectedBePattern = `must be "%s"`
+	validation.MsgExpectedOneOf = `must be one of: %s`
 	// Its own errors: validation, bodies that cannot be read.
 	huma.NewError = func(status int, message string, details ...error) huma.StatusError {
 		return statusProblem(status, message, details...)

@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"net/url"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -107,7 +106,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 // route finds the handler. net/http's mux answers what it does not know in plain
 // text; clients of an API want a problem document there, too.
 func (a *API) route(w *recorder, r *http.Request, req *request) {
-	if a.cors(w, r) {
+	if a.cors(w, r, req) {
 		return
 	}
 	if !cleanText(r.URL.Path) || !cleanQuery(r.URL.RawQuery) {
@@ -153,30 +152,12 @@ func (a *API) writeProblem(w http.ResponseWriter, r *http.Request, p *Problem) {
 	}
 }
 
-// clientAddress is the peer's address, or what a trusted proxy says of it: the
-// last address of X-Forwarded-For that is not itself a trusted proxy.
+// clientAddress is the peer's address, or what a trusted proxy says of it.
 func (a *API) clientAddress(r *http.Request) netip.Addr {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.IPv4Unspecified() // a Unix socket or a test: all share one limit
+	if client := a.source.Client(r).Addr(); client.IsValid() {
+		return client
 	}
-	address := peer.Addr().Unmap()
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for _, hop := range slices.Backward(hops) {
-		if !a.trusted(address) {
-			break
-		}
-		next, err := netip.ParseAddr(strings.TrimSpace(hop))
-		if err != nil {
-			break
-		}
-		address = next.Unmap()
-	}
-	return address
-}
-
-func (a *API) trusted(address netip.Addr) bool {
-	return slices.ContainsFunc(a.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(address) })
+	return netip.IPv4Unspecified() // a Unix socket or a test: all share one limit
 }
 
 // cleanText reports whether PostgreSQL's text can hold s.

@@ -37,6 +37,16 @@ func TestWhoseAddressCounts(t *testing.T) {
 		}
 		return ""
 	}
+	// RFC 7239's header, and then that alone.
+	standard := newWorld(t, func(c *api.Config) {
+		c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		c.ForwardedHeader = "Forwarded"
+	})
+	if got := last(standard, "192.0.2.1"); got != "127.0.0.1" {
+		t.Errorf("the other header: counted as %s", got)
+	}
+	standard.do(http.MethodGet, "/v1/sign-in", "", nil, "Forwarded", `for="[2001:db8::1]:443";proto=https`).want(http.StatusOK)
+	waitfor.MustHold(t, "the client by Forwarded is counted", func() bool { return contains(standard.log.String(), "address=2001:db8::1") })
 	for _, c := range []struct {
 		world           *world
 		forwarded, want string
@@ -47,6 +57,9 @@ func TestWhoseAddressCounts(t *testing.T) {
 		{proxied, "192.0.2.1, 10.0.0.7", "192.0.2.1"},
 		{proxied, "nonsense", "127.0.0.1"},
 		{proxied, "2001:db8::1", "2001:db8::1"},
+		{proxied, "203.0.113.7:51234", "203.0.113.7"}, // as Azure's gateways write it
+		{proxied, "[2001:db8::1]:443", "2001:db8::1"},
+		{proxied, "[2001:db8::1]", "2001:db8::1"},
 	} {
 		if got := last(c.world, c.forwarded); got != c.want {
 			t.Errorf("X-Forwarded-For %q: counted as %s, want %s", c.forwarded, got, c.want)
@@ -88,11 +101,31 @@ func TestOriginPatterns(t *testing.T) {
 		"http://localhost":           false,
 		"https://plain.org":          true,
 		"null":                       false,
+		"file://":                    false,
 		"https://x.example.com/path": false,
+		// Mini-games on iOS; no page in a browser can have it.
+		"weapp://wechat-game-runtime": true,
 	} {
 		got := w.do(http.MethodGet, "/v1/sign-in", "", nil, "Origin", origin).Header.Get("Access-Control-Allow-Origin")
 		if want := map[bool]string{true: origin}[allowed]; got != want {
 			t.Errorf("%s: allowed is %q, want %q", origin, got, want)
+		}
+	}
+	// The operator learns which page it was; the server's own is none of them.
+	if log := w.log.String(); !contains(log, "origin=https://evilexample.com") || !contains(log, "--allow-origin") {
+		t.Errorf("a page that may not call is not logged:\n%s", log)
+	}
+	w.do(http.MethodGet, "/v1/sign-in", "", nil, "Origin", w.url).want(http.StatusOK)
+	for range 100 {
+		w.do(http.MethodGet, "/v1/sign-in", "", nil, "Origin", "https://flood.example").want(http.StatusOK)
+	}
+	if log := w.log.String(); contains(log, "origin="+w.url) || strings.Count(log, "--allow-origin") > 20 {
+		t.Errorf("the log has the server's own page, or too many:\n%s", log)
+	}
+	hybrid := newWorld(t, func(c *api.Config) { c.Origins = []string{"file://", "null"} })
+	for _, origin := range []string{"file://", "null"} {
+		if got := hybrid.do(http.MethodGet, "/v1/sign-in", "", nil, "Origin", origin).Header.Get("Access-Control-Allow-Origin"); got != origin {
+			t.Errorf("%s, which is named, is allowed as %q", origin, got)
 		}
 	}
 	for _, wrong := range []string{"https://*", "https://*example.com", "https://a.*.com", "example.com", "https://x/"} {

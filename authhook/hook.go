@@ -71,7 +71,7 @@ type Hook struct {
 	cfg     HookConfig
 	clients registry
 
-	refusals *refusalLog
+	refusals *RefusalLog
 
 	epoch atomic.Uint64 // counts what the directory said about who may be connected
 
@@ -105,7 +105,7 @@ func NewHook(cfg HookConfig) (*Hook, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	h := &Hook{cfg: cfg, refusals: newRefusalLog(cfg.Now), stopped: make(chan struct{}), recheck: make(chan struct{}, 1)}
+	h := &Hook{cfg: cfg, refusals: NewRefusalLog(cfg.Now), stopped: make(chan struct{}), recheck: make(chan struct{}, 1)}
 	h.clients.now = cfg.Now
 	h.clients.expired = func(l *live) { h.endMarked(l, ErrExpired) }
 	h.clients.untilSweep.Store(leastSweep)
@@ -244,7 +244,7 @@ func (h *Hook) refused(cl *mqtt.Client, err error) {
 		h.cfg.Log.Debug("connect refused", attrs...)
 		return
 	}
-	if leftOut, ok := h.refusals.refusal(remote); ok {
+	if leftOut, ok := h.refusals.Refusal(remote); ok {
 		if leftOut > 0 {
 			attrs = append(attrs, "left_out", leftOut) // refusals that were not logged
 		}

@@ -24,8 +24,8 @@ const (
 	refusalAddresses = 1 << 14 // that are remembered
 )
 
-// refusalLog decides which refusals are logged, and counts the others.
-type refusalLog struct {
+// RefusalLog decides which refused tokens and CONNECTs are logged, and counts the others.
+type RefusalLog struct {
 	now       func() time.Time
 	refused   *buckets // by address
 	throttled *buckets // by address
@@ -33,9 +33,10 @@ type refusalLog struct {
 	leftOut   atomic.Int64
 }
 
-func newRefusalLog(now func() time.Time) *refusalLog {
+// NewRefusalLog returns a RefusalLog by the clock, of one door or of several.
+func NewRefusalLog(now func() time.Time) *RefusalLog {
 	perSecond := func(every time.Duration) float64 { return float64(time.Second) / float64(every) }
-	return &refusalLog{
+	return &RefusalLog{
 		now:       now,
 		refused:   newBuckets(perSecond(refusalEvery), refusalsAtOnce, refusalAddresses, now),
 		throttled: newBuckets(perSecond(throttledEvery), 1, refusalAddresses, now),
@@ -43,9 +44,9 @@ func newRefusalLog(now func() time.Time) *refusalLog {
 	}
 }
 
-// refusal reports whether a refusal of the remote address is to be logged, and if so,
+// Refusal reports whether a refusal of the remote address is to be logged, and if so,
 // how many of all addresses were left out since the last that was.
-func (r *refusalLog) refusal(remote string) (leftOut int64, ok bool) {
+func (r *RefusalLog) Refusal(remote string) (leftOut int64, ok bool) {
 	if !r.may(r.refused, remote) {
 		r.leftOut.Add(1)
 		return 0, false
@@ -54,9 +55,9 @@ func (r *refusalLog) refusal(remote string) (leftOut int64, ok bool) {
 }
 
 // throttling reports whether it is to be logged that the remote address is throttled.
-func (r *refusalLog) throttling(remote string) bool { return r.may(r.throttled, remote) }
+func (r *RefusalLog) throttling(remote string) bool { return r.may(r.throttled, remote) }
 
-func (r *refusalLog) may(b *buckets, remote string) bool {
+func (r *RefusalLog) may(b *buckets, remote string) bool {
 	key, _ := addressKey(remote) // loopback, which is nobody's in particular, is one address too
 	return b.take(key) && r.all.AllowN(r.now(), 1)
 }

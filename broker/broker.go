@@ -47,6 +47,9 @@ type Config struct {
 	// TrustedProxies, whose X-Forwarded-For is believed too.
 	ProxyProtocol  bool
 	TrustedProxies []netip.Prefix
+	// ForwardedHeader is where they tell a WebSocket's address: X-Forwarded-For
+	// (the default) or Forwarded.
+	ForwardedHeader string
 	// AllowedOrigins are the web pages that may connect: see listener.WSConfig.
 	AllowedOrigins []string
 	// MaxConns bounds open connections, MaxConnsPerAddr those from one address;
@@ -310,7 +313,7 @@ func (b *Broker) openDoors() error {
 		b.tcp = append(b.tcp, t)
 	}
 	ws, err := listener.NewWebSocket(listener.WSConfig{
-		Guard: guard, AllowedOrigins: b.cfg.AllowedOrigins, TrustedProxies: b.cfg.TrustedProxies,
+		Guard: guard, AllowedOrigins: b.cfg.AllowedOrigins, TrustedProxies: b.cfg.TrustedProxies, ForwardedHeader: b.cfg.ForwardedHeader,
 		MessageLimit: max(listener.DefaultMessageLimit, 2*int64(b.maxPacket)),
 	})
 	b.ws = ws

@@ -232,23 +232,30 @@ func (s *Service) Delete(ctx context.Context, id string) error {
 	})
 }
 
+// DisableUnknown disables an account also if there is none yet: somebody can be refused
+// before they come for the first time with a token that others signed. Their id is taken
+// from then on.
+func (s *Service) DisableUnknown(ctx context.Context, id string) error {
+	return s.db.Tx(ctx, func(ctx context.Context) error {
+		if id != authhook.SubjectArchiver && id != authhook.SubjectSystem { // which SetDisabled refuses
+			if _, err := s.db.Q(ctx).Exec(ctx, schema.InsertKnownAccount, id, "user"); err != nil {
+				return fmt.Errorf("make account to disable: %w", err)
+			}
+		}
+		return s.SetDisabled(ctx, id, true, false)
+	})
+}
+
 // SetDisabled disables or enables an account. A disabled one cannot sign in, its
-// tokens are refused and what it has connected ends. Somebody can be disabled before
-// they come for the first time with a token that others signed; the server's own parts
-// cannot. byOwner says that it is the owner of a device's group who does it: they do not
+// tokens are refused and what it has connected ends. The server's own parts cannot be
+// disabled. byOwner says that it is the owner of a device's group who does it: they do not
 // enable what an operator has disabled.
 func (s *Service) SetDisabled(ctx context.Context, id string, disabled, byOwner bool) error {
 	if id == authhook.SubjectArchiver || id == authhook.SubjectSystem {
 		return chat.Refuse(chat.CodeNotAllowed, "This is a part of the server itself.")
 	}
 	return s.db.Tx(ctx, func(ctx context.Context) error {
-		q := s.db.Q(ctx)
-		if disabled {
-			if _, err := q.Exec(ctx, schema.InsertKnownAccount, id, "user"); err != nil {
-				return fmt.Errorf("make account to disable: %w", err)
-			}
-		}
-		changed, err := q.Exec(ctx, schema.UpdateDisabled, id, disabled, byOwner)
+		changed, err := s.db.Q(ctx).Exec(ctx, schema.UpdateDisabled, id, disabled, byOwner)
 		if err != nil {
 			return fmt.Errorf("disable account: %w", err)
 		}

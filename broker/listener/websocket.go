@@ -15,6 +15,8 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"mynah/internal/forwarded"
+	"mynah/internal/loglimit"
 	"mynah/internal/origin"
 )
 
@@ -32,9 +34,9 @@ type WSConfig struct {
 	// ID names the door. "" means "ws".
 	ID string
 	// AllowedOrigins are the pages that may connect: scheme://host[:port],
-	// scheme://*.domain for all hosts below a domain, or *. Empty means pages
-	// from the host that they connect to. A client that sends no Origin is not
-	// in a browser and always may.
+	// scheme://*.domain for all hosts below a domain, file:// or null for what
+	// has no host, or *. Pages from the host that they connect to, mini-programs
+	// and clients that send no Origin, which are not in a browser, always may.
 	AllowedOrigins []string
 	// TrustedProxies are the addresses whose ForwardedHeader is believed.
 	TrustedProxies []netip.Prefix
@@ -63,8 +65,17 @@ type WebSocket struct {
 	door     *door
 	cfg      WSConfig
 	origins  origin.List
+	source   forwarded.Source
 	upgrader websocket.Upgrader
+
+	refusedOrigins *loglimit.Limiter
 }
+
+// How many refused origins are logged: any page can cause as many as it likes.
+const (
+	originsAtOnce = 10
+	originsEvery  = time.Minute
+)
 
 // NewWebSocket returns a WebSocket door. It fails on a malformed origin or
 // header name.
@@ -78,13 +89,9 @@ func NewWebSocket(cfg WSConfig) (*WebSocket, error) {
 	if cfg.MessageLimit == 0 {
 		cfg.MessageLimit = DefaultMessageLimit
 	}
-	switch {
-	case cfg.ForwardedHeader == "":
-		cfg.ForwardedHeader = headerXForwardedFor
-	case strings.EqualFold(cfg.ForwardedHeader, headerXForwardedFor), strings.EqualFold(cfg.ForwardedHeader, headerForwarded):
-		cfg.ForwardedHeader = http.CanonicalHeaderKey(cfg.ForwardedHeader)
-	default:
-		return nil, fmt.Errorf("listener: forwarded header %q: want X-Forwarded-For or Forwarded", cfg.ForwardedHeader)
+	header, err := forwarded.ParseHeader(cfg.ForwardedHeader)
+	if err != nil {
+		return nil, fmt.Errorf("listener: %w", err)
 	}
 	allowed, err := origin.Parse(cfg.AllowedOrigins)
 	if err != nil {
@@ -95,7 +102,8 @@ func NewWebSocket(cfg WSConfig) (*WebSocket, error) {
 		return nil, err
 	}
 	return &WebSocket{
-		door: d, cfg: cfg, origins: allowed,
+		door: d, cfg: cfg, origins: allowed, source: forwarded.Source{Header: header, Trusted: cfg.TrustedProxies},
+		refusedOrigins: loglimit.New(originsAtOnce, originsEvery),
 		upgrader: websocket.Upgrader{
 			ReadBufferSize: readBuffer,
 			// With a pool Gorilla takes a write buffer only for data frames,
@@ -122,8 +130,9 @@ func (s *WebSocket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, reasonSubprotocol, http.StatusBadRequest, "the WebSocket subprotocol must be mqtt")
 		return
 	}
-	remote := clientAddr(r, s.cfg.ForwardedHeader, s.cfg.TrustedProxies)
+	remote := s.source.Client(r)
 	if !s.mayCome(r) {
+		s.logRefusedOrigin(r, remote)
 		s.refuse(w, reasonOrigin, http.StatusForbidden, "pages of this origin are not allowed to connect")
 		return
 	}
@@ -187,17 +196,6 @@ func (s *WebSocket) upgrade(c *Conn, w http.ResponseWriter, r *http.Request, dea
 func (s *WebSocket) refuse(w http.ResponseWriter, reason string, status int, text string) {
 	s.door.meter.refuse(reason)
 	http.Error(w, text, status)
-}
-
-// host is the host that the client asked for: a trusted proxy may have replaced
-// it on the way.
-func (s *WebSocket) host(r *http.Request) string {
-	if h := r.Header.Get("X-Forwarded-Host"); h != "" {
-		if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && contains(s.cfg.TrustedProxies, peer.Addr()) {
-			return h
-		}
-	}
-	return r.Host
 }
 
 // token returns the credential of a handshake: a browser cannot set a header, so

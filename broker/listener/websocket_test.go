@@ -3,7 +3,9 @@ package listener_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -299,7 +301,17 @@ func TestOrigins(t *testing.T) {
 		{[]string{"https://chat.example"}, "https://chat.example:8443", false},
 		{[]string{"https://chat.example"}, "https://chat.example.evil.example", false},
 		{[]string{"https://chat.example"}, "", true},
-		{[]string{"https://chat.example"}, "http://%h", false},
+		{[]string{"https://chat.example"}, "http://%h", true}, // the server's own host, whatever else is named
+		{[]string{"https://chat.example"}, "http://%h.evil.example", false},
+		{nil, "weapp://wechat-game-runtime", true}, // mini-games on iOS
+		{[]string{"https://chat.example"}, "weapp://wechat-game-runtime", true},
+		{[]string{"weapp://wechat-game-runtime"}, "http://%h", true},
+		{nil, "file://", false},
+		{[]string{"https://chat.example"}, "null", false},
+		{[]string{"file://"}, "file://", true}, // hybrid apps
+		{[]string{"file://"}, "null", false},
+		{[]string{"null"}, "null", true},
+		{[]string{"null"}, "file://", false},
 		{[]string{"https://*.example.com"}, "https://a.example.com", true},
 		{[]string{"https://*.example.com"}, "https://a.b.example.com", true},
 		{[]string{"https://*.example.com"}, "https://example.com", false},
@@ -321,6 +333,29 @@ func TestOrigins(t *testing.T) {
 		if _, err := listener.NewWebSocket(listener.WSConfig{AllowedOrigins: []string{bad}, Guard: listener.Guard{Handler: echo}}); err == nil {
 			t.Errorf("allowed origin %q was taken", bad)
 		}
+	}
+}
+
+// Guards against a page that is refused and nobody knows why, and against a page that fills
+// the log.
+func TestRefusedOriginsAreLogged(t *testing.T) {
+	t.Parallel()
+	log := &syncBuffer{}
+	_, url := startWS(t, listener.WSConfig{
+		AllowedOrigins: []string{"https://chat.example"},
+		Guard:          listener.Guard{Handler: echo, Logger: slog.New(slog.NewTextHandler(log, nil))},
+	})
+	for i := range 100 {
+		if _, status, err := tryWS(t, url, http.Header{"Origin": {fmt.Sprintf("https://other%d.example", i)}}, "mqtt"); err == nil || status != http.StatusForbidden {
+			t.Fatalf("status %d", status)
+		}
+	}
+	text := log.String()
+	if !strings.Contains(text, "origin=https://other0.example") || !strings.Contains(text, "--allow-origin") || !strings.Contains(text, "remote=127.0.0.1:") {
+		t.Errorf("the log does not say which page was refused and what to do:\n%s", text)
+	}
+	if n := strings.Count(text, "level=WARN"); n > 20 {
+		t.Errorf("%d lines for 100 refused pages", n)
 	}
 }
 

@@ -51,6 +51,7 @@ func (s *server) startBroker(ctx context.Context) error {
 		Limiter:         authhook.NewLimiter(authhook.LimiterConfig{PublishRate: s.cfg.PublishRate}),
 		ProxyProtocol:   s.cfg.ProxyProtocol,
 		TrustedProxies:  proxies,
+		ForwardedHeader: s.cfg.Forwarded,
 		AllowedOrigins:  s.cfg.AllowOrigin,
 		MaxConns:        s.cfg.MaxConnections,
 		MaxConnsPerAddr: s.cfg.AddressMax,

@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"mynah/authhook"
+	"mynah/internal/forwarded"
+	"mynah/internal/origin"
 )
 
 // Bounds of --publish-rate. One message in ten seconds is little for anybody; what is
@@ -63,11 +65,13 @@ type Doors struct {
 	MQTTAddr  string `name:"mqtt-addr" default:":1883" placeholder:"HOST:PORT" help:"Where MQTT over TCP is served; off for not at all."`
 	MQTTSAddr string `name:"mqtts-addr" default:":8883" placeholder:"HOST:PORT" help:"Where MQTT over TLS is served if --tls-cert is given."`
 	HTTPAddr  string `name:"http-addr" default:":8080" placeholder:"HOST:PORT" help:"Where HTTP and MQTT over WebSocket are served."`
-	TLSCert   string `name:"tls-cert" placeholder:"FILE" help:"Certificate chain for MQTT over TLS, PEM."`
+	HTTPSAddr string `name:"https-addr" default:"off" placeholder:"HOST:PORT" help:"Where the same is served over TLS, WebSocket as wss; needs --tls-cert. off for not at all."`
+	TLSCert   string `name:"tls-cert" placeholder:"FILE" help:"Certificate chain for TLS, PEM. It is read again when it changes."`
 	TLSKey    string `name:"tls-key" placeholder:"FILE" help:"Its private key, PEM."`
 
-	AllowOrigin  []string `placeholder:"ORIGIN" help:"Origins of web pages that may connect and call the API: https://chat.example.com, https://*.example.com, or * for all. Default: pages that come from the host they connect to."`
-	TrustedProxy []string `placeholder:"CIDR" help:"Reverse proxies whose X-Forwarded-For is believed, as addresses or networks."`
+	AllowOrigin  []string `placeholder:"ORIGIN" help:"Origins of web pages that may connect and call the API: https://chat.example.com, https://*.example.com, file:// or null for pages that come from no host, or * for all. Pages that come from the host they connect to always may."`
+	TrustedProxy []string `placeholder:"CIDR" help:"Reverse proxies whose --forwarded-header is believed, as addresses or networks."`
+	Forwarded    string   `name:"forwarded-header" default:"X-Forwarded-For" placeholder:"NAME" help:"Where they tell the client's address: X-Forwarded-For, or Forwarded (RFC 7239). The other one is not read."`
 
 	ProxyProtocol  bool    `help:"MQTT connections from --trusted-proxy begin with a PROXY header, as HAProxy and load balancers send it."`
 	MaxConnections int     `default:"0" placeholder:"N" help:"Most connections at once; 0 for no limit but the system's."`
@@ -138,6 +142,10 @@ func (d *Doors) validate() error {
 		validAddr("mqtt-addr", d.MQTTAddr, true),
 		validAddr("mqtts-addr", d.MQTTSAddr, true),
 		validAddr("http-addr", d.HTTPAddr, false),
+		validAddr("https-addr", d.HTTPSAddr, true),
+	}
+	if d.HTTPSAddr != "" && d.HTTPSAddr != off && d.TLSCert == "" {
+		errs = append(errs, refuse("https-addr", "needs a certificate; give --tls-cert and --tls-key, or leave it out"))
 	}
 	switch {
 	case d.TLSCert == "" && d.TLSKey != "":
@@ -149,10 +157,11 @@ func (d *Doors) validate() error {
 			errs = append(errs, refuse("tls-cert", "cannot be used with --tls-key: %w", err))
 		}
 	}
-	for _, origin := range d.AllowOrigin {
-		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "") {
-			errs = append(errs, refuse("allow-origin", "%q is not an origin; write scheme and host as in https://chat.example.com", origin))
-		}
+	if _, err := origin.Parse(d.AllowOrigin); err != nil {
+		errs = append(errs, refuse("allow-origin", "%w", err))
+	}
+	if _, err := forwarded.ParseHeader(d.Forwarded); err != nil {
+		errs = append(errs, refuse("forwarded-header", "%w", err))
 	}
 	if _, err := d.proxies(); err != nil {
 		errs = append(errs, err)

@@ -45,13 +45,20 @@ type process struct {
 	program        string // how it was called
 	getenv         func(string) string
 	stdout, stderr io.Writer
+	timeouts       webTimeouts
 }
 
 // run is main with everything handed in, and the exit status returned.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	p := &process{program: os.Args[0], getenv: getenv, stdout: stdout, stderr: stderr, timeouts: defaultWebTimeouts}
+	return p.run(ctx, args)
+}
+
+// run runs the command of the arguments and returns the exit status.
+func (p *process) run(ctx context.Context, args []string) int {
 	fail := func(status int, err error) int {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
-			fmt.Fprintf(stderr, "mynah: %s\n", line)
+			fmt.Fprintf(p.stderr, "mynah: %s\n", line)
 		}
 		return status
 	}
@@ -61,20 +68,20 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		resolvers []kong.Resolver
 	)
 	// The last resolver wins, so the file comes before the environment.
-	if path := configPath(args, getenv); path != "" {
+	if path := configPath(args, p.getenv); path != "" {
 		file, err := configFile(path)
 		if err != nil {
 			return fail(exitFailure, err)
 		}
 		resolvers = append(resolvers, file)
 	}
-	resolvers = append(resolvers, environment(getenv))
+	resolvers = append(resolvers, environment(p.getenv))
 
 	exited := -1
 	parser, err := kong.New(&grammar,
 		kong.Name("mynah"),
 		kong.Description("An instant-messaging backend that speaks MQTT."),
-		kong.Writers(stdout, stderr),
+		kong.Writers(p.stdout, p.stderr),
 		kong.Resolvers(resolvers...),
 		kong.ValueFormatter(helpWithEnv),
 		kong.ConfigureHelp(kong.HelpOptions{NoExpandSubcommands: true}),
@@ -109,7 +116,6 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	defer stop()
 	context.AfterFunc(ctx, func() { time.AfterFunc(secondSignal, stop) })
 
-	p := &process{program: os.Args[0], getenv: getenv, stdout: stdout, stderr: stderr}
 	command.BindTo(ctx, (*context.Context)(nil))
 	if err := command.Run(p); err != nil {
 		return fail(exitFailure, err)

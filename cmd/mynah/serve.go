@@ -193,8 +193,12 @@ type apiCmd struct {
 	DistrustKeys bool `help:"With --rotate-keys: refuse at once all tokens signed before, for a key that may have been stolen."`
 	Logging
 	HTTPAddr     string   `name:"http-addr" default:":8080" placeholder:"HOST:PORT" help:"Where the API is served."`
+	HTTPSAddr    string   `name:"https-addr" default:"off" placeholder:"HOST:PORT" help:"Where it is served over TLS; needs --tls-cert. off for not at all."`
+	TLSCert      string   `name:"tls-cert" placeholder:"FILE" help:"Certificate chain for TLS, PEM. It is read again when it changes."`
+	TLSKey       string   `name:"tls-key" placeholder:"FILE" help:"Its private key, PEM."`
 	AllowOrigin  []string `placeholder:"ORIGIN" help:"Origins of web pages that may call the API."`
-	TrustedProxy []string `placeholder:"CIDR" help:"Reverse proxies whose X-Forwarded-For is believed, as addresses or networks."`
+	TrustedProxy []string `placeholder:"CIDR" help:"Reverse proxies whose --forwarded-header is believed, as addresses or networks."`
+	Forwarded    string   `name:"forwarded-header" default:"X-Forwarded-For" placeholder:"NAME" help:"Where they tell the client's address: X-Forwarded-For, or Forwarded (RFC 7239). The other one is not read."`
 	Identity
 	Database
 	Upstream
@@ -208,7 +212,7 @@ func (c *apiCmd) Run(ctx context.Context, p *process) (err error) {
 	cfg := Config{
 		Logging: c.Logging, Identity: c.Identity, Database: c.Database, Upstream: c.Upstream, People: c.People,
 		Rights: c.Rights, Metrics: c.Metrics,
-		Doors: Doors{HTTPAddr: c.HTTPAddr, AllowOrigin: c.AllowOrigin, TrustedProxy: c.TrustedProxy},
+		Doors: Doors{HTTPAddr: c.HTTPAddr, HTTPSAddr: c.HTTPSAddr, TLSCert: c.TLSCert, TLSKey: c.TLSKey, AllowOrigin: c.AllowOrigin, TrustedProxy: c.TrustedProxy, Forwarded: c.Forwarded},
 	}
 	if err := cfg.validate(); err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"mynah/api/directory"
 	"mynah/authhook"
 	"mynah/broker"
+	"mynah/broker/listener"
 	"mynah/broker/msglog"
 )
 
@@ -30,9 +31,11 @@ type server struct {
 	health   *health
 	stops    stops
 	files    descriptors
+	timeouts webTimeouts // of all HTTP listeners
 
 	metrics   *webServer // nil if switched off
 	web       *webServer // nil in commands without HTTP
+	webTLS    *webServer // nil if switched off
 	pool      *pgxpool.Pool
 	keys      *accounts.Keys
 	verifier  *authhook.Verifier
@@ -43,7 +46,7 @@ type server struct {
 }
 
 func newServer(cfg Config, p *process) *server {
-	s := &server{cfg: cfg, log: cfg.logger(p.stderr), registry: prometheus.NewRegistry(), health: &health{}}
+	s := &server{cfg: cfg, log: cfg.logger(p.stderr), registry: prometheus.NewRegistry(), health: &health{}, timeouts: p.timeouts}
 	s.stops.log = s.log
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.files = newDescriptors(s.log)
@@ -72,7 +75,7 @@ func (s *server) openMetrics(ctx context.Context) error {
 	return nil
 }
 
-// openHTTP takes the HTTP port. Requests wait until serveHTTP.
+// openHTTP takes the HTTP ports. Requests wait until serveHTTP.
 func (s *server) openHTTP(ctx context.Context) error {
 	s.files.warn(s.cfg.MaxConnections, s.log)
 	var err error
@@ -80,10 +83,22 @@ func (s *server) openHTTP(ctx context.Context) error {
 		return err
 	}
 	s.stops.push("HTTP listener", s.web.stop)
+	if s.cfg.HTTPSAddr == "" || s.cfg.HTTPSAddr == off {
+		return nil
+	}
+	certificates, err := listener.NewCertReloader(s.cfg.TLSCert, s.cfg.TLSKey, s.log.With("part", "https"))
+	if err != nil {
+		return refuse("tls-cert", "cannot be used: %w", err)
+	}
+	if s.webTLS, err = s.listenWeb(ctx, "https", "https-addr", s.cfg.HTTPSAddr, 0); err != nil {
+		return err
+	}
+	s.webTLS.server.TLSConfig = certificates.TLSConfig()
+	s.stops.push("HTTPS listener", s.webTLS.stop)
 	return nil
 }
 
-// serveHTTP answers on the HTTP port, from now on.
+// serveHTTP answers on the HTTP ports, from now on.
 func (s *server) serveHTTP() {
 	mux := http.NewServeMux()
 	if s.broker != nil {
@@ -97,6 +112,10 @@ func (s *server) serveHTTP() {
 	s.health.routes(mux)
 	s.web.serve(mux)
 	s.stops.push("HTTP", s.web.stop)
+	if s.webTLS != nil {
+		s.webTLS.serve(mux)
+		s.stops.push("HTTPS", s.webTLS.stop)
+	}
 }
 
 // ready says that everything is there, and where.
@@ -113,6 +132,9 @@ func (s *server) ready(ctx context.Context) {
 	}
 	if s.web != nil {
 		add("http", s.web.listener.Addr().String())
+	}
+	if s.webTLS != nil {
+		add("https", s.webTLS.listener.Addr().String())
 	}
 	if s.metrics != nil {
 		add("metrics", s.metrics.listener.Addr().String())

@@ -1,6 +1,7 @@
 package origin_test
 
 import (
+	"strings"
 	"testing"
 
 	"mynah/internal/origin"
@@ -25,20 +26,64 @@ func TestAllow(t *testing.T) {
 			t.Errorf("%q is allowed: %t", o, !want)
 		}
 	}
-	if l.Empty() || l.Any() {
-		t.Error("a list of some is empty, or of all")
+	if l.Any() {
+		t.Error("a list of some is of all")
 	}
 	all, err := origin.Parse([]string{"*"})
-	if err != nil || !all.Any() || all.Empty() || !all.Allow("null") {
+	if err != nil || !all.Any() || !all.Allow("null") {
 		t.Errorf("*: %v", err)
 	}
-	if none := (origin.List{}); !none.Empty() || none.Any() || none.Allow("https://chat.example.com") {
-		t.Error("an empty list allows something")
+	if none := (origin.List{}); none.Any() || none.Allow("https://chat.example.com") {
+		t.Error("an empty list allows a page")
 	}
 	for _, wrong := range []string{"", "chat.example.com", "https://", "https://*", "https://*example.com", "https://a.*.com", "https://a.com/path", "https://a.com?x"} {
 		if _, err := origin.Parse([]string{wrong}); err == nil {
 			t.Errorf("%q is taken", wrong)
 		}
+	}
+}
+
+// Mini-games on iOS send an origin of their own, which no page can have. What comes from no
+// host, which any page can make itself, is allowed to who names it, and then that alone.
+func TestOriginsWithoutHost(t *testing.T) {
+	t.Parallel()
+	parse := func(patterns ...string) origin.List {
+		l, err := origin.Parse(patterns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	for _, tc := range []struct {
+		list                  origin.List
+		weapp, file, null, at bool
+	}{
+		{origin.List{}, true, false, false, false},
+		{parse("https://chat.example.com"), true, false, false, true},
+		{parse("weapp://wechat-game-runtime"), true, false, false, false},
+		{parse("file://"), true, true, false, false},
+		{parse("null", "https://chat.example.com"), true, false, true, true},
+		{parse("*"), true, true, true, true},
+	} {
+		for o, want := range map[string]bool{
+			"weapp://wechat-game-runtime": tc.weapp, "WEAPP://other": tc.weapp, "file://": tc.file, "null": tc.null, "https://chat.example.com": tc.at,
+			"weapp:": tc.list.Any(), "file:///": tc.list.Any(), "NULL": tc.list.Any(), "file://host": tc.list.Any(),
+		} {
+			if tc.list.Allow(o) != want {
+				t.Errorf("%+v: %q is allowed: %t", tc.list, o, !want)
+			}
+		}
+	}
+}
+
+// What a client wrote can stand in a line of the log.
+func TestPrintable(t *testing.T) {
+	t.Parallel()
+	if got := origin.Printable([]string{"https://a\nb", "\x1b[31m\xff"}); got != "https://a?b, ?[31m?" {
+		t.Errorf("printed as %q", got)
+	}
+	if got := origin.Printable([]string{strings.Repeat("ä", 5000)}); len(got) > 210 {
+		t.Errorf("%d bytes of a long one", len(got))
 	}
 }
 
