@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"mynah/api/accounts"
+	"mynah/api/changes"
 	"mynah/api/pgtx"
 	"mynah/api/social"
 	"mynah/authhook"
@@ -36,6 +37,7 @@ type API struct {
 	accounts *accounts.Service
 	social   *social.Service
 	limits   limits
+	barrier  *changes.Barrier
 	// groupOwner returns nil if the subject owns the group, and a *chat.Error
 	// if not. The groups set it.
 	groupOwner func(ctx context.Context, subject, group string) error
@@ -71,6 +73,7 @@ func New(cfg Config) (*API, error) {
 		return nil, fmt.Errorf("set up accounts: %w", err)
 	}
 	a.social = social.New(a.db, cfg.Social)
+	a.barrier = changes.NewBarrier(cfg.DB, cfg.Log)
 	a.accounts.Acquainted, a.accounts.OnDelete = a.social.Acquainted, a.social.Forget
 	a.groupOwner = a.ownsGroup
 	a.huma = humago.New(a.mux, humaConfig())
@@ -106,6 +109,7 @@ func (a *API) Start(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	a.stop, a.done = stop, make(chan struct{})
 	go a.sweep(background, a.done)
+	a.barrier.Start(background)
 	a.ready.Store(true)
 	return nil
 }
@@ -121,6 +125,7 @@ func (a *API) Stop(ctx context.Context) error {
 	a.ready.Store(false)
 	a.stop()
 	a.stop = nil
+	a.barrier.Stop()
 	err := a.accounts.Stop(ctx)
 	select {
 	case <-a.done:

@@ -116,6 +116,7 @@ func call[I, O any](a *API, pattern, name, summary string, handler func(context.
 			requestOf(ctx).settle(p)
 			return nil, p
 		}
+		a.awaitApplied(ctx, &r, in)
 		return out, nil
 	})
 	optional = a.describe(&r)

@@ -9,6 +9,8 @@
 //     when PostgreSQL notifies, every two seconds besides, and after every loss of
 //     the connection from where reading had stopped. No change is missed; where
 //     that cannot be told, everything is asked anew and watchers get ChangeAll.
+//   - Who asks (changes.Barrier) is told when what they have committed has reached
+//     watchers.
 //   - Changes reach watchers in the order of the feed, after the cache has been
 //     put right: who asks because of a change gets the new answer.
 //   - What was loaded while a change arrived is not kept.

@@ -82,14 +82,22 @@ func (d *Directory) session(ctx context.Context, reader *changes.Reader, save, n
 	if _, err := conn.Exec(connecting, "LISTEN "+changes.Channel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	if err := changes.Follow(connecting, conn); err != nil {
+		return err
+	}
 	if err := d.identify(connecting, conn, reader); err != nil {
 		return err
 	}
+	var asked []string // who waits for what was committed before the next reading
 	for {
 		if err := d.read(ctx, reader, conn); err != nil {
 			return err
 		}
 		well()
+		if err := d.answer(ctx, conn, asked); err != nil {
+			return err
+		}
+		asked = asked[:0]
 		select {
 		case <-save:
 			d.save(reader)
@@ -98,13 +106,29 @@ func (d *Directory) session(ctx context.Context, reader *changes.Reader, save, n
 		default:
 		}
 		waiting, cancel := context.WithTimeout(ctx, d.cfg.PollEvery)
-		_, err := conn.WaitForNotification(waiting)
+		n, err := conn.WaitForNotification(waiting)
+		if err == nil {
+			if nonce, ok := changes.Asked(n.Channel, n.Payload); ok {
+				asked = append(asked, nonce)
+			}
+		}
 		idle := waiting.Err() != nil && ctx.Err() == nil
 		cancel()
 		if err != nil && !idle {
 			return fmt.Errorf("wait for changes: %w", err)
 		}
 	}
+}
+
+// answer tells who waits that the changes that they know of are applied: watchers have
+// been called.
+func (d *Directory) answer(ctx context.Context, conn *pgx.Conn, asked []string) error {
+	if len(asked) == 0 {
+		return nil
+	}
+	answering, cancel := context.WithTimeout(ctx, feedTimeout)
+	defer cancel()
+	return changes.Answer(answering, conn, asked)
 }
 
 // identify forgets everything if this is another database than the one that the
