@@ -50,7 +50,7 @@ bench: build ## Measure beside Mosquitto in the same run (ARGS=--quick; see benc
 	go run ./bench/cmd/bench $(ARGS)
 
 .PHONY: check
-check: tidy fmt lint vet race fuzz ## All that must hold before a commit lands, besides make test
+check: tidy fmt lint vet dead race fuzz ## All that must hold before a commit lands, besides make test
 
 .PHONY: tidy
 tidy:
@@ -68,6 +68,10 @@ lint:
 .PHONY: vet
 vet:
 	go vet ./...
+
+.PHONY: dead
+dead: ## Look for functions that nothing calls, or tests alone
+	tools/dead
 
 .PHONY: race
 race: setup

@@ -1,6 +1,7 @@
 package authhook_test
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -27,13 +28,30 @@ type broker struct {
 // events is a second hook, as the broker's own is: it sees whom the first let in.
 type events struct {
 	mqtt.HookBase
+	hook     *authhook.Hook
+	policy   *authhook.Policy
 	sessions chan *mqtt.Client // established
 }
 
-func (e *events) ID() string           { return "events" }
-func (e *events) Provides(b byte) bool { return b == mqtt.OnSessionEstablished }
+func (e *events) ID() string { return "events" }
+func (e *events) Provides(b byte) bool {
+	return b == mqtt.OnSessionEstablished || b == mqtt.OnACLCheck
+}
+
 func (e *events) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	e.sessions <- cl
+}
+
+// OnACLCheck asks the policy for Mochi, as the broker does by itself.
+func (e *events) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
+	id := e.hook.Identity(cl)
+	if id == nil {
+		return false
+	}
+	if write {
+		return e.policy.CanPublish(context.Background(), id, topic) == nil
+	}
+	return e.policy.CanSubscribe(context.Background(), id, topic) == nil
 }
 
 // conn is a connection that may bring a token, as a WebSocket does.
@@ -50,13 +68,17 @@ func serve(t *testing.T, cfg authhook.HookConfig, wrap func(net.Conn) net.Conn) 
 	b := &broker{log: &logBuffer{}, events: &events{sessions: make(chan *mqtt.Client, 64)}}
 	cfg.Log = b.log.logger()
 	if cfg.Verifier == nil {
-		cfg.Verifier = newVerifier(t, authhook.VerifierConfig{Secret: secret, Revoked: cfg.Revoked})
+		cfg.Verifier = newVerifier(t, authhook.VerifierConfig{Secret: secret})
+	}
+	if cfg.Policy == nil {
+		cfg.Policy = authhook.NewPolicy(nil)
 	}
 	hook, err := authhook.NewHook(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.hook = hook
+	b.events.hook, b.events.policy = hook, cfg.Policy
 	b.server = mqtt.New(&mqtt.Options{Logger: slog.New(slog.DiscardHandler)})
 	for _, h := range []mqtt.Hook{hook, b.events} {
 		if err := b.server.AddHook(h, nil); err != nil {

@@ -2,7 +2,6 @@ package authhook
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -18,9 +17,6 @@ import (
 func End(cl *mqtt.Client, _ *Identity, reason error) {
 	code := packets.ErrNotAuthorized
 	code.Reason = ClientError(reason).Reason
-	if errors.Is(reason, ErrRevoked) {
-		code.Reason = ErrRevoked.Error()
-	}
 	if cl.Properties.ProtocolVersion == 5 && cl.Net.Conn != nil {
 		_ = cl.Net.Conn.SetWriteDeadline(time.Now().Add(endPatience)) // it is closed below whatever comes of it
 		_ = cl.WritePacket(packets.Packet{
@@ -60,15 +56,6 @@ func (h *Hook) endMarked(l *live, reason error) {
 	h.running.Go(func() { h.end(l, reason) })
 }
 
-// revoked ends the connections whose token was taken back.
-func (h *Hook) revoked(r Revocation) {
-	h.clients.each(func(l *live) {
-		if r.Matches(l.id.Load()) {
-			h.endSoon(l, ErrRevoked)
-		}
-	})
-}
-
 // changed follows the directory: who may be connected. Memberships are the
 // broker's to follow.
 func (h *Hook) changed(c Change) {
@@ -77,7 +64,7 @@ func (h *Hook) changed(c Change) {
 		h.epoch.Add(1) // before looking: see still
 		h.clients.each(func(l *live) {
 			id := l.id.Load()
-			if id.Subject == c.Subject && (c.Session == "" || id.Session == c.Session) {
+			if id.Subject == c.Subject && (c.Session == "" || id.Session == c.Session || id.TokenID == c.Session) {
 				h.endSoon(l, refusedToken)
 			}
 		})

@@ -38,9 +38,6 @@ var (
 	// ErrClaims is returned when a claim is missing, of the wrong kind or
 	// holds what PROTOCOL.md does not allow.
 	ErrClaims = errors.New("bad claims")
-	// ErrRevoked is returned when the token, its session or its subject was
-	// revoked.
-	ErrRevoked = errors.New("token revoked")
 	// ErrOtherHolder is returned when a connection is to be renewed with a
 	// token of another subject or role.
 	ErrOtherHolder = errors.New("token of another holder")

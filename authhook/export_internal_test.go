@@ -1,5 +1,7 @@
 package authhook
 
+import mqtt "github.com/mochi-mqtt/server/v2"
+
 // For the black-box tests.
 var (
 	StayEncrypted = stayEncrypted
@@ -17,3 +19,22 @@ func (l *Limiter) Size() (subjects, addresses int) {
 	}
 	return subjects, addresses
 }
+
+// size returns the number of buckets held.
+func (b *buckets) size() int {
+	n := 0
+	for i := range b.shards {
+		s := &b.shards[i]
+		s.mu.Lock()
+		n += len(s.held)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// SetIdentity gives a client an identity in place of the one that it has, and with it
+// another expiry.
+func (h *Hook) SetIdentity(cl *mqtt.Client, id *Identity) { h.clients.set(cl, id) }
+
+// Connections returns how many clients have an identity now.
+func (h *Hook) Connections() int { return int(h.clients.count.Load()) }

@@ -45,14 +45,12 @@ type HookConfig struct {
 	Verifier *Verifier    // required
 	Policy   *Policy      // default: without a database
 	Limiter  *Limiter     // default: limits nothing
-	Revoked  *Revoked     // default: none; the same as the Verifier's
 	Log      *slog.Logger // default: nobody
 	// Timeout bounds what a CONNECT or a SUBSCRIBE waits for keys and for
 	// the directory, default 5 s.
 	Timeout time.Duration
-	// End ends a connection whose token expired (ErrExpired), was revoked
-	// (ErrRevoked) or whose holder the directory no longer lets in (a
-	// *chat.Error). It may block and is called once a connection, on a
+	// End ends a connection whose token expired (ErrExpired) or whose holder
+	// or token the directory no longer lets in (a *chat.Error). It may block and is called once a connection, on a
 	// goroutine of its own. Default: an MQTT 5 client is sent DISCONNECT with
 	// 0x87 and the reason, then the connection is closed.
 	End func(cl *mqtt.Client, id *Identity, reason error)
@@ -64,8 +62,8 @@ type HookConfig struct {
 // they find the identity of a client with Identity from OnConnect until their own
 // OnDisconnect, where it is gone already.
 //
-// It also ends connections at the expiry of their tokens, on revocation and when
-// the directory reports an account as disabled.
+// It also ends connections at the expiry of their tokens, and when the directory
+// reports an account as disabled or a token as revoked.
 type Hook struct {
 	mqtt.HookBase
 	cfg     HookConfig
@@ -77,7 +75,7 @@ type Hook struct {
 
 	once    sync.Once // of Stop
 	stopped chan struct{}
-	unwatch []func()
+	unwatch func()
 	recheck chan struct{} // holds one when everybody is to be asked about anew
 	running sync.WaitGroup
 	mu      sync.Mutex // guards closing, so that nothing is started after Stop
@@ -109,10 +107,7 @@ func NewHook(cfg HookConfig) (*Hook, error) {
 	h.clients.now = cfg.Now
 	h.clients.expired = func(l *live) { h.endMarked(l, ErrExpired) }
 	h.clients.untilSweep.Store(leastSweep)
-	if cfg.Revoked != nil {
-		h.unwatch = append(h.unwatch, cfg.Revoked.Watch(h.revoked))
-	}
-	h.unwatch = append(h.unwatch, cfg.Policy.Directory().Watch(h.changed))
+	h.unwatch = cfg.Policy.Directory().Watch(h.changed)
 	h.running.Go(h.recheckLoop)
 	return h, nil
 }
@@ -123,7 +118,7 @@ func (h *Hook) ID() string { return "authhook" }
 // Provides says which of Mochi's events the hook takes part in.
 func (h *Hook) Provides(b byte) bool {
 	switch b {
-	case mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnDisconnect:
+	case mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnDisconnect:
 		return true
 	}
 	return false
@@ -133,9 +128,7 @@ func (h *Hook) Provides(b byte) bool {
 // and keep their identity, which no longer expires. It is harmless to repeat.
 func (h *Hook) Stop() error {
 	h.once.Do(func() {
-		for _, stop := range h.unwatch {
-			stop()
-		}
+		h.unwatch()
 		h.mu.Lock()
 		h.closing = true
 		h.mu.Unlock()
@@ -172,9 +165,6 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 // what was revoked or disabled since epoch found no connection to end, or one
 // with another identity.
 func (h *Hook) still(id *Identity, epoch uint64) error {
-	if h.cfg.Revoked.Has(id) {
-		return &TokenError{Subject: id.Subject, Err: ErrRevoked}
-	}
 	if h.epoch.Load() == epoch {
 		return nil
 	}
@@ -260,40 +250,6 @@ func (h *Hook) OnConnectAuthenticate(cl *mqtt.Client, _ packets.Packet) bool {
 	return h.Identity(cl) != nil
 }
 
-// OnACLCheck asks the Policy for a Mochi server that does all by itself: for every
-// PUBLISH, SUBSCRIBE and delivery. Mynah's broker asks the Policy directly, since
-// Mochi disconnects a 3.1.1 client whose publish is refused here.
-func (h *Hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
-	id := h.Identity(cl)
-	if id == nil {
-		return !write && h.offlineMayReceive(cl, topic)
-	}
-	ctx := context.Background()
-	if reserved(topic) { // the others are decided without asking anybody
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, h.cfg.Timeout)
-		defer cancel()
-	}
-	if write {
-		return h.cfg.Policy.CanPublish(ctx, id, topic) == nil
-	}
-	return h.cfg.Policy.CanSubscribe(ctx, id, topic) == nil
-}
-
-// offlineMayReceive lets a session whose client is away collect what it had
-// subscribed to, which was checked then.
-func (h *Hook) offlineMayReceive(cl *mqtt.Client, topic string) bool {
-	if !cl.Closed() || cl.Net.Inline {
-		return false
-	}
-	for filter := range cl.State.Subscriptions.GetAll() {
-		if inner, _, ok := unshare(filter); ok && covers(inner, topic) {
-			return true
-		}
-	}
-	return false
-}
-
 // OnDisconnect forgets the client.
 func (h *Hook) OnDisconnect(cl *mqtt.Client, _ error, _ bool) { h.clients.forget(cl) }
 
@@ -304,14 +260,6 @@ func (h *Hook) Identity(cl *mqtt.Client) *Identity {
 	}
 	return nil
 }
-
-// SetIdentity gives a client an identity in place of the one that it has, and
-// with it another expiry. It does not ask whether the client may have it: Renew
-// does.
-func (h *Hook) SetIdentity(cl *mqtt.Client, id *Identity) { h.clients.set(cl, id) }
-
-// Connections returns how many clients have an identity now.
-func (h *Hook) Connections() int { return int(h.clients.count.Load()) }
 
 // Renew replaces a client's identity by that of a fresh token and returns it. The
 // token must be of the same subject and the same role: who wants another role
@@ -342,15 +290,4 @@ func (h *Hook) Renew(ctx context.Context, cl *mqtt.Client, token string) (*Ident
 		return nil, err
 	}
 	return id, nil
-}
-
-// reserved reports whether a topic or filter is one of those that plain MQTT has
-// no part in.
-func reserved(topic string) bool {
-	first, _, _ := strings.Cut(topic, "/")
-	switch first {
-	case "user", "group", "presence":
-		return true
-	}
-	return strings.HasPrefix(first, "$")
 }

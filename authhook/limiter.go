@@ -212,18 +212,6 @@ func (b *buckets) peek(key string) bool {
 	return !ok || l.TokensAt(now) >= 1
 }
 
-// size returns the number of buckets held.
-func (b *buckets) size() int {
-	n := 0
-	for i := range b.shards {
-		s := &b.shards[i]
-		s.mu.Lock()
-		n += len(s.held)
-		s.mu.Unlock()
-	}
-	return n
-}
-
 // makeRoom keeps the shard below its limit: it forgets full buckets, at most
 // once a second since that looks at all of them, and otherwise any one. s.mu is
 // held.

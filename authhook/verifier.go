@@ -46,8 +46,6 @@ type VerifierConfig struct {
 	Audience string
 	// Leeway is applied to nbf; 0 means DefaultLeeway, negative none.
 	Leeway time.Duration
-	// Revoked holds what was revoked before its expiry, or is nil.
-	Revoked *Revoked
 	// RefreshInterval is the time between two fetches of a JWKS URL, default
 	// 5 minutes; RefreshGap the least time between two that tokens with
 	// unknown keys cause, default 10 seconds. A file is read every 2 seconds,
@@ -411,9 +409,6 @@ func (v *Verifier) checkClaims(id *Identity, claims rawClaims, own bool) error {
 		if err := v.checkOrigin(claims); err != nil {
 			return err
 		}
-	}
-	if v.cfg.Revoked.Has(id) {
-		return ErrRevoked
 	}
 	return nil
 }

@@ -40,7 +40,6 @@ type Config struct {
 
 	Verifier  *authhook.Verifier // required
 	Directory authhook.Directory // default: without a database
-	Revoked   *authhook.Revoked  // default: none
 	Limiter   *authhook.Limiter  // default: limits nothing
 
 	// ProxyProtocol expects a PROXY header on MQTT connections from
@@ -268,7 +267,7 @@ func (b *Broker) embed() (err error) {
 		ClientNetWriteBufferSize: 1,  // the outbox batches; what Mochi holds back it may forget to flush
 	})
 	b.auth, err = authhook.NewHook(authhook.HookConfig{
-		Verifier: b.cfg.Verifier, Policy: b.policy, Limiter: b.cfg.Limiter, Revoked: b.cfg.Revoked, Log: b.logger,
+		Verifier: b.cfg.Verifier, Policy: b.policy, Limiter: b.cfg.Limiter, Log: b.logger,
 	})
 	if err != nil {
 		return err

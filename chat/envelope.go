@@ -18,12 +18,12 @@ type Envelope struct {
 	TS   int64  // milliseconds since 1970
 	Type string
 	Mid  string // or ""
-	// Object is the whole object less prev, as AppendArchived renders it. It
+	// Object is the whole object less prev, as it is archived. It
 	// is memory of its own.
 	Object []byte
 }
 
-// ParseEnvelope reads a message as AppendEnvelope or AppendArchived rendered it;
+// ParseEnvelope reads a message as AppendEnvelope rendered it, with or without prev;
 // the fields may stand in any order. Its error wraps ErrEnvelope and says what is
 // wrong. Of the other fields only that is checked which jsonb insists on.
 func ParseEnvelope(b []byte) (Envelope, error) {

@@ -15,14 +15,6 @@ func (m *Message) AppendEnvelope(dst []byte, prev uint64) []byte {
 	return m.appendRest(dst)
 }
 
-// AppendArchived appends the message as it is archived: the envelope less prev,
-// which depends on the topic of delivery.
-func (m *Message) AppendArchived(dst []byte) []byte {
-	dst = append(dst, `{"seq":`...)
-	dst = strconv.AppendUint(dst, m.Seq, 10)
-	return m.appendRest(dst)
-}
-
 func (m *Message) appendRest(dst []byte) []byte {
 	dst = append(dst, `,"from":`...)
 	dst = appendName(dst, m.From)
@@ -45,25 +37,6 @@ func appendName(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	dst = append(dst, s...)
 	return append(dst, '"')
-}
-
-// EnvelopeLen returns the number of bytes that AppendEnvelope appends for a
-// message whose From and To are an id and a topic.
-func (m *Message) EnvelopeLen(prev uint64) int {
-	return len(`{"seq":,"prev":,"from":"","to":"","ts":,`) +
-		digits(m.Seq) + digits(prev) + len(m.From) + len(m.To) + digits(uint64(max(m.TS, 0))) + len(m.Tail)
-}
-
-// digits returns the number of decimal digits of n.
-func digits(n uint64) int {
-	d := 1
-	for ; n >= 10000; n /= 10000 {
-		d += 4
-	}
-	for ; n >= 10; n /= 10 {
-		d++
-	}
-	return d
 }
 
 // TypeGap is the type of the notice that tells a session that messages which it

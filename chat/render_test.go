@@ -3,7 +3,6 @@ package chat_test
 import (
 	"encoding/json"
 	"errors"
-	"math"
 	"testing"
 
 	"mynah/chat"
@@ -26,19 +25,6 @@ func TestAppendEnvelope(t *testing.T) {
 		`"type":"text","body":"hello","mid":"5f1c"}`
 	if got := string(m.AppendArchived(nil)); got != archived {
 		t.Errorf("got  %s\nwant %s", got, archived)
-	}
-}
-
-// TestEnvelopeLen guards that one allocation is enough.
-func TestEnvelopeLen(t *testing.T) {
-	t.Parallel()
-	for _, seq := range []uint64{0, 1, 9, 10, 99, 100, 999, 1000, 9999, 10000, 99999, 100000, 1<<53 - 1, math.MaxUint64} {
-		m := chat.Message{Seq: seq, From: "a", To: "user/b", TS: int64(seq >> 1), Tail: []byte(`"type":"text"}`)}
-		for _, prev := range []uint64{0, seq, 12345} {
-			if got, want := m.EnvelopeLen(prev), len(m.AppendEnvelope(nil, prev)); got != want {
-				t.Errorf("seq %d, prev %d: EnvelopeLen %d, rendered %d", seq, prev, got, want)
-			}
-		}
 	}
 }
 

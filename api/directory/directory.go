@@ -200,9 +200,6 @@ func (d *Directory) Stop(ctx context.Context) error {
 	}
 }
 
-// Away reports whether PostgreSQL did not answer the last time.
-func (d *Directory) Away() bool { return d.away.Load() }
-
 // Refusals are values, made once.
 var (
 	refusedWrite    = chat.Refuse(chat.CodeNotAllowed, "you may not write to them")

@@ -26,7 +26,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
@@ -84,9 +83,8 @@ type Config struct {
 
 // Relay publishes notices. Make it with New.
 type Relay struct {
-	cfg       Config
-	log       *slog.Logger
-	published atomic.Uint64
+	cfg Config
+	log *slog.Logger
 
 	mu     sync.Mutex // guards what follows
 	cancel context.CancelFunc
@@ -141,9 +139,6 @@ func (r *Relay) Stop(ctx context.Context) error {
 		return ctx.Err()
 	}
 }
-
-// Published returns how many notices the broker has acknowledged.
-func (r *Relay) Published() uint64 { return r.published.Load() }
 
 // run takes turns until ctx ends.
 func (r *Relay) run(ctx context.Context, done chan<- struct{}) {
@@ -366,7 +361,6 @@ func (r *Relay) batch(ctx context.Context, conn *pgx.Conn, client mqtt.Client, l
 		ids = append(ids, notices[i].ID)
 	}
 	if len(ids) > 0 {
-		r.published.Add(uint64(len(ids)))
 		if err := r.settle(ctx, conn, ids); err != nil {
 			return false, errors.Join(failed, err)
 		}

@@ -41,16 +41,10 @@ func (db *DB) Pool() *pgxpool.Pool { return db.pool }
 
 type key struct{}
 
-// running is a transaction under way and what is to happen after its commit.
-type running struct {
-	tx          pgx.Tx
-	afterCommit []func()
-}
-
 // Q returns the context's transaction, or the pool outside of one.
 func (db *DB) Q(ctx context.Context) Querier {
-	if r, ok := ctx.Value(key{}).(*running); ok {
-		return r.tx
+	if tx, ok := ctx.Value(key{}).(pgx.Tx); ok {
+		return tx
 	}
 	return db.pool
 }
@@ -60,22 +54,18 @@ func (db *DB) Q(ctx context.Context) Querier {
 // as it is. The error of a failed commit leaves open whether the transaction
 // happened, as always with networks.
 func (db *DB) Tx(ctx context.Context, fn func(context.Context) error) error {
-	if _, ok := ctx.Value(key{}).(*running); ok {
+	if _, ok := ctx.Value(key{}).(pgx.Tx); ok {
 		return fn(ctx)
 	}
 	tx, err := db.pool.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("begin transaction: %w", err)
 	}
-	r := &running{tx: tx}
-	if err := attempt(context.WithValue(ctx, key{}, r), tx, fn); err != nil {
+	if err := attempt(context.WithValue(ctx, key{}, tx), tx, fn); err != nil {
 		return err
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("commit transaction: %w", err)
-	}
-	for _, f := range r.afterCommit {
-		f()
 	}
 	return nil
 }
@@ -95,16 +85,6 @@ func attempt(ctx context.Context, tx pgx.Tx, fn func(context.Context) error) err
 	}
 	done = true
 	return nil
-}
-
-// AfterCommit calls fn once the context's transaction is committed, never if it
-// is rolled back; outside of a transaction it calls fn at once. fn must not block.
-func (db *DB) AfterCommit(ctx context.Context, fn func()) {
-	if r, ok := ctx.Value(key{}).(*running); ok {
-		r.afterCommit = append(r.afterCommit, fn)
-		return
-	}
-	fn()
 }
 
 // closePatience is how long Close waits for PostgreSQL.

@@ -79,9 +79,6 @@ func (c *Conn) RemoteAddr() net.Addr {
 // that has none (a Unix socket).
 func (c *Conn) ClientIP() netip.Addr { return c.remote.Addr() }
 
-// Door returns the id of the door that the client came through.
-func (c *Conn) Door() string { return c.door.id }
-
 // ProtocolLevel returns the protocol level of the CONNECT: 3 for MQTT 3.1, 4 for
 // 3.1.1, 5 for 5.
 func (c *Conn) ProtocolLevel() byte { return c.level }
