@@ -6,8 +6,10 @@ import (
 	"testing"
 
 	"mynah/authhook"
+	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/session"
 	"mynah/chat"
 )
 
@@ -57,7 +59,7 @@ func BenchmarkAck(b *testing.B) {
 // BenchmarkQueue is the way of a publication through the queue, in batches of 64.
 func BenchmarkQueue(b *testing.B) {
 	q := newQueue()
-	c := &conn{}
+	c := &conn{session: &delivery.Session{Key: session.Key{Subject: "alice"}}}
 	var spare []publication
 	b.ReportAllocs()
 	for b.Loop() {

@@ -205,6 +205,7 @@ func (b *Broker) open() (err error) {
 	if err != nil {
 		return err
 	}
+	b.queue.audience = b.engine.Audience
 	b.presence = &presence{
 		settle: max(b.cfg.PresenceSettle, 0), store: b.state, logger: b.logger, now: time.Now,
 		subjects: map[string]*seen{}, away: map[string]int64{},

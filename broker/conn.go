@@ -40,8 +40,8 @@ type conn struct {
 
 	pace pace
 
-	queued  int  // publishes on their way to the log; guarded by queue.mu
-	retired bool // another connection has the session; guarded by queue.mu
+	line    *line // publishes on their way to the log, nil if there are none; guarded by queue.mu
+	retired bool  // another connection has the session; guarded by queue.mu
 
 	// The committer's.
 	acks           []byte    // acknowledgements of the batch at hand

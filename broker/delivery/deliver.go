@@ -37,6 +37,19 @@ func (e *Engine) Deliver(recs []*msglog.Record) {
 	e.delivered.Store(last)
 }
 
+// Audience returns about how many sessions a message on a topic of the chat goes to.
+func (e *Engine) Audience(topic string) int {
+	e.mu.RLock()
+	own := e.topics[topic]
+	e.mu.RUnlock()
+	if own == nil {
+		return 0
+	}
+	own.mu.RLock()
+	defer own.mu.RUnlock()
+	return len(own.subs)
+}
+
 // runLength returns how many messages from the first on can be handled as one.
 func runLength(recs []*msglog.Record) int {
 	bytes := 0
