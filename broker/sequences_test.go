@@ -287,7 +287,7 @@ func addProperties(add adder) {
 		}
 	}
 	for name, s := range map[string]string{
-		"format 2": "\x01\x02", "response topic with a wildcard": "\x08\x00\x03a/#",
+		"format 2": "\x01\x02", "no response topic": "\x08\x00\x00", "response topic with a wildcard": "\x08\x00\x03a/#",
 	} {
 		add(5, "PUBLISH with "+name, packetOf(0x30, str("seq/a"), props(5, s), "x"), protocol)
 	}

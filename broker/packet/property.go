@@ -156,6 +156,8 @@ func cutProperty(id byte, b []byte) (rest []byte, err error) {
 			return nil, err
 		case !ValidName(s):
 			return nil, packets.ErrMalformedProperties
+		case len(s) == 0:
+			return nil, packets.ErrProtocolViolationInvalidTopic // [MQTT-4.7.3-1]
 		case bytes.ContainsAny(s, "+#"):
 			return nil, packets.ErrProtocolViolationSurplusWildcard // [MQTT-3.3.2-14]
 		}

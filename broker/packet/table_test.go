@@ -176,7 +176,8 @@ func TestPropertyValues(t *testing.T) {
 		{packet.Publish, "\x01\x02", 0x82},
 		{packet.Publish, "\x02\x00\x00\x00\x00", 0},
 		{packet.Publish, "\x02\xff\xff\xff\xff", 0},
-		{packet.Publish, "\x08\x00\x00", 0},
+		{packet.Publish, "\x08\x00\x00", 0x82}, // no topic name
+		{packet.Will, "\x08\x00\x00", 0x82},
 		{packet.Publish, "\x08\x00\x03a/+", 0x82},
 		{packet.Publish, "\x08\x00\x01\x01", 0x81}, // a control character in a topic
 		{packet.Publish, "\x03\x00\x01\x01", 0},    // and in other text
