@@ -370,3 +370,39 @@ func TestSessionThatWillEndIsNotStored(t *testing.T) {
 		t.Errorf("%d keys are stored of a session that ends with its connection", n)
 	}
 }
+
+// A session that had no subscription left, joins a group anew, subscribes to it and goes at
+// once gets what is published meanwhile when it is back. The registry's model
+// (TestRegistryAgainstModel) once found a session whose cursor had passed that message: it
+// counted as having nothing to read, since its subscription was not counted in yet.
+func TestSubscribedJustBeforeGoing(t *testing.T) {
+	t.Parallel()
+	r := mustRig(t, delivery.Config{})
+	alice := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, Groups: []string{"a", "b"}}
+	p := r.online(alice, session.Subscription{Filter: "group/a", QoS: 1})
+	r.publish(1, "bob", "group/b", "group/a")
+	waitfor.MustHold(t, "the first message has come", func() bool { return p.count() == 1 })
+	for _, err := range []error{
+		p.session.Unsubscribe([]string{"group/a"}), p.session.ChangeGroup("b", false), p.session.ChangeGroup("b", true),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.publish(1, "bob", "group/b") // to nobody
+	for range 20 {                 // what happens between the two depends on other goroutines
+		if err := p.session.Subscribe([]session.Subscription{{Filter: "group/b", QoS: 1}}, []string{"a", "b"}); err != nil {
+			t.Fatal(err)
+		}
+		p.offline(time.Hour)
+		want := r.publish(1, "bob", "group/b")[0].Seq
+		p = r.online(alice)
+		waitfor.MustHold(t, "what was published meanwhile has come", func() bool { return p.count() > 0 })
+		if got := p.arrivals(); len(got) != 1 || got[0].seq != want {
+			t.Fatalf("got %v, want seq %d alone", got, want)
+		}
+		if err := p.session.Unsubscribe([]string{"group/b"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
