@@ -143,7 +143,7 @@ func TestConnectEnhanced(t *testing.T) {
 	}
 }
 
-// TestSessionBelongsToSubject guards MOCHI.md's "a session belongs to the client
+// TestSessionBelongsToSubject guards broker/MOCHI.md's "a session belongs to the client
 // id alone": two subjects with one client id must not meet.
 func TestSessionBelongsToSubject(t *testing.T) {
 	t.Parallel()
