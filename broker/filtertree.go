@@ -18,7 +18,6 @@ import (
 // topics with $, and does not say which of a session's filters it has found.
 type filterTree struct {
 	root filterNode
-	n    int
 }
 
 type filterNode struct {
@@ -38,9 +37,6 @@ func pathOf(filter string) (path string, shared bool) {
 	}
 	return filter, false
 }
-
-// len returns how many subscriptions there are.
-func (t *filterTree) len() int { return t.n }
 
 // put adds a subscription or replaces the session's with the same filter.
 func (t *filterTree) put(s *delivery.Session, f session.Subscription) {
@@ -72,9 +68,6 @@ func (t *filterTree) put(s *delivery.Session, f session.Subscription) {
 			n.subs = to
 		}
 	}
-	if _, had := to[s]; !had {
-		t.n++
-	}
 	to[s] = f
 }
 
@@ -89,7 +82,6 @@ func (t *filterTree) remove(s *delivery.Session, filter string) {
 		if _, had := from[s]; !had {
 			return
 		}
-		t.n--
 		delete(from, s)
 		switch {
 		case len(from) > 0:

@@ -46,8 +46,8 @@ func TestFilterTree(t *testing.T) {
 		}
 	}
 	check := func() {
-		if tree.len() != len(sessions)+len(filters) {
-			t.Errorf("%d subscriptions, want %d", tree.len(), len(sessions)+len(filters))
+		if tree.root.count() != len(sessions)+len(filters) {
+			t.Errorf("%d subscriptions, want %d", tree.root.count(), len(sessions)+len(filters))
 		}
 		for _, topic := range topics {
 			found := map[string]int{} // by filter, how many sessions
@@ -88,7 +88,19 @@ func TestFilterTree(t *testing.T) {
 		tree.remove(sessions[f], f)
 		tree.remove(other, f)
 	}
-	if tree.len() != 0 || tree.root.below != nil {
-		t.Errorf("%d subscriptions and %d nodes are left", tree.len(), len(tree.root.below))
+	if tree.root.count() != 0 || tree.root.below != nil {
+		t.Errorf("%d subscriptions and %d nodes are left", tree.root.count(), len(tree.root.below))
 	}
+}
+
+// count returns how many subscriptions there are below a node, and at it.
+func (n *filterNode) count() int {
+	all := len(n.subs)
+	for _, members := range n.shares {
+		all += len(members)
+	}
+	for _, next := range n.below {
+		all += next.count()
+	}
+	return all
 }

@@ -31,6 +31,20 @@ func TestValidID(t *testing.T) {
 
 // TestParseTopic guards that nothing under the chat's own prefixes is ever taken
 // for a plain topic, which acl alone would rule.
+func TestIsBridgeState(t *testing.T) {
+	t.Parallel()
+	for topic, want := range map[string]bool{
+		"$SYS/broker/connection/hall.mynah/state": true, "$SYS/broker/connection/a b/state": true,
+		"$SYS/broker/connection/state": false, "$SYS/broker/connection//state": false, "$SYS/broker/connection/a/b/state": false,
+		"$SYS/broker/connection/+/state": false, "$SYS/broker/connection/a/state/x": false, "$SYS/broker/uptime": false,
+		"x/$SYS/broker/connection/a/state": false, "": false,
+	} {
+		if got := chat.IsBridgeState(topic); got != want {
+			t.Errorf("%s: %t", topic, got)
+		}
+	}
+}
+
 func TestParseTopic(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("a", chat.MaxIDLen)
