@@ -4,17 +4,7 @@ import (
 	"context"
 
 	"mynah/api/social"
-	"mynah/authhook"
 )
-
-// person returns the caller's id if it is a person.
-func person(ctx context.Context) (string, error) {
-	c := callerOf(ctx)
-	if c.Role != authhook.RoleUser && c.Role != authhook.RoleAdmin {
-		return "", errPeopleOnly
-	}
-	return c.Subject, nil
-}
 
 type askInput struct {
 	Body struct {
@@ -28,10 +18,7 @@ type askOutput struct {
 }
 
 func (a *API) askContact(ctx context.Context, in *askInput) (*body[askOutput], error) {
-	me, err := person(ctx)
-	if err != nil {
-		return nil, err
-	}
+	me := callerOf(ctx).Subject
 	// Each note is a notice to them.
 	if err := a.countFor(ctx, callerOf(ctx), a.limits.askingOne, me+" "+in.Body.ID, 1); err != nil {
 		return nil, err
@@ -80,10 +67,7 @@ func (p *Page) afterID() (id string, err error) {
 }
 
 func (a *API) acceptContact(ctx context.Context, in *IDPath) (*body[social.Friend], error) {
-	me, err := person(ctx)
-	if err != nil {
-		return nil, err
-	}
+	me := callerOf(ctx).Subject
 	if err := a.social.Accept(ctx, me, in.ID); err != nil {
 		return nil, err
 	}
@@ -146,10 +130,7 @@ func (a *API) blocks(ctx context.Context, in *Page) (*body[List[social.BlockedPe
 }
 
 func (a *API) block(ctx context.Context, in *IDPath) (*empty, error) {
-	me, err := person(ctx)
-	if err != nil {
-		return nil, err
-	}
+	me := callerOf(ctx).Subject
 	return nil, a.social.Block(ctx, me, in.ID)
 }
 

@@ -13,7 +13,7 @@ import (
 // actor is the caller as the groups know it.
 func actor(ctx context.Context) social.Actor {
 	c := callerOf(ctx)
-	return social.Actor{ID: c.Subject, Operator: c.Role == authhook.RoleAdmin, Groups: c.Groups}
+	return social.Actor{ID: c.Subject, Operator: c.Role == authhook.RoleAdmin, Device: c.Role == authhook.RoleDevice, Groups: c.Groups}
 }
 
 // ownsGroup returns nil if the subject may make and manage devices for the group.

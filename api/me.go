@@ -4,8 +4,6 @@ import (
 	"context"
 
 	"mynah/api/accounts"
-	"mynah/authhook"
-	"mynah/chat"
 )
 
 func (a *API) me(ctx context.Context, _ *empty) (*body[accounts.Account], error) {
@@ -66,9 +64,6 @@ type passwordInput struct {
 // changePassword takes the password so far; a first one takes a fresh sign-in.
 func (a *API) changePassword(ctx context.Context, in *passwordInput) (*empty, error) {
 	c := callerOf(ctx)
-	if c.Role != authhook.RoleUser {
-		return nil, errPeopleOnly
-	}
 	has, err := a.accounts.HasPassword(ctx, c.Subject)
 	if err != nil {
 		return nil, err
@@ -83,8 +78,6 @@ func (a *API) changePassword(ctx context.Context, in *passwordInput) (*empty, er
 	}
 	return nil, a.accounts.SetPassword(ctx, c.Subject, in.Body.New, c.Session)
 }
-
-var errPeopleOnly = chat.Refuse(chat.CodeNotAllowed, "This is for people. Devices and services have tokens and keys.")
 
 type identities struct {
 	Items []accounts.Identity `json:"items" nullable:"false"`
@@ -101,9 +94,6 @@ func (a *API) identities(ctx context.Context, _ *empty) (*body[identities], erro
 // link adds a proven identity to the caller's account.
 func (a *API) link(ctx context.Context, prove func() (accounts.Proof, error)) (*empty, error) {
 	c := callerOf(ctx)
-	if c.Role != authhook.RoleUser {
-		return nil, errPeopleOnly
-	}
 	// Before the proof is asked for: it may be for one use.
 	if err := a.fresh(c); err != nil {
 		return nil, err

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 
 	"mynah/api/limit"
 	"mynah/authhook"
-	"mynah/chat"
 )
 
 // bodyLimit is the most that a request's body may have, in bytes. The largest
@@ -24,9 +22,8 @@ const bodyLimit = 64 << 10
 // route is a line of the table in routes.go and what its options add.
 type route struct {
 	huma.Operation
-	public     bool            // no token needed
-	idempotent bool            // takes an Idempotency-Key
-	roles      []authhook.Role // who may call it; empty: everyone with a token
+	public     bool // no token needed
+	idempotent bool // takes an Idempotency-Key
 	perAddress *limit.Limiter
 	perAccount *limit.Limiter
 }
@@ -51,11 +48,6 @@ func anyQuery(r *route) { r.RejectUnknownQueryParameters = false }
 // status is an option: the status of success, if it is not 200 (or 204 without a body).
 func status(code int) option {
 	return func(r *route) { r.DefaultStatus = code }
-}
-
-// only is an option: the call is for these roles.
-func only(roles ...authhook.Role) option {
-	return func(r *route) { r.roles = roles }
 }
 
 // perAddress is an option: an address may call so many times in the period.
@@ -91,6 +83,9 @@ func call[I, O any](a *API, pattern, name, summary string, handler func(context.
 		o(&r)
 	}
 	if !r.public {
+		if len(rightsByCall[name]) != len(callerRoles) {
+			panic("api: nobody has said in rights.go who may call " + name)
+		}
 		r.Security = []map[string][]string{{"token": {}}}
 	}
 	if r.idempotent {
@@ -237,8 +232,8 @@ func (a *API) admit(ctx context.Context, r *route) (context.Context, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(r.roles) > 0 && !slices.Contains(r.roles, caller.Role) {
-		return nil, chat.Refuse(chat.CodeNotAllowed, "This is for the role "+string(r.roles[0])+".")
+	if err := mayCall(caller.Role, r.OperationID); err != nil {
+		return nil, err
 	}
 	if r.Method != http.MethodGet {
 		if err := a.countFor(ctx, caller, a.limits.changes, caller.Subject, 1); err != nil {

@@ -12,13 +12,14 @@ const (
 	Owner    Role = "owner"
 	Admin    Role = "admin"
 	Member   Role = "member"
+	Device   Role = "device"   // a member that is a device, whatever else the database says that it is
 	Invited  Role = "invited"  // by name; not a member yet
 	Outsider Role = "outsider" // neither of the others
 	Banned   Role = "banned"
 )
 
 // Roles are all roles, in the order of the columns of the table.
-func Roles() []Role { return []Role{Operator, Owner, Admin, Member, Invited, Outsider, Banned} }
+func Roles() []Role { return []Role{Operator, Owner, Admin, Member, Device, Invited, Outsider, Banned} }
 
 // Join says how one becomes a member of a group.
 type Join string
@@ -82,33 +83,33 @@ type rule struct {
 // group is decided here.
 var rules = []rule{
 	// Groups that are joined by open, approval, invitation; in each the letters of
-	// operator, owner, admin, member, invited, outsider, banned.
-	{ViewGroup, "yyyyyyh", "yyyyyyh", "yyyyyhh"},
-	{ViewMembers, "yyyymmh", "yyyymmh", "yyyymhh"},
-	{EditGroup, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{SetJoin, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{MuteAll, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{Dissolve, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{Transfer, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{SetAdmins, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{JoinGroup, "yyyyyyh", "yyyyynh", "yyyyyhh"}, // members: they are in it already
-	{AskToJoin, "nnnnnnh", "nnnnnyh", "nnnnnhh"},
-	{JoinByLink, "yyyyyyh", "yyyyyyh", "yyyyyyh"},
-	{Leave, "mnyymmh", "mnyymmh", "mnyymhh"}, // an owner hands over or dissolves
-	{Invite, "yyyymmh", "yyynmmh", "yyynmhh"},
-	{ManageInvitations, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{ManageLinks, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{DecideRequests, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{RemoveMember, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{RemoveAdmin, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{ManageBans, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{MuteMember, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{MuteAdmin, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{NameOneself, "myyymmh", "myyymmh", "myyymhh"},
-	{NameOthers, "yyynmmh", "yyynmmh", "yyynmhh"},
-	{ManageDevices, "yynnmmh", "yynnmmh", "yynnmhh"},
-	{Speak, "yyyymmm", "yyyymmm", "yyyymmm"},
-	{SpeakMuted, "yyynmmm", "yyynmmm", "yyynmmm"},
+	// operator, owner, admin, member, device, invited, outsider, banned.
+	{ViewGroup, "yyyyyyyh", "yyyyyyyh", "yyyyyyhh"},
+	{ViewMembers, "yyyyymmh", "yyyyymmh", "yyyyymhh"},
+	{EditGroup, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
+	{SetJoin, "yynnnmmh", "yynnnmmh", "yynnnmhh"},
+	{MuteAll, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
+	{Dissolve, "yynnnmmh", "yynnnmmh", "yynnnmhh"},
+	{Transfer, "yynnnmmh", "yynnnmmh", "yynnnmhh"},
+	{SetAdmins, "yynnnmmh", "yynnnmmh", "yynnnmhh"},
+	{JoinGroup, "yyyyyyyh", "yyyyyynh", "yyyyyyhh"}, // members: they are in it already
+	{AskToJoin, "nnnnnnnh", "nnnnnnyh", "nnnnnnhh"},
+	{JoinByLink, "yyyyyyyh", "yyyyyyyh", "yyyyyyyh"},
+	{Leave, "mnyyymmh", "mnyyymmh", "mnyyymhh"}, // an owner hands over or dissolves
+	{Invite, "yyyynmmh", "yyynnmmh", "yyynnmhh"},
+	{ManageInvitations, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
+	{ManageLinks, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
+	{DecideRequests, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
+	{RemoveMember, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
+	{RemoveAdmin, "yynnnmmh", "yynnnmmh", "yynnnmhh"},
+	{ManageBans, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
+	{MuteMember, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
+	{MuteAdmin, "yynnnmmh", "yynnnmmh", "yynnnmhh"},
+	{NameOneself, "myyyymmh", "myyyymmh", "myyyymhh"},
+	{NameOthers, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
+	{ManageDevices, "yynnnmmh", "yynnnmmh", "yynnnmhh"},
+	{Speak, "yyyyymmm", "yyyyymmm", "yyyyymmm"},
+	{SpeakMuted, "yyynnmmm", "yyynnmmm", "yyynnmmm"},
 }
 
 // Actions are all actions of the table.

@@ -13,18 +13,18 @@ import (
 // what the table must say, written down a second time and by another hand: the
 // roles that may, for each action. Where the way to join matters it is named.
 var allowed = map[social.Action]string{
-	social.ViewGroup:         "operator owner admin member invited outsider/open outsider/approval",
-	social.ViewMembers:       "operator owner admin member",
+	social.ViewGroup:         "operator owner admin member invited outsider/open outsider/approval device",
+	social.ViewMembers:       "operator owner admin member device",
 	social.EditGroup:         "operator owner admin",
 	social.SetJoin:           "operator owner",
 	social.MuteAll:           "operator owner admin",
 	social.Dissolve:          "operator owner",
 	social.Transfer:          "operator owner",
 	social.SetAdmins:         "operator owner",
-	social.JoinGroup:         "operator owner admin member invited outsider/open",
+	social.JoinGroup:         "operator owner admin member invited outsider/open device",
 	social.AskToJoin:         "outsider/approval",
-	social.JoinByLink:        "operator owner admin member invited outsider",
-	social.Leave:             "admin member",
+	social.JoinByLink:        "operator owner admin member invited outsider device",
+	social.Leave:             "admin member device",
 	social.Invite:            "operator owner admin member/open",
 	social.ManageInvitations: "operator owner admin",
 	social.ManageLinks:       "operator owner admin",
@@ -34,10 +34,10 @@ var allowed = map[social.Action]string{
 	social.ManageBans:        "operator owner admin",
 	social.MuteMember:        "operator owner admin",
 	social.MuteAdmin:         "operator owner",
-	social.NameOneself:       "owner admin member",
+	social.NameOneself:       "owner admin member device",
 	social.NameOthers:        "operator owner admin",
 	social.ManageDevices:     "operator owner",
-	social.Speak:             "operator owner admin member",
+	social.Speak:             "operator owner admin member device",
 	social.SpeakMuted:        "operator owner admin",
 }
 
@@ -76,7 +76,7 @@ func TestTable(t *testing.T) {
 				switch {
 				case action == social.Speak || action == social.SpeakMuted:
 					want = chat.CodeNotMember
-					if role == social.Member {
+					if role == social.Member || role == social.Device {
 						want = chat.CodeNotAllowed
 					}
 				case role == social.Outsider && join == social.JoinInvitation:

@@ -118,6 +118,9 @@ func (s *Service) standing(ctx context.Context, a Actor, group string) (*standin
 	default:
 		st.role = Outsider
 	}
+	if a.Device && st.Me != nil && st.role != Banned {
+		st.role = Device
+	}
 	return &st, nil
 }
 
@@ -205,6 +208,9 @@ func checkGroup(name, announcement string, ext json.RawMessage) (string, error) 
 
 // Create makes a group that the actor owns.
 func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group, err error) {
+	if a.Device {
+		return nil, errDevice
+	}
 	if spec.Name, err = checkGroup(spec.Name, spec.Announcement, spec.Ext); err != nil {
 		return nil, err
 	}
@@ -222,6 +228,9 @@ func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group
 			return err
 		}
 		if err := s.present(ctx, a.ID); err != nil {
+			return err
+		}
+		if err := s.noDevice(ctx, a.ID); err != nil {
 			return err
 		}
 		if err := s.roomForGroup(ctx, a.ID, a.ID); err != nil {

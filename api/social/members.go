@@ -234,6 +234,11 @@ func (s *Service) Leave(ctx context.Context, a Actor, group string) error {
 		if !st.row {
 			return chat.Refuse(chat.CodeConflict, "You are in this group by your token, and as long as you have it.")
 		}
+		if st.Me.Role == Owner { // a device that plain SQL has made one
+			if err := s.bequeath(ctx, group, a.ID); err != nil {
+				return err
+			}
+		}
 		if _, err := s.exec(ctx, "leave group", schema.DeleteMember, group, a.ID); err != nil {
 			return err
 		}

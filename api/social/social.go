@@ -93,6 +93,7 @@ func New(db *pgtx.DB, cfg Config) *Service {
 type Actor struct {
 	ID       string
 	Operator bool     // holds a token of role admin
+	Device   bool     // holds a token of role device: a member at most
 	Groups   []string // member of these by token
 }
 
