@@ -69,7 +69,9 @@ func (a *API) changePassword(ctx context.Context, in *passwordInput) (*empty, er
 		return nil, err
 	}
 	if has {
-		_, err = a.accounts.CheckPassword(ctx, c.Subject, in.Body.Current, client(ctx, DeviceField{}))
+		from := client(ctx, DeviceField{})
+		from.Session = c.Session
+		_, err = a.accounts.CheckPassword(ctx, c.Subject, in.Body.Current, from)
 	} else {
 		err = a.fresh(c)
 	}

@@ -18,6 +18,7 @@ type signedIn struct {
 	TokenType    string `json:"token_type" enum:"Bearer"`
 	ExpiresIn    int    `json:"expires_in" doc:"Seconds until the access token expires"`
 	RefreshToken string `json:"refresh_token" doc:"For /v1/sessions/refresh. Each is used once"`
+	DeviceToken  string `json:"device_token,omitempty" doc:"To be kept on the device and shown at its next sign-in"`
 	Created      bool   `json:"created,omitempty" doc:"Whether the account has just been made"`
 }
 
@@ -29,17 +30,18 @@ type signedInOutput struct {
 func signedInAnswer(t *accounts.Tokens, created bool) *signedInOutput {
 	return &signedInOutput{Location: "/v1/me/sessions/" + t.Session, Body: signedIn{
 		Account: t.Account, Session: t.Session, AccessToken: t.Access, TokenType: "Bearer",
-		ExpiresIn: int(t.AccessTTL / time.Second), RefreshToken: t.Refresh, Created: created,
+		ExpiresIn: int(t.AccessTTL / time.Second), RefreshToken: t.Refresh, DeviceToken: t.Device, Created: created,
 	}}
 }
 
 // DeviceField is in every way of signing in.
 type DeviceField struct {
-	Device string `json:"device,omitempty" maxLength:"64" doc:"What the person calls this device, for the list of devices" example:"Anna's phone"`
+	DeviceToken string `json:"device_token,omitempty" maxLength:"64" doc:"What an earlier sign-in of the same person on this device answered: then strangers who guess their password do not keep this device out"`
+	Device      string `json:"device,omitempty" maxLength:"64" doc:"What the person calls this device, for the list of devices" example:"Anna's phone"`
 }
 
 func client(ctx context.Context, d DeviceField) accounts.Client {
-	return accounts.Client{Address: requestOf(ctx).address, Device: d.Device}
+	return accounts.Client{Address: requestOf(ctx).address, Device: d.Device, DeviceToken: d.DeviceToken}
 }
 
 // The proofs. Each is a body of its own, for signing in and for linking. They are

@@ -78,8 +78,11 @@ func TestEveryRoleEveryAction(t *testing.T) {
 	tokens := map[social.Role]string{}
 	for _, role := range social.Roles() {
 		kind := authhook.RoleUser
-		if role == social.Operator {
+		switch role {
+		case social.Operator:
 			kind = authhook.RoleAdmin
+		case social.Device:
+			kind = authhook.RoleDevice
 		}
 		tokens[role] = w.token(string(role), kind)
 	}
@@ -91,6 +94,7 @@ func TestEveryRoleEveryAction(t *testing.T) {
 				n++
 				group := fmt.Sprintf("x%d", n)
 				w.made(group, join)
+				w.exec(`INSERT INTO members (grp, account, role) VALUES ($1, 'device', 'admin')`, group) // whatever the row says
 				replace := strings.NewReplacer("GROUP", group, "LINKID", "ID"+strings.ToUpper(group), "LINK", "LINK"+strings.ToUpper(group))
 				var body any
 				if d.body != "" {

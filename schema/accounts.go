@@ -313,6 +313,7 @@ func Sweeps() []string {
 	return []string{
 		`DELETE FROM idempotency WHERE ctid IN (SELECT ctid FROM idempotency WHERE created_at < now() - interval '24 hours' LIMIT 20000)`,
 		`DELETE FROM codes WHERE ctid IN (SELECT ctid FROM codes WHERE created_at < now() - interval '24 hours' LIMIT 20000)`,
+		`DELETE FROM known_places WHERE ctid IN (SELECT ctid FROM known_places WHERE used_at < now() - interval '180 days' LIMIT 20000)`,
 		`DELETE FROM oidc_flows WHERE expires_at < now()`,
 		`DELETE FROM tickets WHERE expires_at < now()`,
 		`DELETE FROM sessions WHERE ctid IN (SELECT ctid FROM sessions WHERE expires_at < now() LIMIT 5000)`,

@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -51,10 +52,13 @@ type Service struct {
 	hasher *hasher
 	post   *post
 	oidc   map[string]*oidcProvider
-	limits struct {
-		passwordHere *limit.Limiter // tries at one account's password from one address
-		passwordAll  *limit.Limiter // … from everywhere
-		find         *limit.Limiter // searches by one person
+	// placeKey is the key of what is stored of places; see readPlaceKey.
+	placeKey atomic.Pointer[[]byte]
+	limits   struct {
+		passwordHere  *limit.Limiter // tries at one account's password from one address, device or session
+		passwordKnown *limit.Limiter // … from all addresses where it has signed in before
+		passwordAll   *limit.Limiter // … from all others
+		find          *limit.Limiter // searches by one person
 	}
 }
 
@@ -72,6 +76,7 @@ func New(db *pgtx.DB, keys *Keys, cfg Config, log *slog.Logger, now func() time.
 		s.oidc[p.Name] = &oidcProvider{cfg: p}
 	}
 	s.limits.passwordHere = limit.New(10, 15*time.Minute, now)
+	s.limits.passwordKnown = limit.New(100, time.Hour, now)
 	s.limits.passwordAll = limit.New(100, time.Hour, now)
 	s.limits.find = limit.New(60, time.Hour, now)
 	return s, nil
@@ -81,6 +86,9 @@ func New(db *pgtx.DB, keys *Keys, cfg Config, log *slog.Logger, now func() time.
 // nothing.
 func (s *Service) Start(ctx context.Context) error {
 	if err := s.keys.Start(ctx); err != nil {
+		return err
+	}
+	if err := s.readPlaceKey(ctx); err != nil {
 		return err
 	}
 	s.post.start(ctx)

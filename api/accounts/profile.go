@@ -220,7 +220,7 @@ func (s *Service) Delete(ctx context.Context, id string) error {
 		if deleted.RowsAffected() == 0 {
 			return errNobody
 		}
-		for _, statement := range []string{schema.DeleteIdentities, schema.DeleteAllSessions, schema.RevokeDeviceAccess} {
+		for _, statement := range []string{schema.DeleteIdentities, schema.DeleteAllSessions, schema.RevokeDeviceAccess, schema.ForgetPlaces} {
 			if _, err := q.Exec(ctx, statement, id); err != nil {
 				return fmt.Errorf("delete account: %w", err)
 			}

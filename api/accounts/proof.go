@@ -333,28 +333,14 @@ func (s *Service) insertIdentity(ctx context.Context, account string, p Proof, s
 // CheckPassword proves an account by its id and password. The work is the same
 // whether the account exists or not.
 func (s *Service) CheckPassword(ctx context.Context, id, password string, from Client) (Proof, error) {
-	// By target from one address, so that an attacker elsewhere cannot lock a
-	// person out; and by target from everywhere, so that many addresses together
-	// do not get far.
-	here := from.key() + " " + id
-	if err := s.limits.passwordHere.Allow(here); err != nil {
+	settle, err := s.count(ctx, id, from)
+	if err != nil {
 		return Proof{}, err
 	}
-	if err := s.limits.passwordAll.Allow(id); err != nil {
-		s.limits.passwordHere.Forgive(here) // it was not tried
-		return Proof{}, err
-	}
-	// Only wrong ones count, and not those that could not be looked at: people would
-	// be shut out after an outage, when all sign in again.
 	wrong := false
-	defer func() {
-		if !wrong {
-			s.limits.passwordHere.Forgive(here)
-			s.limits.passwordAll.Forgive(id)
-		}
-	}()
+	defer func() { settle(wrong) }()
 	hash := ""
-	err := s.db.Q(ctx).QueryRow(ctx, schema.SelectPassword, id).Scan(&hash)
+	err = s.db.Q(ctx).QueryRow(ctx, schema.SelectPassword, id).Scan(&hash)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return Proof{}, fmt.Errorf("read password: %w", err)
 	}

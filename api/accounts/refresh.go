@@ -47,12 +47,16 @@ type Tokens struct {
 	Access    string        // JWT (PROTOCOL.md), for HTTP and MQTT
 	AccessTTL time.Duration // how long it is valid
 	Refresh   string        // for the next ones; used once
+	Device    string        // what the device shows at its next sign-in; only after one
 }
 
 // Client is where a request comes from.
 type Client struct {
 	Address netip.Addr
 	Device  string // what the person calls the device, or ""
+
+	DeviceToken string // what an earlier sign-in on the device answered, or ""
+	Session     string // of a caller who is signed in, or ""
 }
 
 // key is what limits count a client as.
@@ -74,7 +78,15 @@ func (s *Service) open(ctx context.Context, account, method string, from Client)
 	if _, err := q.Exec(ctx, schema.DeleteOldestSessions, account, mostSessions); err != nil {
 		return nil, fmt.Errorf("bound sessions: %w", err)
 	}
-	return s.tokens(account, id, family, token)
+	device, err := s.remember(ctx, account, from)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := s.tokens(account, id, family, token)
+	if err == nil {
+		tokens.Device = device
+	}
+	return tokens, err
 }
 
 func (s *Service) tokens(account, session string, family, token []byte) (*Tokens, error) {
@@ -130,6 +142,9 @@ func (s *Service) Refresh(ctx context.Context, refresh string, from Client) (*To
 			}
 			if _, err := q.Exec(ctx, schema.RotateSession, id, hashSecret(next), hash, answer, from.Address.String(), SessionTTL); err != nil {
 				return fmt.Errorf("rotate session: %w", err)
+			}
+			if err := s.note(ctx, account, s.addressPlace(account, from)); err != nil {
+				return err
 			}
 		case inGrace && subtle.ConstantTimeCompare(hash, last) == 1:
 			if next, err = seal.Open(token, sealNext, sealed); err != nil {
