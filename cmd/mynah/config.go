@@ -57,7 +57,7 @@ type Logging struct {
 
 // Storage says where things are kept.
 type Storage struct {
-	DataDir string `default:"./data" placeholder:"DIR" help:"Where the message log, the private PostgreSQL and the secret of --dev are kept."`
+	DataDir string `default:"./data" placeholder:"DIR" help:"Where the message log, the private PostgreSQL, rights and public keys for an outage, and the secret of --dev are kept."`
 }
 
 // Doors are the ways in, and what may come through them.
@@ -98,7 +98,7 @@ type Identity struct {
 
 // Database is PostgreSQL.
 type Database struct {
-	DatabaseURL SecretURL `name:"database-url" placeholder:"URL" help:"PostgreSQL: postgres://user:password@host:5432/database."`
+	DatabaseURL SecretURL `name:"database-url" placeholder:"URL" help:"PostgreSQL: postgres://user:password@host:5432/database. serve has a private one of its own by default."`
 }
 
 // Upstream is the broker as seen by the archiver and the API when they are
