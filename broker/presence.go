@@ -3,6 +3,7 @@ package broker
 import (
 	"encoding/json"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,9 +35,16 @@ type presence struct {
 	subjects map[string]*seen
 	away     map[string]int64 // when some of the others were last seen, in milliseconds since 1970
 	stopped  bool
-	waiting  []string // subjects to be told of, oldest first
-	telling  bool     // a goroutine does that
+	waiting  []change         // to be stored and told, oldest first
+	unsaved  map[string]int64 // the last change of each subject in waiting
+	telling  bool             // a goroutine does that
 	tellers  sync.WaitGroup
+}
+
+// change is that a subject has come or gone.
+type change struct {
+	subject string
+	last    int64 // when it was last seen, in milliseconds since 1970; 0 if it has come
 }
 
 // seen is a subject that is online, or was a moment ago.
@@ -79,8 +87,7 @@ func (p *presence) came(subject string) {
 		s = &seen{since: p.now()}
 		p.subjects[subject] = s
 		delete(p.away, subject)
-		p.note(subject, 0)
-		p.announce(subject)
+		p.announce(subject, 0)
 	}
 	s.connections++
 	if s.leaving != nil {
@@ -117,9 +124,8 @@ func (p *presence) gone(subject string) {
 // leave makes a subject offline. p.mu is held.
 func (p *presence) leave(subject string, s *seen) {
 	delete(p.subjects, subject)
-	p.note(subject, s.last.UnixMilli())
 	p.rememberLocked(subject, s.last.UnixMilli())
-	p.announce(subject)
+	p.announce(subject, s.last.UnixMilli())
 }
 
 // stop makes those who are about to leave offline at once.
@@ -150,11 +156,16 @@ func (p *presence) note(subject string, last int64) {
 	}
 }
 
-// announce has it told that a subject has come or gone, in order and soon: not here, since
-// whoever watches a subject may have to be looked up in the directory first, and a
-// connection is not to wait for that. p.mu is held.
-func (p *presence) announce(subject string) {
-	p.waiting = append(p.waiting, subject)
+// announce has it stored and told that a subject has come or gone, in order and soon: not
+// here, since that is to wait for the disk, and whoever watches a subject may have to be
+// looked up in the directory first; a connection is not to wait for that, nor whoever asks
+// for a state. p.mu is held.
+func (p *presence) announce(subject string, last int64) {
+	p.waiting = append(p.waiting, change{subject, last})
+	if p.unsaved == nil {
+		p.unsaved = map[string]int64{}
+	}
+	p.unsaved[subject] = last
 	if !p.telling {
 		p.telling = true
 		p.tellers.Go(p.tellWaiting)
@@ -167,26 +178,31 @@ const presenceQoS = 1
 func (p *presence) tellWaiting() {
 	for {
 		p.mu.Lock()
-		subjects := p.waiting
+		changes := p.waiting
 		p.waiting = nil
-		p.telling = len(subjects) > 0
+		p.telling = len(changes) > 0
 		p.mu.Unlock()
-		if len(subjects) == 0 {
+		if len(changes) == 0 {
 			return
 		}
-		for _, subject := range subjects {
+		for _, c := range changes {
+			p.note(c.subject, c.last)
+			p.mu.Lock()
+			if last := p.unsaved[c.subject]; last == c.last {
+				delete(p.unsaved, c.subject)
+			}
+			p.mu.Unlock()
 			// Who is to be told asks for the state when its turn comes.
 			p.plain.fanOut(&delivery.PlainMessage{
-				Topic: chat.PresenceTopic(subject), QoS: presenceQoS, Retain: true, Latest: true,
+				Topic: chat.PresenceTopic(c.subject), QoS: presenceQoS, Retain: true, Latest: true,
 			})
 		}
 	}
 }
 
-// message returns what is told of a subject now, nil if it has never been seen.
-func (p *presence) message(subject string) *delivery.PlainMessage {
-	state, known := p.state(subject)
-	if !known {
+// presenceMessage returns what is told of a subject, nil if it has never been seen.
+func presenceMessage(subject string, state presenceState, seen bool) *delivery.PlainMessage {
+	if !seen {
 		return nil
 	}
 	payload, err := json.Marshal(state)
@@ -196,35 +212,43 @@ func (p *presence) message(subject string) *delivery.PlainMessage {
 	return &delivery.PlainMessage{Topic: chat.PresenceTopic(subject), Payload: payload, QoS: presenceQoS, Retain: true}
 }
 
-func (p *presence) state(subject string) (state presenceState, known bool) {
+// remembered returns what is told of a subject now, if that is in memory.
+func (p *presence) remembered(subject string) (state presenceState, known bool) {
 	p.mu.Lock()
-	s := p.subjects[subject]
+	defer p.mu.Unlock()
+	if s := p.subjects[subject]; s != nil {
+		return presenceState{User: subject, Online: true, LastSeen: s.since.UnixMilli()}, true
+	}
 	last, known := p.away[subject]
-	if s != nil {
-		state = presenceState{User: subject, Online: true, LastSeen: s.since.UnixMilli()}
+	if !known {
+		last, known = p.unsaved[subject]
 	}
-	p.mu.Unlock()
-	switch {
-	case s != nil:
+	return presenceState{User: subject, LastSeen: last}, known && last != 0
+}
+
+// state returns what is told of a subject now, from disk if need be, and whether it has ever
+// been seen.
+func (p *presence) state(subject string) (state presenceState, seen bool) {
+	if state, known := p.remembered(subject); known {
 		return state, true
-	case known:
-		return presenceState{User: subject, LastSeen: last}, true
 	}
+	var last int64
 	if err := p.scan(subject, func(found string, at int64) bool {
-		last, known = at, found == subject
+		last, seen = at, found == subject
 		return false // it would be the first
 	}); err != nil {
 		p.logger.Warn("cannot tell when somebody was last seen", "subject", subject, "error", err)
 		return state, false
 	}
-	if !known || last == 0 {
-		return state, false // unknown, or it has come this moment, which is about to be told
+	if state, known := p.remembered(subject); known { // it has come or gone since we have looked
+		return state, true
+	}
+	if !seen || last == 0 {
+		return state, false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if newer, came := p.away[subject]; came { // and has gone, since we have looked
-		last = newer
-	} else if p.subjects[subject] == nil {
+	if p.subjects[subject] == nil {
 		p.rememberLocked(subject, last)
 	}
 	return presenceState{User: subject, LastSeen: last}, true
@@ -260,13 +284,27 @@ func (p *presence) topics(filter string) (topics []string) {
 	if !strings.HasPrefix(filter, presencePrefix) {
 		return nil // see hidden
 	}
-	if err := p.scan("", func(subject string, _ int64) bool {
+	p.mu.Lock()
+	unsaved := make(map[string]struct{}, len(p.unsaved)) // those that the store may not have yet
+	for subject := range p.unsaved {
+		unsaved[subject] = struct{}{}
+	}
+	p.mu.Unlock()
+	add := func(subject string) {
 		if topic := chat.PresenceTopic(subject); matches(filter, topic) {
 			topics = append(topics, topic)
 		}
+	}
+	if err := p.scan("", func(subject string, _ int64) bool {
+		delete(unsaved, subject)
+		add(subject)
 		return true
 	}); err != nil {
 		p.logger.Warn("cannot tell who has been seen", "error", err)
 	}
+	for subject := range unsaved {
+		add(subject)
+	}
+	slices.Sort(topics)
 	return topics
 }

@@ -68,6 +68,14 @@ func TestLastSeen(t *testing.T) {
 		}
 	}
 
+	stored := func() {
+		waitfor.MustHold(t, "who has come and gone is stored", func() bool {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return !p.telling
+		})
+	}
+	stored()
 	// Somebody comes and goes while it is looked up on disk when they were here before.
 	clear(p.away)
 	clock = clock.Add(time.Minute)
@@ -78,6 +86,7 @@ func TestLastSeen(t *testing.T) {
 	}
 	want("ann", false, clock)
 
+	stored()
 	killed := clock.Add(time.Hour) // and started again
 	for clock = killed; clock.Before(killed.Add(3 * time.Hour)); clock = clock.Add(time.Hour) {
 		clear(p.subjects)
@@ -105,4 +114,78 @@ type meanwhile struct {
 func (m meanwhile) Scan(prefix string, fn func(key string, value []byte) bool) error {
 	defer m.happens()
 	return m.Store.Scan(prefix, fn)
+}
+
+// hung is a store on a disk that hangs until the channel is closed.
+type hung struct {
+	state.Store
+	disk chan struct{}
+}
+
+func (h hung) Apply(ops []state.Op, sync bool) error {
+	<-h.disk
+	return h.Store.Apply(ops, sync)
+}
+
+func (h hung) Scan(prefix string, fn func(string, []byte) bool) error {
+	<-h.disk
+	return h.Store.Scan(prefix, fn)
+}
+
+// Who comes and goes does not wait for the disk, and neither does whoever is to be told of
+// somebody in memory: a session asks while it is locked. Both did, under presence's lock.
+func TestPresenceDoesNotWaitForTheDisk(t *testing.T) {
+	t.Parallel()
+	verifier, err := authhook.NewVerifier(authhook.VerifierConfig{Secret: []byte("a secret for tests, 32 bytes or more")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer verifier.Close()
+	b, err := New(Config{DataDir: t.TempDir(), MQTTAddr: "127.0.0.1:0", Verifier: verifier, PresenceSettle: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Stop(t.Context()) //nolint:errcheck // it has not been started
+	p := b.presence
+	disk := make(chan struct{})
+	p.store = hung{p.store, disk}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 3 {
+			subject := fmt.Sprint("ann", i)
+			p.came(subject)
+			if m, known := b.plain.Retained("presence/" + subject); !known || m == nil {
+				t.Errorf("%s is online, and that is not known", subject)
+			}
+			p.gone(subject)
+		}
+		if _, known := b.plain.Retained("presence/nobody"); known {
+			t.Error("it is known, without looking, that somebody was never here")
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(waitfor.Timeout):
+		t.Fatal("it waits for the disk")
+	}
+	waitfor.MustHold(t, "all are offline", func() bool { return p.online() == 0 })
+	for i := range 3 {
+		if state, known := p.remembered(fmt.Sprint("ann", i)); !known || state.Online {
+			t.Errorf("%+v, known %t, want offline", state, known)
+		}
+	}
+	close(disk)
+	waitfor.MustHold(t, "all is stored", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		clear(p.away)
+		return len(p.unsaved) == 0
+	})
+	if state, known := p.state("ann1"); !known || state.Online || state.LastSeen == 0 {
+		t.Errorf("from disk: %+v, known %t, want offline", state, known)
+	}
+	if m := b.plain.LookUpRetained("presence/nobody"); m != nil {
+		t.Errorf("somebody who was never here: %s", m.Payload)
+	}
 }

@@ -128,17 +128,28 @@ func (r *retained) count() int {
 }
 
 // Retained implements delivery.PlainTopics.
-func (p *plainTopics) Retained(topic string) *delivery.PlainMessage {
+func (p *plainTopics) Retained(topic string) (m *delivery.PlainMessage, known bool) {
 	if t := chat.ParseTopic(topic); t.Kind == chat.KindPresence {
-		return p.presence.message(t.ID)
+		state, known := p.presence.remembered(t.ID)
+		return presenceMessage(t.ID, state, known), known
 	}
 	p.retained.mu.RLock()
 	defer p.retained.mu.RUnlock()
-	m, _ := p.retained.messages.get(topic)
+	m, _ = p.retained.messages.get(topic)
 	if m == nil || m.Expires > 0 && m.Expires <= time.Now().UnixMilli() {
-		return nil
+		return nil, true
 	}
-	return m
+	return m, true
+}
+
+// LookUpRetained implements delivery.PlainTopics.
+func (p *plainTopics) LookUpRetained(topic string) *delivery.PlainMessage {
+	t := chat.ParseTopic(topic)
+	if t.Kind != chat.KindPresence {
+		return nil // all others are in memory
+	}
+	state, seen := p.presence.state(t.ID)
+	return presenceMessage(t.ID, state, seen)
 }
 
 // retainedFor returns the topics with retained messages that a filter matches.

@@ -32,7 +32,8 @@ func TestRetainedMessagesExpire(t *testing.T) {
 		t.Fatal(err)
 	}
 	for topic, want := range map[string]bool{"plant/short": false, "plant/long": true, "plant/ever": true} {
-		if kept := b.plain.Retained(topic) != nil; kept != want || stored[retainedPrefix+topic] != want {
+		m, _ := b.plain.Retained(topic)
+		if kept := m != nil; kept != want || stored[retainedPrefix+topic] != want {
 			t.Errorf("%s: retained %t, stored %t, want %t", topic, kept, stored[retainedPrefix+topic], want)
 		}
 	}

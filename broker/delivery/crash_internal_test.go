@@ -343,7 +343,8 @@ type orphanage struct{ got chan []Orphan }
 
 func (orphanage) Subscribed(*Session, session.Subscription) {}
 func (orphanage) Unsubscribed(*Session, string)             {}
-func (orphanage) Retained(string) *PlainMessage             { return nil }
+func (orphanage) Retained(string) (*PlainMessage, bool)     { return nil, true }
+func (orphanage) LookUpRetained(string) *PlainMessage       { return nil }
 func (o orphanage) Orphaned(orphans []Orphan)               { o.got <- orphans }
 
 // What waits for a session that is started anew is lost as in a restart of the broker, but

@@ -17,8 +17,13 @@
 // A mistake that shows for one session ends that session's connection, not the process: see
 // survive.
 //
-// Lock order: inbound.mu, Session.subsMu, Engine.mu, entry.mu, Session.mu, outbox.Conn.mu, then any
-// one of the others, under which nothing is called. A lock is never held while writing to a
-// socket or to the disk, Session.subsMu excepted, and inbound.mu while a message outside the
-// chat is retained.
+// Lock order: Engine.room, Inbound.mu, Session.subsMu, Engine.mu, entry.mu, Session.mu,
+// outbox.Conn.mu, then any one of the others (store.mu, sessionList.mu, crashes.mu,
+// episode.mu, outbox's writers.mu), under which nothing is called. PlainTopics is told and
+// asked with Session.subsMu or Session.mu held, so its own locks come after those, and under
+// Session.mu it is only asked for what it has in memory. The one goroutine that delivers takes
+// Engine.mu, entry.mu and what comes after: under those nothing waits for a socket, a disk or
+// the directory. What does is done under Session.subsMu, or under Engine.room, which hold up
+// connections that come and go; and under Inbound.mu, which holds up what the same session
+// publishes outside the chat, while that is retained.
 package delivery

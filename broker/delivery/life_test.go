@@ -110,7 +110,8 @@ func (p *told) count(filter string, n int) {
 
 func (p *told) Subscribed(_ *delivery.Session, sub session.Subscription) { p.count(sub.Filter, 1) }
 func (p *told) Unsubscribed(_ *delivery.Session, filter string)          { p.count(filter, -1) }
-func (p *told) Retained(string) *delivery.PlainMessage                   { return nil }
+func (p *told) Retained(string) (*delivery.PlainMessage, bool)           { return nil, true }
+func (p *told) LookUpRetained(string) *delivery.PlainMessage             { return nil }
 func (p *told) Orphaned([]delivery.Orphan)                               {}
 
 // A session that ends, for whatever reason, leaves nothing: not among its subject's, not in

@@ -39,8 +39,11 @@ type PlainTopics interface {
 	// sessions, and at a session's end.
 	Subscribed(s *Session, sub session.Subscription)
 	Unsubscribed(s *Session, filter string)
-	// Retained returns the retained message of a topic, nil if there is none.
-	Retained(topic string) *PlainMessage
+	// Retained returns the retained message of a topic, nil if there is none, if that is
+	// known without waiting for a disk or for anybody else.
+	Retained(topic string) (m *PlainMessage, known bool)
+	// LookUpRetained returns what Retained does not know. It is called without locks.
+	LookUpRetained(topic string) *PlainMessage
 	// Orphaned is given, on a goroutine of its own, what a session has left behind that
 	// ended before it acknowledged messages that were for any one of several.
 	Orphaned([]Orphan)
@@ -68,21 +71,24 @@ func (m *PlainMessage) expired(now int64) bool { return m.Expires != 0 && m.Expi
 //
 // Nothing waits in it unnoticed. While a session is live, messages wait either for an
 // acknowledgement, and Acknowledged sends them on, or because the outbox has refused one,
-// and then onDrain does. While it is behind they take turns with the log, in the pump,
-// which wakes for the same two reasons and sends what is left when it makes the session
+// and then onDrain does, or until it is known what is retained, and then whoever has looked
+// for that does. While it is behind they take turns with the log, in the pump,
+// which wakes for the same reasons and sends what is left when it makes the session
 // live. Without a connection they wait for Start.
 type plainQueue struct {
-	waiting []plainItem          // not sent yet, oldest first
-	passing []plainItem          // the same at QoS 0: it does not wait for acknowledgements and ends with the connection
-	sent    map[uint16]plainItem // by packet id; what the client has not said that it has
-	again   []uint16             // of them, those that the present connection has not had, in order
-	latest  map[string]struct{}  // topics of Latest messages that wait
-	asked   map[string]struct{}  // filters of SUBSCRIBEs of which retained messages wait
-	bytes   int                  // cost of all
-	soonest int64                // no message that waits expires before this, in milliseconds since 1970; 0 if none does
-	swept   int64                // when those that had expired were last looked for
-	turn    bool                 // the log has had its turn
-	told    bool                 // it has been logged that it is full
+	waiting []plainItem              // not sent yet, oldest first
+	passing []plainItem              // the same at QoS 0: it does not wait for acknowledgements and ends with the connection
+	sent    map[uint16]plainItem     // by packet id; what the client has not said that it has
+	again   []uint16                 // of them, those that the present connection has not had, in order
+	latest  map[string]struct{}      // topics of Latest messages that wait
+	asked   map[string]struct{}      // filters of SUBSCRIBEs of which retained messages wait
+	bytes   int                      // cost of all
+	soonest int64                    // no message that waits expires before this, in milliseconds since 1970; 0 if none does
+	swept   int64                    // when those that had expired were last looked for
+	turn    bool                     // the log has had its turn
+	told    bool                     // it has been logged that it is full
+	looking bool                     // it is being looked for what is retained
+	found   map[string]*PlainMessage // what was found, by topic
 }
 
 // plainItem is a message on its way to a session.

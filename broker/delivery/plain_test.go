@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/msglog"
 	"mynah/broker/outbox"
 	"mynah/broker/session"
 	"mynah/internal/waitfor"
@@ -22,6 +23,7 @@ type plainTopics struct {
 	subs     map[string]bool // subject and filter
 	retained map[string]*delivery.PlainMessage
 	orphans  []delivery.Orphan
+	disk     chan struct{} // what is retained below plant/disk is looked for on a disk that hangs until this is closed; nil for in memory
 }
 
 func newPlainTopics() *plainTopics {
@@ -40,7 +42,17 @@ func (p *plainTopics) Unsubscribed(s *delivery.Session, filter string) {
 	delete(p.subs, fmt.Sprintf("%p %s", s, filter))
 }
 
-func (p *plainTopics) Retained(topic string) *delivery.PlainMessage {
+func (p *plainTopics) Retained(topic string) (m *delivery.PlainMessage, known bool) {
+	if p.disk != nil && strings.HasPrefix(topic, "plant/disk/") {
+		return nil, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.retained[topic], true
+}
+
+func (p *plainTopics) LookUpRetained(topic string) *delivery.PlainMessage {
+	<-p.disk
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.retained[topic]
@@ -393,6 +405,53 @@ func TestPlainRetainedAndLatest(t *testing.T) {
 	p.wantPlain(t, append(numbers(0, 999), "-1", "99")...)
 	latest(100)
 	p.wantPlain(t, append(numbers(0, 999), "-1", "99", "100")...)
+	waitfor.MustHold(t, "all is acknowledged", func() bool { return r.engine.PlainHeld() == 0 })
+}
+
+// While it is looked for on disk what is retained, the session gets messages of the log, and so
+// does everybody else; then what was found is sent, in order. The disk was read under the
+// session's lock, for which the one goroutine that delivers to all may wait.
+func TestNobodyWaitsForWhatIsRetained(t *testing.T) {
+	t.Parallel()
+	topics := newPlainTopics()
+	topics.disk = make(chan struct{})
+	r := mustRig(t, delivery.Config{PlainTopics: topics, Limits: &outbox.Limits{PerConn: 300}})
+	alice := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, ReceiveMaximum: 10},
+		session.Subscription{Filter: "user/alice", QoS: 1})
+	bob := r.online(delivery.Attachment{Key: key("bob"), Expiry: time.Hour}, session.Subscription{Filter: "user/bob", QoS: 1})
+	var names []string
+	for i := range 200 {
+		m := plainMessage(1, i)
+		m.Topic = fmt.Sprintf("plant/disk/%03d", i)
+		if i%3 == 0 { // the others have nothing retained
+			topics.retain(m)
+		}
+		names = append(names, m.Topic)
+	}
+	asked := make(chan struct{})
+	go func() {
+		alice.session.QueueRetained("plant/#", names, atMost2)
+		alice.session.Queue(plainMessage(1, 1000), atMost2)
+		close(asked)
+	}()
+	select {
+	case <-asked:
+	case <-time.After(waitfor.Timeout):
+		t.Fatal("whoever asks for what is retained waits for the disk")
+	}
+	var toAlice, toBob []*msglog.Record
+	for range 20 {
+		toAlice = append(toAlice, r.publish(1, "carol", "user/alice")...)
+		toBob = append(toBob, r.publish(1, "carol", "user/bob")...)
+	}
+	alice.wantSeqs(t, toAlice...)
+	bob.wantSeqs(t, toBob...)
+	close(topics.disk)
+	var want []string
+	for i := 0; i < 200; i += 3 {
+		want = append(want, fmt.Sprint(i))
+	}
+	alice.wantPlain(t, append(want, "1000")...)
 	waitfor.MustHold(t, "all is acknowledged", func() bool { return r.engine.PlainHeld() == 0 })
 }
 

@@ -15,8 +15,11 @@ type toldPlain struct{ ended atomic.Int64 }
 
 func (*toldPlain) Subscribed(*Session, session.Subscription) {}
 func (p *toldPlain) Unsubscribed(*Session, string)           { p.ended.Add(1) }
-func (*toldPlain) Retained(topic string) *PlainMessage       { return &PlainMessage{Topic: topic, QoS: 1} }
-func (*toldPlain) Orphaned([]Orphan)                         {}
+func (*toldPlain) LookUpRetained(string) *PlainMessage       { return nil }
+func (*toldPlain) Retained(topic string) (*PlainMessage, bool) {
+	return &PlainMessage{Topic: topic, QoS: 1}, true
+}
+func (*toldPlain) Orphaned([]Orphan) {}
 
 // waits returns a session that does not get anything and that n messages wait for, the i-th
 // until expires(i).

@@ -111,12 +111,17 @@ func (w *plainWriter) sendWaiting() {
 			continue
 		}
 		it := *head
-		if it.msg = w.s.engine.retained(it.topics[0]); it.msg != nil {
+		msg, known := w.s.retainedLocked(it.topics)
+		if !known {
+			return
+		}
+		if it.msg = msg; it.msg != nil {
 			it.qos = min(it.qos, it.msg.QoS)
 			if !w.send(it) {
 				return
 			}
 		}
+		delete(q.found, it.topics[0])
 		if it.filter == "" {
 			if delete(q.latest, it.topics[0]); len(q.latest) == 0 {
 				q.latest = nil // a map keeps the room that it once needed
@@ -224,10 +229,40 @@ func (w *plainWriter) encode(it *plainItem, id uint16, dup bool) []byte {
 	return frame
 }
 
-// retained returns the retained message of a topic.
-func (e *Engine) retained(topic string) *PlainMessage {
+// maxLookUp is how many topics are looked up at a time.
+const maxLookUp = 64
+
+// retainedLocked returns the retained message of the first of some topics, nil if there is
+// none. If that is not known without looking for it on disk, it has that done, for some of
+// the topics behind it too, and reports false: whoever delivers to anybody may be waiting for
+// the lock. What waits is sent on when it is known.
+func (s *Session) retainedLocked(topics []string) (m *PlainMessage, known bool) {
+	e, q := s.engine, s.plain
 	if e.cfg.PlainTopics == nil {
-		return nil
+		return nil, true
 	}
-	return e.cfg.PlainTopics.Retained(topic)
+	if m, known = e.cfg.PlainTopics.Retained(topics[0]); known {
+		return m, true // newer than what was found
+	}
+	if m, known = q.found[topics[0]]; known || q.looking || e.closing.Load() {
+		return m, known
+	}
+	q.looking = true
+	topics = slices.Clone(topics[:min(len(topics), maxLookUp)])
+	e.tasks.Go(func() {
+		found := make(map[string]*PlainMessage, len(topics))
+		for _, t := range topics {
+			if e.closing.Load() {
+				return
+			}
+			found[t] = e.cfg.PlainTopics.LookUpRetained(t)
+		}
+		s.guarded(func(s *Session) {
+			q.looking, q.found = false, found
+			if s.plain == q {
+				s.movePlainLocked()
+			}
+		})
+	})
+	return nil, false
 }
