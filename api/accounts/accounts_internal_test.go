@@ -119,8 +119,8 @@ func TestHashingIsBounded(t *testing.T) {
 			t.Errorf("on %d cores %d hashes at once, want %d", cores, got, want)
 		}
 	}
-	if want := hashesAtOnce(runtime.GOMAXPROCS(0)); cap(h.slots) != want {
-		t.Errorf("%d hashes at once, want %d", cap(h.slots), want)
+	if want := hashesAtOnce(runtime.GOMAXPROCS(0)); cap(h.slots) != want || h.rests != (want == 1) {
+		t.Errorf("%d hashes at once, want %d; rests: %t", cap(h.slots), want, h.rests)
 	}
 	var releases []func()
 	for range cap(h.slots) {

@@ -23,6 +23,7 @@ var passwordParams = &argon2id.Params{Memory: 19 << 10, Iterations: 2, Paralleli
 const (
 	hashesQueued = 64
 	hashPatience = 5 * time.Second
+	mostRest     = 200 * time.Millisecond // see slot
 )
 
 // hashesAtOnce returns how many passwords are hashed at once on that many cores: half of
@@ -34,7 +35,8 @@ func hashesAtOnce(cores int) int { return max(cores/2, 1) }
 // memory and the cores from the chat.
 type hasher struct {
 	queue chan struct{} // waiting or running
-	slots chan struct{} // running
+	slots chan struct{} // running, or resting
+	rests bool          // a slot rests after each hash for as long as it took
 	dummy string        // a hash that no password fits
 }
 
@@ -48,6 +50,7 @@ func newHasher() (*hasher, error) {
 	return &hasher{
 		queue: make(chan struct{}, hashesQueued+atOnce),
 		slots: make(chan struct{}, atOnce),
+		rests: atOnce == 1,
 		dummy: dummy,
 	}, nil
 }
@@ -65,7 +68,17 @@ func (h *hasher) slot(ctx context.Context) (release func(), err error) {
 	defer patience.Stop()
 	select {
 	case h.slots <- struct{}{}:
-		return func() { <-h.slots; <-h.queue }, nil
+		began := time.Now()
+		return func() {
+			<-h.queue
+			// On few cores the others are not left to the chat alone: PostgreSQL and
+			// the system need them, too. So a core rests from hashing as well.
+			if h.rests {
+				time.AfterFunc(min(time.Since(began), mostRest), func() { <-h.slots })
+			} else {
+				<-h.slots
+			}
+		}, nil
 	case <-patience.C:
 		err = errBusy
 	case <-ctx.Done():
