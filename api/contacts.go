@@ -48,7 +48,7 @@ func (a *API) contactRequests(ctx context.Context, in *requestsInput) (*body[Lis
 	if err != nil {
 		return nil, err
 	}
-	return answer(listOf(rows, in.Limit, func(r social.Request) any { return social.TimeKey{At: r.Since, ID: r.ID} })), nil
+	return peopleOf(ctx, a, rows, in.Limit, func(r social.Request) any { return social.TimeKey{At: r.Since, ID: r.ID} })
 }
 
 // afterTime reads the cursor of a list ordered by time, nil at its beginning.
@@ -83,7 +83,7 @@ func (a *API) contact(ctx context.Context, in *IDPath) (*body[social.Friend], er
 	if err != nil {
 		return nil, err
 	}
-	return answer(*f), nil
+	return personOf(ctx, a, f)
 }
 
 func (a *API) contacts(ctx context.Context, in *Page) (*body[List[social.Friend]], error) {
@@ -95,7 +95,7 @@ func (a *API) contacts(ctx context.Context, in *Page) (*body[List[social.Friend]
 	if err != nil {
 		return nil, err
 	}
-	return answer(listOf(rows, in.Limit, func(f social.Friend) any { return f.ID })), nil
+	return peopleOf(ctx, a, rows, in.Limit, func(f social.Friend) any { return f.ID })
 }
 
 type remarkInput struct {
@@ -110,7 +110,7 @@ func (a *API) remarkContact(ctx context.Context, in *remarkInput) (*body[social.
 	if err != nil {
 		return nil, err
 	}
-	return answer(*f), nil
+	return personOf(ctx, a, f)
 }
 
 func (a *API) removeContact(ctx context.Context, in *IDPath) (*empty, error) {
@@ -126,7 +126,7 @@ func (a *API) blocks(ctx context.Context, in *Page) (*body[List[social.BlockedPe
 	if err != nil {
 		return nil, err
 	}
-	return answer(listOf(rows, in.Limit, func(b social.BlockedPerson) any { return b.ID })), nil
+	return peopleOf(ctx, a, rows, in.Limit, func(b social.BlockedPerson) any { return b.ID })
 }
 
 func (a *API) block(ctx context.Context, in *IDPath) (*empty, error) {

@@ -189,7 +189,7 @@ func (a *API) members(ctx context.Context, in *membersInput) (*body[List[social.
 	if err != nil {
 		return nil, err
 	}
-	return answer(listOf(rows, in.Limit, func(p social.Person) any { return p.ID })), nil
+	return peopleOf(ctx, a, rows, in.Limit, func(p social.Person) any { return p.ID })
 }
 
 // MemberPath is somebody in a group.
@@ -203,7 +203,7 @@ func (a *API) member(ctx context.Context, in *MemberPath) (*body[social.Person],
 	if err != nil {
 		return nil, err
 	}
-	return answer(*p), nil
+	return personOf(ctx, a, p)
 }
 
 type editMemberInput struct {
@@ -228,7 +228,7 @@ func (a *API) editMember(ctx context.Context, in *editMemberInput) (*body[social
 	if err != nil {
 		return nil, err
 	}
-	return answer(*p), nil
+	return personOf(ctx, a, p)
 }
 
 func (a *API) kickMember(ctx context.Context, in *MemberPath) (*empty, error) {
@@ -250,7 +250,7 @@ func (a *API) bans(ctx context.Context, in *GroupPage) (*body[List[social.Ban]],
 	if err != nil {
 		return nil, err
 	}
-	return answer(listOf(rows, in.Limit, func(b social.Ban) any { return b.ID })), nil
+	return peopleOf(ctx, a, rows, in.Limit, func(b social.Ban) any { return b.ID })
 }
 
 type banInput struct {

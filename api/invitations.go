@@ -16,7 +16,7 @@ func (a *API) joinRequests(ctx context.Context, in *GroupPage) (*body[List[socia
 	if err != nil {
 		return nil, err
 	}
-	return answer(listOf(rows, in.Limit, func(r social.JoinRequest) any { return social.TimeKey{At: r.At, ID: r.ID} })), nil
+	return peopleOf(ctx, a, rows, in.Limit, func(r social.JoinRequest) any { return social.TimeKey{At: r.At, ID: r.ID} })
 }
 
 func (a *API) approveJoin(ctx context.Context, in *MemberPath) (*empty, error) {
@@ -54,7 +54,7 @@ func (a *API) invitations(ctx context.Context, in *GroupPage) (*body[List[social
 	if err != nil {
 		return nil, err
 	}
-	return answer(listOf(rows, in.Limit, func(i social.Invitation) any { return i.ID })), nil
+	return peopleOf(ctx, a, rows, in.Limit, func(i social.Invitation) any { return i.ID })
 }
 
 func (a *API) uninvite(ctx context.Context, in *MemberPath) (*empty, error) {

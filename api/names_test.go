@@ -1,133 +1,145 @@
 package api_test
 
 import (
-	"encoding/json"
+	"context"
+	"fmt"
 	"net/http"
-	"slices"
-	"strings"
+	"sync/atomic"
 	"testing"
 
-	"mynah/authhook"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"mynah/api"
 )
 
-// Guards against people, groups and devices with names that show nothing: every field
-// of every call that takes a name refuses them and cuts what shows nothing from the ends.
-func TestNames(t *testing.T) {
+// Guards against lists of ids alone, which cost every client a second call, and against
+// names that lists tell and profiles do not.
+func TestListsHaveNames(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	admin, anna, bert := w.token("boss", authhook.RoleAdmin), w.token("anna", authhook.RoleUser), w.token("bert", authhook.RoleUser)
-	group := w.do(http.MethodPost, "/v1/groups", anna, `{"name":"g"}`).want(http.StatusCreated).get("id")
-	device := w.do(http.MethodPost, "/v1/devices", admin, `{"id":"lamp"}`).want(http.StatusCreated).get("device.id")
+	anna, bert, carol, dora := w.token("anna", ""), w.token("bert", ""), w.token("carol", ""), w.token("dora", "")
+	for id, token := range map[string]string{"Anna": anna, "Bert": bert, "Carol": carol, "Dora": dora} {
+		w.do(http.MethodPatch, "/v1/me", token, map[string]any{"name": id, "avatar": "https://img.example/" + id}).want(http.StatusOK)
+	}
+	w.do(http.MethodPatch, "/v1/me", bert, `{"settings":{"find_by_id":false}}`).want(http.StatusOK)
+	w.do(http.MethodPatch, "/v1/me", dora, `{"settings":{"find_by_id":false}}`).want(http.StatusOK)
+	w.do(http.MethodPatch, "/v1/me", carol, `{"settings":{"find_by_id":true}}`).want(http.StatusOK)
+	group := w.do(http.MethodPost, "/v1/groups", anna, `{"name":"g","join":"approval"}`).want(http.StatusCreated).get("id")
+	path := "/v1/groups/" + group
+
+	// shown is the name and the picture of id in the list at path.
+	shown := func(token, path, id string) [2]string {
+		t.Helper()
+		var list struct {
+			Items []struct{ ID, Name, Avatar string }
+		}
+		w.do(http.MethodGet, path, token, nil).want(http.StatusOK).into(&list)
+		for _, item := range list.Items {
+			if item.ID == id {
+				return [2]string{item.Name, item.Avatar}
+			}
+		}
+		t.Fatalf("%s has no %s", path, id)
+		return [2]string{}
+	}
+	full := func(name string) [2]string { return [2]string{name, "https://img.example/" + name} }
+	expect := func(token, path, id string, want [2]string) {
+		t.Helper()
+		if got := shown(token, path, id); got != want {
+			t.Errorf("%s: %s is %q, want %q", path, id, got, want)
+		}
+		// The list tells what the profile tells.
+		if r := w.do(http.MethodGet, "/v1/people/"+id, token, nil).want(http.StatusOK); r.get("name") != want[0] || r.get("avatar") != want[1] {
+			t.Errorf("%s: the profile of %s is %s, the list has %q", path, id, r.Body, want)
+		}
+	}
+
 	w.do(http.MethodPost, "/v1/contacts/requests", anna, `{"id":"bert"}`).want(http.StatusCreated)
+	w.do(http.MethodPost, "/v1/contacts/requests", anna, `{"id":"carol"}`).want(http.StatusCreated)
+	w.do(http.MethodPost, "/v1/contacts/requests", anna, `{"id":"nobody"}`).want(http.StatusCreated)
+	out := "/v1/contacts/requests?direction=outgoing"
+	expect(anna, out, "carol", full("Carol"))
+	expect(anna, out, "bert", [2]string{})   // who does not let strangers find them
+	expect(anna, out, "nobody", [2]string{}) // nor does it tell that they are there
 	w.do(http.MethodPost, "/v1/contacts/requests/anna/accept", bert, nil).want(http.StatusOK)
+	expect(anna, "/v1/contacts", "bert", full("Bert"))
+	if r := w.do(http.MethodGet, "/v1/contacts/bert", anna, nil).want(http.StatusOK); r.get("name") != "Bert" {
+		t.Errorf("a contact: %s", r.Body)
+	}
+	w.do(http.MethodPut, "/v1/blocks/carol", anna, nil).want(http.StatusNoContent)
+	expect(anna, "/v1/blocks", "carol", full("Carol"))
 
-	fields := []struct {
-		method, pattern, path, field string
-		token                        string
-		more                         map[string]any
-		status                       int
-		shown                        string // where the answer has it, "" for nowhere
-	}{
-		{http.MethodPost, "/v1/accounts", "", "name", "", map[string]any{"password": "correct horse"}, http.StatusCreated, ""},
-		{http.MethodPatch, "/v1/me", "", "name", anna, nil, http.StatusOK, "name"},
-		{http.MethodPost, "/v1/devices", "", "name", admin, nil, http.StatusCreated, "device.name"},
-		{http.MethodPost, "/v1/devices", "", "name", admin, map[string]any{"role": "service"}, http.StatusCreated, "device.name"},
-		{http.MethodPatch, "/v1/devices/{id}", device, "name", admin, nil, http.StatusOK, "name"},
-		{http.MethodPost, "/v1/groups", "", "name", anna, nil, http.StatusCreated, "name"},
-		{http.MethodPatch, "/v1/groups/{id}", group, "name", anna, nil, http.StatusOK, "name"},
-		{http.MethodPatch, "/v1/groups/{id}/members/{who}", group + " anna", "nickname", anna, nil, http.StatusOK, "nickname"},
-		{http.MethodPatch, "/v1/contacts/{id}", "bert", "remark", anna, nil, http.StatusOK, "remark"},
+	w.do(http.MethodPost, path+"/join", carol, nil).want(http.StatusOK)
+	expect(anna, path+"/requests", "carol", full("Carol"))
+	w.do(http.MethodPost, path+"/requests/carol/approve", anna, nil).want(http.StatusNoContent)
+	w.do(http.MethodPost, path+"/invitations", anna, `{"ids":["bert"]}`).want(http.StatusNoContent)
+	expect(anna, path+"/invitations", "bert", full("Bert"))
+	w.do(http.MethodPost, path+"/join", dora, nil).want(http.StatusOK)
+	w.do(http.MethodPost, path+"/requests/dora/approve", anna, nil).want(http.StatusNoContent)
+	expect(carol, path+"/members", "dora", full("Dora")) // of a common group
+	expect(carol, path+"/members?staff=true", "anna", full("Anna"))
+	if r := w.do(http.MethodGet, path+"/members/dora", carol, nil).want(http.StatusOK); r.get("name") != "Dora" {
+		t.Errorf("a member: %s", r.Body)
 	}
-	tested := map[string]bool{}
-	for _, f := range fields {
-		tested[f.method+" "+f.pattern+" "+f.field] = true
-		path := f.pattern
-		for _, id := range strings.Fields(f.path) {
-			begin, end := strings.IndexByte(path, '{'), strings.IndexByte(path, '}')
-			path = path[:begin] + id + path[end+1:]
-		}
-		body := map[string]any{}
-		for k, v := range f.more {
-			body[k] = v
-		}
-		for _, name := range []string{"  ", "\u3000", "\u00a0", "\u200b", "\u200d", "\u2060", "\ufeff", "\u0301", "\u3164", "\u2800", "\u00ad", "\u202e"} {
-			body[f.field] = name
-			w.do(f.method, path, f.token, body).problem(http.StatusUnprocessableEntity, "invalid")
-		}
-		body[f.field] = "\u3000安娜 👨\u200d👩\u200d👧\u00a0\u200b"
-		made := w.do(f.method, path, f.token, body).want(f.status)
-		if f.shown != "" && made.get(f.shown) != "安娜 👨\u200d👩\u200d👧" {
-			t.Errorf("%s %s: %s", f.method, path, made.Body)
-		}
-	}
+	w.do(http.MethodPut, path+"/bans/carol", anna, nil).want(http.StatusNoContent)
+	expect(anna, path+"/bans", "carol", full("Carol"))
 
-	// The label of a device is the server's to clean: a sign-in does not fail for it.
-	signed := w.do(http.MethodPost, "/v1/accounts", "", `{"password":"correct horse","device":"\u200b\u3000phone "}`).want(http.StatusCreated)
-	var sessions struct{ Items []struct{ Device string } }
-	w.do(http.MethodGet, "/v1/me/sessions", signed.get("access_token"), nil).into(&sessions)
-	if len(sessions.Items) != 1 || sessions.Items[0].Device != "phone" {
-		t.Errorf("sessions: %+v", sessions)
-	}
-
-	// A call that is new has to be above.
-	for _, call := range namesInCalls(t, w) {
-		if !tested[call] {
-			t.Errorf("%s takes a name and is not tested here", call)
-		}
-	}
+	// In a room, where anybody can be, only who lets strangers find them.
+	room := w.do(http.MethodPost, "/v1/groups", anna, `{"name":"r","join":"open"}`).want(http.StatusCreated).get("id")
+	w.do(http.MethodPost, "/v1/groups/"+room+"/join", carol, nil).want(http.StatusOK)
+	w.do(http.MethodPost, "/v1/groups/"+room+"/join", dora, nil).want(http.StatusOK)
+	expect(carol, "/v1/groups/"+room+"/members", "dora", [2]string{})
+	expect(dora, "/v1/groups/"+room+"/members", "carol", full("Carol"))
+	expect(dora, "/v1/groups/"+room+"/members", "dora", full("Dora"))
 }
 
-// namesInCalls returns method, path and field of all that take a name.
-func namesInCalls(t *testing.T, w *world) []string {
-	t.Helper()
-	type schema struct {
-		Ref        string                     `json:"$ref"`
-		Properties map[string]json.RawMessage `json:"properties"`
-	}
-	var document struct {
-		Paths map[string]map[string]struct {
-			RequestBody struct {
-				Content map[string]struct{ Schema schema }
-			}
-		}
-		Components struct{ Schemas map[string]schema }
-	}
-	w.do(http.MethodGet, "/openapi.json", "", nil).into(&document)
-	var found []string
-	for path, methods := range document.Paths {
-		for method, call := range methods {
-			for _, content := range call.RequestBody.Content {
-				body := content.Schema
-				if body.Ref != "" {
-					body = document.Components.Schemas[body.Ref[strings.LastIndexByte(body.Ref, '/')+1:]]
-				}
-				for field := range body.Properties {
-					if slices.Contains([]string{"name", "nickname", "remark", "title"}, field) {
-						found = append(found, strings.ToUpper(method)+" "+path+" "+field)
-					}
-				}
-			}
-		}
-	}
-	if len(found) < 8 {
-		t.Fatalf("the document tells of %v alone", found)
-	}
-	return found
-}
+// counter counts queries.
+type counter struct{ n atomic.Int64 }
 
-// Guards against who registers the id that the subject of a foreign token will have.
-func TestEscapedIDsAreNobodys(t *testing.T) {
+func (c *counter) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	c.n.Add(1)
+	return ctx
+}
+func (c *counter) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// However long a page is, it takes the same queries: names are read for all of it at once.
+// That each goes by an index is tested with the others (package schema).
+func TestNamesTakeNoQueryEach(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	for id, free := range map[string]bool{"auth0~7C5f": false, "~00": false, "a~FF": false, "a~7c": true, "a~b": true, "a~": true} {
-		got := w.do(http.MethodPost, "/v1/accounts", "", map[string]string{"id": id, "password": "correct horse"})
-		device := w.do(http.MethodPost, "/v1/devices", w.token("boss", authhook.RoleAdmin), map[string]string{"id": id + ".d"})
-		if free {
-			got.want(http.StatusCreated)
-			device.want(http.StatusCreated)
-		} else {
-			got.problem(http.StatusConflict, "conflict")
-			device.problem(http.StatusConflict, "conflict")
+	count := &counter{}
+	w := newWorldTraced(t, count)
+	anna := w.token("anna", "")
+	group := w.do(http.MethodPost, "/v1/groups", anna, `{"name":"g"}`).want(http.StatusCreated).get("id")
+	w.exec(`INSERT INTO accounts (id, name, find_by_id) SELECT 'p' || n, 'P ' || n, n % 2 = 0 FROM generate_series(1, 150) n`)
+	w.exec(`INSERT INTO members (grp, account) SELECT $1, 'p' || n FROM generate_series(1, 150) n`, group)
+	w.exec(`INSERT INTO contacts (owner, peer, state) SELECT 'anna', 'p' || n, 'contact' FROM generate_series(1, 150) n`)
+	for _, path := range []string{"/v1/contacts", "/v1/groups/" + group + "/members"} {
+		queries := func(limit int) int64 {
+			before := count.n.Load()
+			var list struct{ Items []struct{ Name string } }
+			w.do(http.MethodGet, fmt.Sprintf("%s?limit=%d", path, limit), anna, nil).want(http.StatusOK).into(&list)
+			if len(list.Items) != limit || list.Items[limit-1].Name == "" {
+				t.Errorf("%s: %d items, the last is called %q", path, len(list.Items), list.Items[limit-1].Name)
+			}
+			return count.n.Load() - before
+		}
+		queries(150) // what is known of the caller is kept for a moment
+		if few, many := queries(10), queries(150); many > few {
+			t.Errorf("%s: %d queries for 10 items and %d for 150", path, few, many)
 		}
 	}
+}
+
+// newWorldTraced starts an API whose queries are traced.
+func newWorldTraced(tb testing.TB, tracer pgx.QueryTracer) *world {
+	tb.Helper()
+	return newWorld(tb, func(c *api.Config) {
+		config := c.DB.Config()
+		config.ConnConfig.Tracer = tracer
+		pool, err := pgxpool.NewWithConfig(context.Background(), config)
+		must(tb, err)
+		tb.Cleanup(pool.Close)
+		c.DB = pool
+	})
 }

@@ -20,6 +20,57 @@ func (a *API) profile(ctx context.Context, in *IDPath) (*body[accounts.Profile],
 	return answer(list[0]), nil
 }
 
+// named fills in the names and pictures of a page of people, as far as the caller may see
+// their profiles: with a query for all of them, and one for whom the caller knows of those
+// that strangers do not find.
+func named[T any, P interface {
+	*T
+	Who() string
+	Show(name, avatar string)
+}](ctx context.Context, a *API, page []T) error {
+	if len(page) == 0 {
+		return nil
+	}
+	ids := make([]string, len(page))
+	for i := range page {
+		ids[i] = P(&page[i]).Who()
+	}
+	profiles, err := a.accounts.Profiles(ctx, callerOf(ctx).Subject, ids)
+	if err != nil {
+		return err
+	}
+	for i, p := range profiles { // in the order of the ids
+		P(&page[i]).Show(p.Name, p.Avatar)
+	}
+	return nil
+}
+
+// peopleOf makes a page of people out of rows, as listOf does, with their names.
+func peopleOf[T any, P interface {
+	*T
+	Who() string
+	Show(name, avatar string)
+}](ctx context.Context, a *API, rows []T, limit int, key func(T) any) (*body[List[T]], error) {
+	list := listOf(rows, limit, key)
+	if err := named[T, P](ctx, a, list.Items); err != nil {
+		return nil, err
+	}
+	return answer(list), nil
+}
+
+// personOf answers with one of them.
+func personOf[T any, P interface {
+	*T
+	Who() string
+	Show(name, avatar string)
+}](ctx context.Context, a *API, one *T) (*body[T], error) {
+	page := []T{*one}
+	if err := named[T, P](ctx, a, page); err != nil {
+		return nil, err
+	}
+	return answer(page[0]), nil
+}
+
 type lookUpInput struct {
 	Body struct {
 		IDs []string `json:"ids" minItems:"1" maxItems:"100" nullable:"false" doc:"Account ids"`

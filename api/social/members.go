@@ -16,6 +16,7 @@ import (
 // Person is a member of a group as the others see them.
 type Person struct {
 	ID         string     `json:"id"`
+	Named
 	Role       Role       `json:"role" enum:"owner,admin,member"`
 	Nickname   string     `json:"nickname,omitempty"`
 	MutedUntil *time.Time `json:"muted_until,omitempty" doc:"May not speak before"`
@@ -249,6 +250,7 @@ func (s *Service) Leave(ctx context.Context, a Actor, group string) error {
 // Ban is somebody who may not be in a group.
 type Ban struct {
 	ID     string    `json:"id"`
+	Named
 	By     string    `json:"by"`
 	Reason string    `json:"reason,omitempty"`
 	At     time.Time `json:"at"`
