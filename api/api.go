@@ -86,7 +86,7 @@ func New(cfg Config) (*API, error) {
 
 // Paths are the patterns under which Handler is to be mounted.
 func Paths() []string {
-	return []string{"/v1/", "/openapi.json", "/docs", "/.well-known/jwks.json"}
+	return []string{"/v1/", "/openapi.json", "/asyncapi.yaml", "/docs", "/docs/", "/.well-known/jwks.json"}
 }
 
 // Handler returns the handler of all of Paths. Before Start and after Stop it

@@ -57,6 +57,8 @@ type Config struct {
 	// Timeout is the longest that a request may take once its head was read. Default
 	// 8 s: the answer is to be there before the server closes the connection.
 	Timeout time.Duration
+	// Protocol is PROTOCOL.md, which /docs/protocol shows. Required.
+	Protocol []byte
 	// Log is where requests and failures are logged. Required.
 	Log *slog.Logger
 	// Now tells the time. Default time.Now.
@@ -78,8 +80,8 @@ func (c *Config) Validate() error {
 		c.AddressLimits = 1
 	}
 	wrong := []error{c.ValidateSettings()}
-	if c.DB == nil || c.Verifier == nil || c.Keys == nil || c.Log == nil {
-		wrong = append(wrong, errors.New("api: DB, Verifier, Keys and Log are required"))
+	if c.DB == nil || c.Verifier == nil || c.Keys == nil || c.Log == nil || len(c.Protocol) == 0 {
+		wrong = append(wrong, errors.New("api: DB, Verifier, Keys, Protocol and Log are required"))
 	}
 	return errors.Join(wrong...)
 }

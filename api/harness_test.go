@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"mynah"
 	"mynah/api"
 	"mynah/api/accounts"
 	"mynah/authhook"
@@ -60,7 +61,7 @@ func newWorldOn(tb testing.TB, database string, configure ...func(*api.Config)) 
 	verifier, err := authhook.NewVerifier(authhook.VerifierConfig{Secret: []byte(secret), LocalKeys: w.keys})
 	must(tb, err)
 	tb.Cleanup(verifier.Close)
-	cfg := api.Config{DB: pool, Verifier: verifier, Keys: w.keys, Log: log}
+	cfg := api.Config{DB: pool, Verifier: verifier, Keys: w.keys, Log: log, Protocol: mynah.Protocol}
 	server := httptest.NewUnstartedServer(nil)
 	cfg.PublicURL = "http://" + server.Listener.Addr().String()
 	for _, c := range configure {
@@ -144,7 +145,11 @@ func (w *world) do(method, path, token string, body any, headers ...string) *rep
 	defer func() { _ = resp.Body.Close() }()
 	text, err := io.ReadAll(resp.Body)
 	must(w.tb, err)
-	return &reply{tb: w.tb, what: method + " " + path, Status: resp.StatusCode, Header: resp.Header, Body: text}
+	r := &reply{tb: w.tb, what: method + " " + path, Status: resp.StatusCode, Header: resp.Header, Body: text}
+	if r.Header.Get("Content-Type") == "application/problem+json" {
+		w.documented(method, path, r.Status, r.get("code"))
+	}
+	return r
 }
 
 // want fails the test unless the answer has the status, and returns it.

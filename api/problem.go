@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -68,6 +69,8 @@ func (p *Problem) GetHeaders() http.Header { return p.headers }
 
 // ContentType returns the media type of RFC 9457 section 3.
 func (*Problem) ContentType(string) string { return "application/problem+json" }
+
+var problemType = reflect.TypeFor[Problem]()
 
 func newProblem(code chat.Code, detail string) *Problem {
 	status := statuses[code]

@@ -15,7 +15,7 @@ import (
 
 // Friend is a contact as their owner sees them.
 type Friend struct {
-	ID     string    `json:"id"`
+	ID string `json:"id"`
 	Named
 	Remark string    `json:"remark,omitempty" doc:"What you call them"`
 	Since  time.Time `json:"since"`
@@ -23,7 +23,7 @@ type Friend struct {
 
 // Request is a contact request, from either side.
 type Request struct {
-	ID    string    `json:"id" doc:"Who asks, or who was asked"`
+	ID string `json:"id" doc:"Who asks, or who was asked"`
 	Named
 	Note  string    `json:"note,omitempty"`
 	Since time.Time `json:"since"`
@@ -257,7 +257,7 @@ func (s *Service) Unblock(ctx context.Context, me, peer string) error {
 
 // BlockedPerson is somebody whom the person has blocked.
 type BlockedPerson struct {
-	ID    string    `json:"id"`
+	ID string `json:"id"`
 	Named
 	Since time.Time `json:"since"`
 }

@@ -142,7 +142,7 @@ func (s *Service) JoinOpen(ctx context.Context, who, group string) (member bool,
 
 // JoinRequest is somebody who asks to be let into a group.
 type JoinRequest struct {
-	ID   string    `json:"id"`
+	ID string `json:"id"`
 	Named
 	Note string    `json:"note,omitempty"`
 	At   time.Time `json:"at"`
@@ -184,7 +184,7 @@ const invitationTTL = 30 * 24 * time.Hour
 
 // Invitation is somebody who is invited to a group.
 type Invitation struct {
-	ID      string    `json:"id"`
+	ID string `json:"id"`
 	Named
 	By      string    `json:"by"`
 	At      time.Time `json:"at"`

@@ -15,7 +15,7 @@ import (
 
 // Person is a member of a group as the others see them.
 type Person struct {
-	ID         string     `json:"id"`
+	ID string `json:"id"`
 	Named
 	Role       Role       `json:"role" enum:"owner,admin,member"`
 	Nickname   string     `json:"nickname,omitempty"`
@@ -249,7 +249,7 @@ func (s *Service) Leave(ctx context.Context, a Actor, group string) error {
 
 // Ban is somebody who may not be in a group.
 type Ban struct {
-	ID     string    `json:"id"`
+	ID string `json:"id"`
 	Named
 	By     string    `json:"by"`
 	Reason string    `json:"reason,omitempty"`

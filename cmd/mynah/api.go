@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"mynah"
 	"mynah/api"
 )
 
@@ -23,7 +24,7 @@ func (s *server) startAPI(ctx context.Context, dev bool) error {
 	a, err := api.New(api.Config{
 		DB: s.pool, Verifier: s.verifier, Keys: s.keys, Accounts: people, Social: s.cfg.social(),
 		Origins: s.cfg.AllowOrigin, TrustedProxies: proxies, ForwardedHeader: s.cfg.Forwarded, AddressLimits: s.cfg.AddressLimits,
-		PublicURL: s.cfg.PublicURL, Log: log,
+		PublicURL: s.cfg.PublicURL, Protocol: mynah.Protocol, Log: log,
 	})
 	if err != nil {
 		return err
