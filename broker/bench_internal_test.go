@@ -31,7 +31,7 @@ func BenchmarkRecord(b *testing.B) {
 				if _, err := br.admit(id, "group/room"); err != nil {
 					b.Fatal(err)
 				}
-				if _, _, err := br.record(id, "group/room", p); err != nil {
+				if _, _, err := br.record(id, "group/room", p, nil); err != nil {
 					b.Fatal(err)
 				}
 			}

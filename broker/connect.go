@@ -104,7 +104,7 @@ func (b *Broker) connect(c *conn, door string) error {
 	if cl.State.Keepalive > maxKeepalive {
 		cl.State.Keepalive, cl.State.ServerKeepalive = maxKeepalive, true
 	}
-	switch err := b.establish(c, cl, pk); {
+	switch err := b.establish(c, cl, pk, willOf(&pk.Connect, packet.WillExpiresAtOnce(body))); {
 	case errors.Is(err, delivery.ErrArchiverSession):
 		b.logger.Warn("a client that is not the archiver wanted the archiver's session; it was refused", "client", cl.ID)
 		return errors.Join(errRefused, err, b.refuse(cl, packets.ErrNotAuthorized))
@@ -156,7 +156,7 @@ func (b *Broker) validate(cl *mqtt.Client, pk packets.Packet) packets.Code {
 }
 
 // establish binds the connection to its session, before the CONNACK.
-func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
+func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet, w *will) error {
 	id := b.auth.Identity(cl)
 	if id == nil {
 		return authhook.ErrNotConnected // its token has ended this moment
@@ -169,7 +169,7 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet) error {
 	c.clientID = strings.TrimPrefix(cl.ID, id.Subject+"/")
 	c.quiet = pk.Properties.RequestProblemInfoFlag && pk.Properties.RequestProblemInfo == 0
 	c.maxPacket = int(pk.Properties.MaximumPacketSize)
-	c.will = willOf(&pk.Connect)
+	c.will = w
 	before := b.memberships.Load()
 	groups, unknown := b.groups(id)
 	if unknown != nil {

@@ -36,6 +36,19 @@ func (b *Broker) explain(p *publication) {
 	b.engine.Stats().Dropped.Add(1)
 }
 
+// explainRetain tells a client, once a connection, that a message to a chat topic is not
+// retained. The message itself is accepted.
+func (b *Broker) explainRetain(c *conn, topic, mid string) {
+	if c.retainExplained {
+		return
+	}
+	c.retainExplained = true
+	b.engine.Signal(chat.ErrorTopic(c.subject()), errNotRetained.Payload(topic, mid))
+}
+
+var errNotRetained = chat.Refuse(chat.CodeNotRetained,
+	"the message is accepted, but messages of the chat are not retained: a session gets what it has missed, and the history has the rest")
+
 // tellExplanations tells them until the committer has ended.
 func (b *Broker) tellExplanations() {
 	for e := range b.explanations {

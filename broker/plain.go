@@ -163,10 +163,10 @@ func (p *plainTopics) publishLatest(topic string, payload []byte, qos byte) {
 }
 
 // newPlain returns a message of a client.
-func newPlain(topic string, payload []byte, qos byte, retain bool, props *packets.Properties) *delivery.PlainMessage {
+func newPlain(topic string, payload []byte, qos byte, retain bool, props *packets.Properties, expiresAtOnce bool) *delivery.PlainMessage {
 	return &delivery.PlainMessage{
 		Topic: topic, Payload: payload, QoS: qos, Retain: retain,
-		Props: appendForwarded(nil, props), Expires: earlier(0, props.MessageExpiryInterval),
+		Props: appendForwarded(nil, props), Expires: expiry(0, props.MessageExpiryInterval, expiresAtOnce),
 	}
 }
 
@@ -200,7 +200,7 @@ func (b *Broker) publishPlain(p publication, m *published) {
 		exchange = m.id
 	}
 	current := c.session.Inbound.Publish(exchange, c.hasSession, func() {
-		msg := newPlain(m.topic, bytes.Clone(m.payload), m.qos, m.retain, &m.props)
+		msg := newPlain(m.topic, bytes.Clone(m.payload), m.qos, m.retain, &m.props, m.expiresAtOnce)
 		msg.From = c.session.Key
 		p.nobody = !b.plain.publish(msg)
 	})

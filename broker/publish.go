@@ -28,6 +28,8 @@ type published struct {
 	dup     bool
 	retain  bool
 	props   packets.Properties
+	// expiresAtOnce says that there is a Message Expiry Interval and that it is 0.
+	expiresAtOnce bool
 }
 
 // publish deals with a PUBLISH: a message for the chat goes to the log, a signal to who is
@@ -64,9 +66,19 @@ func (b *Broker) publish(c *conn, m *published) {
 		case chat.KindRenew:
 			err = b.renew(c, m.payload)
 		case chat.KindUserSignal, chat.KindGroupSignal:
-			err = b.signal(id, m.topic, m.payload)
+			err = b.signal(id, m.topic, m.payload, &m.props)
 		default:
-			p.rec, p.mid, err = b.record(id, m.topic, m.payload)
+			p.rec, p.mid, err = b.record(id, m.topic, m.payload, &m.props)
+			if err != nil && p.rec != nil && (p.mid != "" || m.dup || m.qos == 2) {
+				// What it is to change may have gone since it was stored.
+				if p.unlessStored == nil {
+					p.unlessStored = asRefusal(err)
+				}
+				err = nil
+			}
+		}
+		if err == nil && m.retain && kind.OfChat() {
+			b.explainRetain(c, m.topic, p.mid)
 		}
 	}
 	switch {
@@ -79,7 +91,7 @@ func (b *Broker) publish(c *conn, m *published) {
 	case p.rec != nil:
 		p.rec.QoS, p.rec.PacketID, p.rec.Dup, p.rec.Client = m.qos, m.id, m.dup, c.clientID
 		p.rec.Ask = p.unlessStored != nil
-		p.rec.Expires = earlier(p.rec.Expires, m.props.MessageExpiryInterval)
+		p.rec.Expires = expiry(p.rec.Expires, m.props.MessageExpiryInterval, m.expiresAtOnce)
 		b.recognise(c, p.rec)
 	}
 	b.queue.put(p)
@@ -146,33 +158,25 @@ func (b *Broker) slowDown(c *conn, id *authhook.Identity) error {
 
 var errTooDeep = chat.Refuse(chat.CodeBadTopic, "a topic has no more than "+strconv.Itoa(maxLevels)+" levels")
 
-// record parses a message for the log. It returns the message's mid also with an error,
-// if it is known.
-func (b *Broker) record(id *authhook.Identity, topic string, payload []byte) (*msglog.Record, string, error) {
-	draft, err := b.cfg.Limits.Parse(payload, speaksForSystem(id.Role))
-	if err != nil {
-		return nil, draft.Mid, err
-	}
-	return &msglog.Record{
-		Message: chat.Message{
-			From: id.Subject, To: topic, Type: draft.Type, Mid: draft.Mid, Expires: draft.Expires, Tail: draft.Tail,
-		},
-		Digest: msglog.RawDigest(topic, draft.Tail),
-	}, draft.Mid, nil
-}
-
 // signal passes on a message that is not kept.
-func (b *Broker) signal(id *authhook.Identity, topic string, payload []byte) error {
-	draft, err := b.cfg.Limits.Parse(payload, speaksForSystem(id.Role))
+func (b *Broker) signal(id *authhook.Identity, topic string, payload []byte, props *packets.Properties) error {
+	with, err := travel(props)
 	if err != nil {
 		return err
 	}
+	draft, err := b.cfg.Limits.ParseWith(payload, speaksForSystem(id.Role), with.object)
+	if err != nil {
+		return err
+	}
+	if chat.ChangesSomething(draft.Type) {
+		return errSignalChanges
+	}
 	m := chat.Message{From: id.Subject, To: topic, TS: time.Now().UnixMilli(), Tail: draft.Tail}
 	envelope := m.AppendEnvelope(nil, 0)
-	if most := b.engine.Limits().PerConn / 2; len(envelope) > most {
+	if most := b.engine.Limits().PerConn / 2; len(envelope)+len(with.props) > most {
 		return chat.Refuse(chat.CodeTooLarge, "a signal has no more than "+strconv.Itoa(most)+" bytes: what is dropped first under pressure has to be small")
 	}
-	b.engine.Signal(topic, envelope)
+	b.engine.SignalWith(topic, with.props, envelope)
 	return nil
 }
 
@@ -206,19 +210,6 @@ func (b *Broker) renew(c *conn, token []byte) error {
 // speaksForSystem reports whether a role may send notices.
 func speaksForSystem(r authhook.Role) bool {
 	return r == authhook.RoleService || r == authhook.RoleAdmin
-}
-
-// earlier returns the sooner of a message's own expiry and the one that follows from
-// its Message Expiry Interval in seconds (MQTT 5, 3.3.2.3.3); 0 is never.
-func earlier(expires int64, interval uint32) int64 {
-	if interval == 0 {
-		return expires
-	}
-	at := time.Now().UnixMilli() + int64(interval)*1000
-	if expires == 0 {
-		return at
-	}
-	return min(expires, at)
 }
 
 var errNotDecided = chat.Refuse(chat.CodeUnavailable, "the server cannot decide at the moment; try again")

@@ -138,10 +138,11 @@ func (b *Broker) handlePublish(c *conn, head byte, body []byte) error {
 
 // properties decodes the properties of a PUBLISH and returns their size.
 func (p *published) properties(body []byte) (int, error) {
-	_, rest, err := packet.CutProperties(packet.Publish, body)
+	props, rest, err := packet.CutProperties(packet.Publish, body)
 	if err != nil {
 		return 0, err
 	}
+	p.expiresAtOnce = packet.ExpiresAtOnce(props)
 	size := len(body) - len(rest)
 	// They are kept, if the message is. The payload is not to be kept with them.
 	if _, err := p.props.Decode(packets.Publish, bytes.NewBuffer(bytes.Clone(body[:size]))); err != nil {

@@ -79,7 +79,8 @@ func (r *retained) admit(topic string, payload []byte, retain bool) error {
 	return nil
 }
 
-// retain replaces the retained message of a topic, or deletes it if the payload is empty. If
+// retain replaces the retained message of a topic, or deletes it if the payload is
+// empty or is for nobody who comes later. If
 // it is to be kept it survives a restart, too.
 func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
 	r.mu.Lock()
@@ -90,7 +91,8 @@ func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
 			r.told--
 		}
 	}
-	if len(m.Payload) > 0 {
+	keeps := len(m.Payload) > 0 && m.Expires != chat.AtOnce
+	if keeps {
 		r.messages.put(m.Topic, m)
 		r.bytes += retainedCost(m.Topic, m.Payload)
 		if own {
@@ -103,7 +105,7 @@ func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
 	if !keep {
 		return
 	}
-	op := state.Op{Key: retainedPrefix + m.Topic, Delete: len(m.Payload) == 0}
+	op := state.Op{Key: retainedPrefix + m.Topic, Delete: !keeps}
 	if !op.Delete {
 		v, err := json.Marshal(storedRetained{m.Topic, m.Payload, m.QoS, m.Expires, m.Props})
 		if err != nil {

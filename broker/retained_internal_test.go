@@ -24,7 +24,7 @@ func TestRetainedMessagesExpire(t *testing.T) {
 	}
 	defer b.Stop(t.Context()) //nolint:errcheck // it has not been started
 	for topic, seconds := range map[string]uint32{"plant/short": 5, "plant/long": 500, "plant/ever": 0} {
-		b.plain.retained.retain(newPlain(topic, []byte("x"), 1, true, &packets.Properties{MessageExpiryInterval: seconds}), true)
+		b.plain.retained.retain(newPlain(topic, []byte("x"), 1, true, &packets.Properties{MessageExpiryInterval: seconds}, false), true)
 	}
 	b.plain.retained.forgetExpired(time.Now().Add(time.Minute).UnixMilli())
 	stored := map[string]bool{}

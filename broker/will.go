@@ -26,6 +26,8 @@ type will struct {
 	retain  bool
 	delay   time.Duration
 	props   packets.Properties
+	// expiresAtOnce says that there is a Message Expiry Interval and that it is 0.
+	expiresAtOnce bool
 }
 
 // checkWill returns why a will would be refused when it fires, packets.CodeSuccess if it
@@ -53,7 +55,7 @@ func (b *Broker) checkWill(cl *mqtt.Client, w *packets.ConnectParams) packets.Co
 
 // willOf returns the will of a CONNECT, nil if it has none or is a bridge whose will tells that
 // it is gone, which nobody here is told. It shares no memory with it.
-func willOf(w *packets.ConnectParams) *will {
+func willOf(w *packets.ConnectParams, expiresAtOnce bool) *will {
 	if !w.WillFlag || chat.IsBridgeState(w.WillTopic) {
 		return nil
 	}
@@ -67,6 +69,7 @@ func willOf(w *packets.ConnectParams) *will {
 	return &will{
 		topic: strings.Clone(w.WillTopic), payload: bytes.Clone(w.WillPayload), qos: w.WillQos, retain: w.WillRetain,
 		delay: time.Duration(w.WillProperties.WillDelayInterval) * time.Second, props: props,
+		expiresAtOnce: expiresAtOnce,
 	}
 }
 
@@ -209,16 +212,16 @@ func (b *Broker) publishWill(id *authhook.Identity, c *conn) {
 			if err = b.plain.retained.admit(w.topic, w.payload, w.retain); err != nil {
 				break
 			}
-			m := newPlain(w.topic, w.payload, w.qos, w.retain, &w.props)
+			m := newPlain(w.topic, w.payload, w.qos, w.retain, &w.props, w.expiresAtOnce)
 			m.From = c.session.Key
 			b.plain.publish(m)
 		case chat.KindUserSignal, chat.KindGroupSignal:
-			err = b.signal(id, w.topic, w.payload)
+			err = b.signal(id, w.topic, w.payload, &w.props)
 		default:
 			var rec *msglog.Record
-			if rec, _, err = b.record(id, w.topic, w.payload); err == nil {
+			if rec, _, err = b.record(id, w.topic, w.payload, &w.props); err == nil {
 				rec.QoS = w.qos
-				rec.Expires = earlier(rec.Expires, w.props.MessageExpiryInterval)
+				rec.Expires = expiry(rec.Expires, w.props.MessageExpiryInterval, w.expiresAtOnce)
 				b.queue.put(publication{rec: rec, topic: w.topic, mid: rec.Mid, qos: w.qos})
 			}
 		}

@@ -18,6 +18,9 @@ type Envelope struct {
 	TS   int64  // milliseconds since 1970
 	Type string
 	Mid  string // or ""
+	// Change is what a message of a type that changes something says, as far as
+	// it does: what an earlier version has stored may lack its fields.
+	Change Change
 	// Object is the whole object less prev, as it is archived. It
 	// is memory of its own.
 	Object []byte
@@ -57,6 +60,12 @@ func ParseEnvelope(b []byte) (Envelope, error) {
 	}
 	if r.wrong {
 		return Envelope{}, fmt.Errorf("%w: seq, prev, from, to, ts, type or mid is of the wrong kind", ErrEnvelope)
+	}
+	if ChangesSomething(e.Type) {
+		var d Draft
+		d.Type = e.Type
+		s.checkChange(&o, &d)
+		e.Change = d.Change
 	}
 	e.Object = make([]byte, 0, o.size()+1)
 	for _, run := range o.runs[:o.nruns] {

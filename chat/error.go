@@ -15,6 +15,7 @@ const (
 	CodeConflict    Code = "conflict"     // the mid was used before with another content
 	CodeRateLimited Code = "rate_limited" // the sender is over its rate
 	CodeLogFull     Code = "log_full"     // the disk is full: nothing new is accepted for now
+	CodeNotRetained Code = "not_retained" // no refusal: the message is accepted, but it is not retained
 	CodeUnavailable Code = "unavailable"  // the server cannot decide or store right now; try again
 )
 

@@ -24,10 +24,14 @@ const (
 	fieldMentions
 	fieldExpires
 	fieldExt
+	fieldUpto
+	fieldOf
+	fieldKey
+	fieldRemove
 	fields // how many there are
 )
 
-func fieldOf(name []byte) field {
+func fieldNamed(name []byte) field {
 	switch string(name) {
 	case "seq":
 		return fieldSeq
@@ -53,6 +57,14 @@ func fieldOf(name []byte) field {
 		return fieldExpires
 	case "ext":
 		return fieldExt
+	case "upto":
+		return fieldUpto
+	case "of":
+		return fieldOf
+	case "key":
+		return fieldKey
+	case "remove":
+		return fieldRemove
 	}
 	return fieldOther
 }
@@ -76,7 +88,7 @@ func looksWritten(name []byte) bool {
 	return false
 }
 
-type fieldSet uint16
+type fieldSet uint32
 
 func (s fieldSet) has(f field) bool { return s>>f&1 == 1 }
 
@@ -90,7 +102,7 @@ type object struct {
 	drop  fieldSet     // in: fields that are left out of the runs
 	seen  fieldSet     // known fields that are there
 	vals  [fields]span // values of the known fields
-	runs  [7]span      // members that are kept, as they stand side by side: at most one more than can be dropped
+	runs  [8]span      // members that are kept, as they stand side by side: at most one more than can be dropped
 	nruns int
 	all   span  // from brace to brace
 	typed bool  // there is a type that is a string
@@ -136,7 +148,7 @@ func (s *scanner) document(o *object) bool {
 		if !s.value(1) {
 			return false
 		}
-		f := fieldOf(key)
+		f := fieldNamed(key)
 		o.typed = o.typed || f == fieldType && s.b[val] == '"'
 		switch {
 		case f == fieldOther:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -12,6 +13,9 @@ const (
 	MaxTypeLen = 32
 	MaxMidLen  = 64
 )
+
+// MaxKeyLen is the longest key of a reaction, in bytes: more than any emoji has.
+const MaxKeyLen = 64
 
 // MaxDepth is the most that Limits.Depth can be set to. PostgreSQL and JSON
 // libraries have limits of their own, far above it.
@@ -41,7 +45,25 @@ var (
 	errMentions  = Refuse(CodeBadMessage, `mentions must be an array of ids, or ["*"]`)
 	errExpires   = Refuse(CodeBadMessage, "expires must be a positive integer, milliseconds since 1970")
 	errExt       = Refuse(CodeBadMessage, "ext must be an object")
+	errUpto      = missing(TypeRead, "upto, the seq of the last message that was read, a positive integer")
+	errEdit      = missing(TypeEdit, "body, the new content")
+	errKey       = missing(TypeReaction, "key, 1 to 64 bytes of visible text such as an emoji")
+	errRemove    = Refuse(CodeBadMessage, "remove must be true or false")
+	errEmpty     = Refuse(CodeBadMessage, "the message is empty")
 )
+
+// errOf is by the type that needs the field.
+var errOf = func() map[string]*Error {
+	all := map[string]*Error{}
+	for _, typ := range []string{TypeRecall, TypeEdit, TypeReaction, TypePin} {
+		all[typ] = missing(typ, "of, the seq of the message that it is about, a positive integer")
+	}
+	return all
+}()
+
+func missing(typ, field string) *Error {
+	return Refuse(CodeBadMessage, "a message of type "+typ+" needs "+field)
+}
 
 func (l Limits) withDefaults() Limits {
 	if l.Payload <= 0 {
@@ -67,10 +89,11 @@ func (l Limits) withDefaults() Limits {
 //     their escapes resolved and with regard to case. seq, prev, from, to and ts
 //     are left out; type, text if there is none, comes first; every other field
 //     follows in its order, as it was written but for white space between tokens;
-//   - any other JSON object: a message of type data with the object as its body.
-//     What the object's fields are called has no meaning then;
-//   - anything else, malformed JSON and the empty payload too: a message of type
-//     text.
+//   - any other JSON object, an array, a number, true, false or null: a message of
+//     type data with that as its body. What the object's fields are called has no
+//     meaning then;
+//   - anything else, also malformed JSON, a JSON string and a lone number that no
+//     double holds: a message of type text.
 //
 // The error is an *Error. With CodeTooLarge the payload, or the message rendered
 // with the longest possible ids, is over the limit. With CodeBadMessage
@@ -83,7 +106,13 @@ func (l Limits) withDefaults() Limits {
 //   - a message has a field twice, or one that differs from type or from the
 //     broker's fields by its case only, or type, mid, reply_to, mentions, expires or
 //     ext of the wrong kind (null is a kind of its own), or a type that is not
-//     the sender's to use.
+//     the sender's to use;
+//   - a message of a type that changes something lacks a field of its type, or has it
+//     of the wrong kind;
+//   - the payload is empty.
+//
+// Numbers count against the rendered limit by what jsonb makes of them, which knows no
+// exponents: 1e308 has 309 digits there.
 //
 // So what Parse accepts is accepted by PostgreSQL's jsonb and by any JSON parser,
 // and they agree on what it says.
@@ -91,22 +120,38 @@ func (l Limits) withDefaults() Limits {
 // The Draft has no part of payload. With an error it is empty but for Mid, which
 // is there if the payload has one, so that the refusal can name it.
 func (l Limits) Parse(payload []byte, system bool) (Draft, error) {
+	return l.ParseWith(payload, system, nil)
+}
+
+// ParseWith is Parse for a payload that came with properties of MQTT: mqtt is a JSON
+// object without white space that becomes the message's ext.mqtt, in place of what the
+// payload has there; nil leaves that as it is.
+func (l Limits) ParseWith(payload []byte, system bool, mqtt []byte) (Draft, error) {
 	l = l.withDefaults()
-	if len(payload) > l.Payload {
+	switch {
+	case len(payload) > l.Payload:
 		return Draft{}, tooLarge("the payload", l.Payload)
-	}
-	if !utf8.Valid(payload) {
-		return l.binary(payload)
+	case len(payload) == 0:
+		return Draft{}, errEmpty
+	case !utf8.Valid(payload):
+		return l.binary(payload, mqtt)
 	}
 	o := object{drop: written}
+	if mqtt != nil {
+		o.drop |= 1 << fieldExt
+	}
 	s := scanner{b: payload, depth: l.Depth}
-	if !s.document(&o) {
-		return l.text(payload)
+	if s.document(&o) {
+		if o.typed || o.seen.has(fieldBody) {
+			return l.message(&s, &o, system, mqtt)
+		}
+		return l.data(&s, o.all, mqtt)
 	}
-	if o.typed || o.seen.has(fieldBody) {
-		return l.message(&s, &o, system)
+	s = scanner{b: payload, depth: l.Depth}
+	if v, ok := s.other(); ok && (s.bad == nil || payload[v.from] == '[') {
+		return l.data(&s, v, mqtt)
 	}
-	return l.data(&s, &o)
+	return l.text(payload, mqtt)
 }
 
 func tooLarge(what string, limit int) *Error {
@@ -121,41 +166,58 @@ func (l Limits) room(tail int) error {
 	return nil
 }
 
-func (l Limits) binary(payload []byte) (Draft, error) {
-	const head, end = `"type":"binary","body":"`, `"}`
-	n := len(head) + base64.StdEncoding.EncodedLen(len(payload)) + len(end)
+// extLen returns how long the field ext with nothing but mqtt is.
+func extLen(mqtt []byte) int {
+	if mqtt == nil {
+		return 0
+	}
+	return len(`,"ext":{"mqtt":}`) + len(mqtt)
+}
+
+// finish appends ext.mqtt, unless that is nil, and the closing brace to a tail.
+func finish(tail, mqtt []byte) []byte {
+	if mqtt != nil {
+		tail = append(tail, `,"ext":{"mqtt":`...)
+		tail = append(append(tail, mqtt...), '}')
+	}
+	return append(tail, '}')
+}
+
+func (l Limits) binary(payload, mqtt []byte) (Draft, error) {
+	const head = `"type":"binary","body":"`
+	n := len(head) + base64.StdEncoding.EncodedLen(len(payload)) + len(`"}`) + extLen(mqtt)
 	if err := l.room(n); err != nil {
 		return Draft{}, err
 	}
 	tail := append(make([]byte, 0, n), head...)
-	tail = base64.StdEncoding.AppendEncode(tail, payload)
-	return Draft{Type: "binary", Tail: append(tail, end...)}, nil
+	tail = append(base64.StdEncoding.AppendEncode(tail, payload), '"')
+	return Draft{Type: "binary", Tail: finish(tail, mqtt)}, nil
 }
 
-func (l Limits) text(payload []byte) (Draft, error) {
+func (l Limits) text(payload, mqtt []byte) (Draft, error) {
 	if bytes.IndexByte(payload, 0) >= 0 {
 		return Draft{}, errNUL
 	}
-	const head, end = `"type":"text","body":"`, `"}`
-	n := len(head) + escapedLen(payload) + len(end)
+	const head = `"type":"text","body":"`
+	n := len(head) + escapedLen(payload) + len(`"}`) + extLen(mqtt)
 	if err := l.room(n); err != nil {
 		return Draft{}, err
 	}
 	tail := append(make([]byte, 0, n), head...)
-	tail = appendEscaped(tail, payload)
-	return Draft{Type: "text", Tail: append(tail, end...)}, nil
+	tail = append(appendEscaped(tail, payload), '"')
+	return Draft{Type: "text", Tail: finish(tail, mqtt)}, nil
 }
 
-func (l Limits) data(s *scanner, o *object) (Draft, error) {
+// data makes the value v a message's body.
+func (l Limits) data(s *scanner, v span, mqtt []byte) (Draft, error) {
 	if s.bad != nil {
 		return Draft{}, s.bad
 	}
 	const head = `"type":"data","body":`
-	n := len(head) + o.all.to - o.all.from + 1
+	n := len(head) + v.to - v.from + len(`}`) + extLen(mqtt)
 	tail := append(make([]byte, 0, n), head...)
-	tail = s.appendJSON(tail, o.all)
-	tail = append(tail, '}')
-	if err := l.room(len(tail)); err != nil {
+	tail = finish(s.appendJSON(tail, v), mqtt)
+	if err := l.room(len(tail) + s.grown); err != nil {
 		return Draft{}, err
 	}
 	return Draft{Type: "data", Tail: tail}, nil
@@ -169,7 +231,7 @@ func (s *scanner) appendJSON(dst []byte, v span) []byte {
 	return append(dst, v.of(s.b)...)
 }
 
-func (l Limits) message(s *scanner, o *object, system bool) (Draft, error) {
+func (l Limits) message(s *scanner, o *object, system bool, mqtt []byte) (Draft, error) {
 	var d Draft
 	if v := o.vals[fieldMid]; o.seen.has(fieldMid) {
 		mid, ok := s.text(v)
@@ -187,7 +249,7 @@ func (l Limits) message(s *scanner, o *object, system bool) (Draft, error) {
 			s.fail(errTypeKind)
 		case !validType(name):
 			s.fail(errType)
-		case !system && isNotice(name):
+		case !system && IsNotice(string(name)):
 			s.fail(errNotice)
 		default:
 			d.Type = typeName(name)
@@ -200,23 +262,114 @@ func (l Limits) message(s *scanner, o *object, system bool) (Draft, error) {
 		s.fail(errAlike)
 	}
 	s.checkOptional(o, &d)
+	if ChangesSomething(d.Type) {
+		s.checkChange(o, &d)
+	}
 	if s.bad != nil {
 		return Draft{Mid: d.Mid}, s.bad
 	}
 	const head = `"type":"`
 	n := len(head) + len(d.Type) + len(`"`) + o.size() + len(`}`)
+	if mqtt != nil {
+		n += extLen(mqtt)
+		if v := o.vals[fieldExt]; o.seen.has(fieldExt) {
+			n += v.to - v.from
+		}
+	}
 	tail := append(make([]byte, 0, n), head...)
 	tail = append(tail, d.Type...)
 	tail = append(tail, '"')
 	for _, r := range o.runs[:o.nruns] {
 		tail = s.appendJSON(append(tail, ','), r)
 	}
+	if mqtt != nil {
+		tail = s.appendExt(tail, o, mqtt)
+	}
 	tail = append(tail, '}')
-	if err := l.room(len(tail)); err != nil {
+	if err := l.room(len(tail) + s.grown); err != nil {
 		return Draft{Mid: d.Mid}, err
 	}
 	d.Tail = tail
+	if d.Mid != "" {
+		d.Digest = digest(tail)
+	}
 	return d, nil
+}
+
+// appendExt appends the field ext with mqtt in it, and what else the payload has there.
+func (s *scanner) appendExt(dst []byte, o *object, mqtt []byte) []byte {
+	dst = append(dst, `,"ext":{"mqtt":`...)
+	dst = append(dst, mqtt...)
+	if v := o.vals[fieldExt]; o.seen.has(fieldExt) {
+		in := scanner{b: s.b, i: v.from + 1, depth: s.depth}
+		for c := in.space(); c != '}'; c = in.space() {
+			if c == ',' {
+				in.i++
+				in.space()
+			}
+			from := in.i
+			in.key()
+			name := in.i
+			in.value(2)
+			if !isName(s.b[from:name], "mqtt") {
+				dst = s.appendJSON(append(dst, ','), span{from, in.i})
+			}
+		}
+	}
+	return append(dst, '}')
+}
+
+// isName reports whether written, a quoted name with a colon and perhaps space behind it,
+// is the given one.
+func isName(written []byte, name string) bool {
+	inside := written[1:bytes.LastIndexByte(written, '"')]
+	return string(unescape(make([]byte, 0, len(inside)), inside)) == name
+}
+
+// checkChange checks the fields of a message that changes something and fills in Change.
+func (s *scanner) checkChange(o *object, d *Draft) {
+	if d.Type == TypeRead {
+		d.Change.Upto = s.seqOf(o, fieldUpto, errUpto)
+		return
+	}
+	d.Change.Of = s.seqOf(o, fieldOf, errOf[d.Type])
+	switch d.Type {
+	case TypeEdit:
+		if !o.seen.has(fieldBody) || s.b[o.vals[fieldBody].from] == 'n' { // null
+			s.fail(errEdit)
+		}
+	case TypeReaction:
+		var key []byte
+		ok := o.seen.has(fieldKey)
+		if ok {
+			key, ok = s.text(o.vals[fieldKey])
+		}
+		if !ok || len(key) == 0 || len(key) > MaxKeyLen || !visible(key) {
+			s.fail(errKey)
+		} else {
+			d.Change.Key = string(key)
+		}
+	}
+	if o.seen.has(fieldRemove) && (d.Type == TypeReaction || d.Type == TypePin) {
+		switch s.b[o.vals[fieldRemove].from] {
+		case 't':
+			d.Change.Remove = true
+		case 'f':
+		default:
+			s.fail(errRemove)
+		}
+	}
+}
+
+// seqOf returns the seq that a field holds.
+func (s *scanner) seqOf(o *object, f field, wrong *Error) uint64 {
+	if o.seen.has(f) {
+		if n, ok := s.positive(o.vals[f]); ok {
+			return uint64(n) //nolint:gosec // positive
+		}
+	}
+	s.fail(wrong)
+	return 0
 }
 
 // checkOptional checks the kinds of the optional fields and fills in Expires.
@@ -320,11 +473,8 @@ func validType(b []byte) bool {
 	return true
 }
 
-func isNotice(b []byte) bool {
-	const notice = "notice"
-	return len(b) >= len(notice) && string(b[:len(notice)]) == notice &&
-		(len(b) == len(notice) || b[len(notice)] == '.')
-}
+// IsNotice reports whether a type is one that only the system sends.
+func IsNotice(typ string) bool { return typ == "notice" || strings.HasPrefix(typ, "notice.") }
 
 // typeName returns b as a string, without a new one for the types that
 // PROTOCOL.md names.
@@ -356,6 +506,8 @@ func typeName(b []byte) string {
 		return "edit"
 	case "reaction":
 		return "reaction"
+	case "pin":
+		return "pin"
 	}
 	return string(b)
 }

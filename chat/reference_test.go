@@ -2,6 +2,7 @@ package chat_test
 
 import (
 	"bytes"
+	stdcmp "cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -41,7 +42,18 @@ func reference(l chat.Limits, payload []byte, system bool) verdict {
 			"type": "binary", "body": base64.StdEncoding.EncodeToString(payload),
 		}}
 	}
+	if len(payload) == 0 {
+		return refused
+	}
 	members, ok := topMembers(payload)
+	if value, is := otherValue(payload); is {
+		storable := nesting(payload) <= l.Depth && escapesStorable(payload) && numbersStorable(payload)
+		if _, lone := value.(json.Number); storable {
+			return verdict{class: "data", typ: "data", fields: map[string]any{"type": "data", "body": value}}
+		} else if !lone {
+			return refused
+		}
+	}
 	if !ok {
 		if bytes.ContainsRune(payload, 0) {
 			return refused
@@ -87,7 +99,106 @@ func reference(l chat.Limits, payload []byte, system bool) verdict {
 			return refused
 		}
 	}
+	if !changeOK(fields) {
+		return refused
+	}
 	return verdict{class: "message", typ: fields["type"].(string), fields: fields}
+}
+
+// otherValue returns the value of a text that is one JSON value, but neither an object nor
+// a string.
+func otherValue(text []byte) (value any, ok bool) {
+	trimmed := bytes.TrimLeft(text, " \t\r\n")
+	if len(trimmed) == 0 || trimmed[0] == '{' || trimmed[0] == '"' || !wellFormed(text) {
+		return nil, false
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	if err := d.Decode(&value); err != nil {
+		value = []any{} // nested too deeply for encoding/json, and so refused
+	}
+	return value, true
+}
+
+// changeOK reports whether a message has the fields that its type needs.
+func changeOK(fields map[string]any) bool {
+	seq := func(name string) bool { return kindOK("reply_to", fields[name], false) }
+	flag := func() bool {
+		_, ok := fields["remove"].(bool)
+		return ok || !slices.Contains(slices.Collect(maps.Keys(fields)), "remove")
+	}
+	switch fields["type"] {
+	case "read":
+		return seq("upto")
+	case "recall":
+		return seq("of")
+	case "edit":
+		return seq("of") && fields["body"] != nil
+	case "reaction":
+		key, _ := fields["key"].(string)
+		return seq("of") && flag() && len(key) <= 64 && keyPattern.MatchString(key) &&
+			strings.TrimSpace(key) == key && shownPattern.MatchString(key) && !blankPattern.MatchString(key)
+	case "pin":
+		return seq("of") && flag()
+	}
+	return true
+}
+
+var (
+	keyPattern   = regexp.MustCompile(`^[\p{L}\p{M}\p{N}\p{P}\p{S}\x{200D}\x{E0020}-\x{E007F} ]+$`)
+	shownPattern = regexp.MustCompile(`[\p{L}\p{N}\p{P}\p{S}]`)
+	blankPattern = regexp.MustCompile(`[\x{115F}\x{1160}\x{3164}\x{FFA0}\x{2800}]`)
+)
+
+// wantChange returns what a draft's Change is to be.
+func wantChange(fields map[string]any) (c chat.Change) {
+	seq := func(name string) uint64 {
+		n, _ := fields[name].(json.Number)
+		u, _ := strconv.ParseUint(string(n), 10, 64)
+		return u
+	}
+	switch fields["type"] {
+	case "read":
+		c.Upto = seq("upto")
+	case "reaction":
+		c.Key, _ = fields["key"].(string)
+		fallthrough
+	case "pin":
+		c.Remove, _ = fields["remove"].(bool)
+		fallthrough
+	case "recall", "edit":
+		c.Of = seq("of")
+	}
+	return c
+}
+
+// grownInJSONB returns by how many bytes jsonb makes numbers longer, which knows no
+// exponents.
+func grownInJSONB(tb testing.TB, text []byte) (grown int) {
+	tb.Helper()
+	for _, n := range numberLiteral.FindAllSubmatch(stringLiteral.ReplaceAll(text, []byte(`""`)), -1) {
+		exponent, err := strconv.Atoi("0" + strings.TrimLeft(string(n[3]), "-+"))
+		if err != nil {
+			tb.Fatalf("%s: %v", n[0], err)
+		}
+		whole, fraction := string(n[1]), string(n[2])
+		if strings.HasPrefix(string(n[3]), "-") {
+			whole = strings.Repeat("0", exponent) + whole
+			whole, fraction = whole[:len(whole)-exponent], whole[len(whole)-exponent:]+fraction
+		} else {
+			fraction += strings.Repeat("0", max(exponent-len(fraction), 0))
+			whole, fraction = whole+fraction[:exponent], fraction[exponent:]
+			if len(n[2]) <= exponent {
+				fraction = ""
+			}
+		}
+		rendered := len(stdcmp.Or(strings.TrimLeft(whole, "0"), "0"))
+		if fraction != "" {
+			rendered += 1 + len(fraction)
+		}
+		grown += max(rendered-len(strings.TrimPrefix(string(n[0]), "-")), 0)
+	}
+	return grown
 }
 
 type member struct {
@@ -299,11 +410,44 @@ func checkParse(tb testing.TB, l chat.Limits, payload []byte, system bool) verdi
 	if d.Mid != mid || d.Expires != 0 && strconv.FormatInt(d.Expires, 10) != string(expires) || d.Expires == 0 && expires != "" {
 		tb.Errorf("Parse(%.300q): mid %q, expires %d; the reference says %q, %s", original, d.Mid, d.Expires, mid, expires)
 	}
+	if change := wantChange(want.fields); d.Change != change {
+		tb.Errorf("Parse(%.300q): %+v, the reference says %+v", original, d.Change, change)
+	}
+	if (d.Digest != 0) != (d.Mid != "") {
+		tb.Errorf("Parse(%.300q): digest %#x with mid %q", original, d.Digest, d.Mid)
+	}
 	if prefix := `"type":"` + d.Type + `"`; !bytes.HasPrefix(d.Tail, []byte(prefix)) {
 		tb.Errorf("the tail %.300q does not begin with %s", d.Tail, prefix)
 	}
 	checkRendered(tb, l, d, want)
+	checkParseWith(tb, l, original, system, want)
 	return want
+}
+
+// checkParseWith fails unless the payload, with properties of MQTT, becomes the same
+// message with ext.mqtt.
+func checkParseWith(tb testing.TB, l chat.Limits, payload []byte, system bool, want verdict) {
+	tb.Helper()
+	const mqtt = `{"content_type":"text/plain","user_properties":[["a","b"]]}`
+	d, err := l.ParseWith(payload, system, []byte(mqtt))
+	if err != nil {
+		if refusal, ok := errors.AsType[*chat.Error](err); !ok || refusal.Code != chat.CodeTooLarge {
+			tb.Errorf("ParseWith(%.300q): %v", payload, err)
+		}
+		return
+	}
+	ext := map[string]any{}
+	if had, ok := want.fields["ext"].(map[string]any); ok {
+		maps.Copy(ext, had)
+	}
+	ext["mqtt"] = map[string]any{"content_type": "text/plain", "user_properties": []any{[]any{"a", "b"}}}
+	with := want
+	with.fields = maps.Clone(want.fields)
+	with.fields["ext"] = ext
+	checkRendered(tb, l, d, with)
+	if n := strings.Count(string(d.Tail), mqtt); n < 1 {
+		tb.Errorf("ParseWith(%.300q): %.300s has no ext.mqtt as it was given", payload, d.Tail)
+	}
 }
 
 // checkRendered fails unless the draft renders to one JSON object that has the
@@ -313,7 +457,7 @@ func checkRendered(tb testing.TB, l chat.Limits, d chat.Draft, want verdict) {
 	tb.Helper()
 	m := chat.Message{Seq: testSeq, From: testFrom, To: testTo, TS: testTS, Type: d.Type, Mid: d.Mid, Expires: d.Expires, Tail: d.Tail}
 	rendered := m.AppendEnvelope([]byte("before"), testPrev)[len("before"):]
-	if len(rendered) > l.Rendered {
+	if len(rendered)+grownInJSONB(tb, rendered) > l.Rendered {
 		tb.Errorf("%d bytes rendered, over the limit of %d", len(rendered), l.Rendered)
 	}
 	if !json.Valid(rendered) {
@@ -339,12 +483,12 @@ func checkRendered(tb testing.TB, l chat.Limits, d chat.Draft, want verdict) {
 	if !reflect.DeepEqual(wantAll, got) {
 		tb.Errorf("rendered %.300q, want %.300v", rendered, wantAll)
 	}
-	checkReceived(tb, &m, rendered)
+	checkReceived(tb, &m, d.Change, rendered)
 }
 
 // checkReceived fails unless ParseEnvelope reads from the rendered message what
 // was rendered into it.
-func checkReceived(tb testing.TB, m *chat.Message, rendered []byte) {
+func checkReceived(tb testing.TB, m *chat.Message, change chat.Change, rendered []byte) {
 	tb.Helper()
 	archived := m.AppendArchived(nil)
 	for _, b := range [][]byte{rendered, archived} {
@@ -354,7 +498,7 @@ func checkReceived(tb testing.TB, m *chat.Message, rendered []byte) {
 		}
 		want := chat.Envelope{
 			Seq: m.Seq, Prev: testPrev, From: m.From, To: m.To, TS: m.TS,
-			Type: m.Type, Mid: m.Mid, Object: archived,
+			Type: m.Type, Mid: m.Mid, Change: change, Object: archived,
 		}
 		if &b[0] == &archived[0] {
 			want.Prev = 0

@@ -16,6 +16,7 @@ type scanner struct {
 	depth  int    // arrays and objects that may be open at once
 	bad    *Error // the first rule that was broken
 	spaces bool   // white space was skipped
+	grown  int    // bytes by which numbers become longer when jsonb renders them
 }
 
 func (s *scanner) fail(e *Error) {
@@ -209,9 +210,12 @@ func (s *scanner) number() bool {
 	}
 	// 300 digits on either side of the point are well inside a double.
 	if exponent != 0 || whole > 300 || fraction > 300 {
-		if !storable(s.b[first:end], whole, fraction, exponent) {
+		length, ok := decimal(s.b[first:end], whole, fraction, exponent)
+		if !ok {
 			s.fail(errNumber)
+			return true
 		}
+		s.grown += max(length-(s.i-first), 0)
 	}
 	return true
 }
@@ -225,22 +229,26 @@ const (
 	vanishes  = "247032822920623272088284396434"
 )
 
-// storable reports whether jsonb and a double hold the number whose digits, with
+// decimal reports whether jsonb and a double hold the number whose digits, with
 // the point, are mantissa: it neither overflows a double nor vanishes in it, and
-// PostgreSQL's numeric has room for its decimals. strconv.ParseFloat would tell
-// the first, but takes 60 µs for a number near the smallest double, and there may
-// be ten thousand of them in a payload.
-func storable(mantissa []byte, whole, fraction, exponent int) bool {
+// PostgreSQL's numeric has room for its decimals. length is that of the number as
+// jsonb renders it, which knows no exponents: 309 digits for 1e308, and for 0e-99
+// as many decimals. strconv.ParseFloat would tell the first, but takes 60 µs for a
+// number near the smallest double, and there may be ten thousand of them in a payload.
+func decimal(mantissa []byte, whole, fraction, exponent int) (length int, ok bool) {
 	const maxScale = 16383 // decimals of a numeric
 	if exponent > maxScale || fraction-exponent > maxScale {
-		return false
+		return 0, false
+	}
+	if scale := fraction - exponent; scale > 0 {
+		length = 1 + scale // with the point
 	}
 	lead := 0 // where the first digit is that counts
 	for lead < len(mantissa) && (mantissa[lead] == '0' || mantissa[lead] == '.') {
 		lead++
 	}
 	if lead == len(mantissa) {
-		return true // it is 0
+		return length + 1, true // it is 0
 	}
 	power := whole - 1 - lead + exponent // of ten, of that digit
 	if lead > whole {
@@ -248,13 +256,13 @@ func storable(mantissa []byte, whole, fraction, exponent int) bool {
 	}
 	switch {
 	case power > 308 || power < -324:
-		return false
-	case power == 308:
-		return compareDigits(mantissa[lead:], overflows) < 0
-	case power == -324:
-		return compareDigits(mantissa[lead:], vanishes) > 0
+		return 0, false
+	case power == 308 && compareDigits(mantissa[lead:], overflows) >= 0:
+		return 0, false
+	case power == -324 && compareDigits(mantissa[lead:], vanishes) <= 0:
+		return 0, false
 	}
-	return true
+	return length + max(power+1, 1), true
 }
 
 // compareDigits compares as many of the digits, which may have a point among
@@ -300,6 +308,27 @@ func (s *scanner) scalar(c byte) bool {
 		return s.number()
 	}
 	return false
+}
+
+// other scans a text that is one JSON value, but neither an object nor a string. It
+// reports whether it is one.
+func (s *scanner) other() (v span, ok bool) {
+	c := s.space()
+	if c == '{' || c == '"' {
+		return v, false
+	}
+	s.spaces = false
+	v.from = s.i
+	if !s.value(0) {
+		return v, false
+	}
+	v.to = s.i
+	spaces := s.spaces
+	if s.space(); s.i != len(s.b) {
+		return v, false
+	}
+	s.spaces = spaces
+	return v, true
 }
 
 // key scans the name at s.i, the colon after it and the space around both.

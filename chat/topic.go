@@ -56,6 +56,16 @@ const (
 	KindReserved                // below user/, group/, presence/ or $ but none of the above, or empty
 )
 
+// OfChat reports whether people publish messages of the chat to topics of the kind, kept
+// ones or signals.
+func (k Kind) OfChat() bool {
+	switch k {
+	case KindUser, KindGroup, KindUserSignal, KindGroupSignal:
+		return true
+	}
+	return false
+}
+
 // Topic is a parsed topic name.
 type Topic struct {
 	Kind Kind

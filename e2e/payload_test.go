@@ -26,9 +26,11 @@ func TestPayloadForms(t *testing.T) {
 		{"other object", `{"temperature":21}`, "data", `{"temperature":21}`},
 		{"type that is no string", `{"type":7}`, "data", `{"type":7}`},
 		{"text", "héllo, 世界", "text", `"héllo, 世界"`},
-		{"JSON that is no object", `[1,2,3]`, "text", `"[1,2,3]"`},
+		{"array", `[1,2,3]`, "data", `[1,2,3]`},
+		{"number", `21.5`, "data", `21.5`},
+		{"truth", `true`, "data", `true`},
+		{"JSON string", `"x"`, "text", `"\"x\""`},
 		{"malformed JSON", `{"body":`, "text", `"{\"body\":"`},
-		{"empty", "", "text", `""`},
 		{"binary", binary, "binary", `"` + base64.StdEncoding.EncodeToString([]byte(binary)) + `"`},
 		{"broker's fields", `{"body":"mine","seq":1,"prev":2,"from":"eve","to":"user/eve","ts":3}`, "text", `"mine"`},
 	}

@@ -159,6 +159,7 @@ func (s *Session) Start(conn *outbox.Conn) {
 	defer s.mu.Unlock()
 	if s.conn == conn && s.mode == offline {
 		s.mode = behind
+		s.promptFrom = s.engine.started.Load() + 1
 		s.wakeLocked()
 	}
 }

@@ -107,7 +107,7 @@ func (s *Session) deliver(t *topicSub, r *run) bool {
 	if last <= from {
 		return false
 	}
-	if recs[0].Seq <= from || t.noLocal || t.ids != nil || r.expires {
+	if recs[0].Seq <= from || t.noLocal || t.ids != nil || r.expires || r.requests && s.Subject == recs[0].From {
 		s.fallBehindLocked(recs[0].Seq)
 		return false
 	}
@@ -145,5 +145,8 @@ func (s *Session) deliver(t *topicSub, r *run) bool {
 // message seq: it has no room for it, or the message wants more care than a run gets.
 func (s *Session) fallBehindLocked(seq uint64) {
 	s.mode, s.pos = behind, max(s.pos, seq-1)
+	if s.promptFrom = 0; s.roomLocked() > 0 && s.conn.HasRoom() {
+		s.promptFrom = seq
+	}
 	s.wakeLocked()
 }

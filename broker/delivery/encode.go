@@ -1,9 +1,12 @@
 package delivery
 
 import (
+	"math"
+
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
 	"mynah/broker/session"
+	"mynah/chat"
 )
 
 // encodeItems renders the items into frames, as many as make up the given bytes. What is
@@ -21,12 +24,12 @@ func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32, bytes int)
 		o := s.optionsOf(it.sub)
 		if _, had := s.restored[it.rec.Seq]; had {
 			s.encodeRestored(w, i, o, v5, maxPacket)
-		} else if !s.skips(it, o, now) {
+		} else if !s.skips(it, o, now, w.promptFrom) {
 			topic, prev := it.topic()
 			w.payload = it.rec.AppendEnvelope(w.payload[:0], prev)
 			w.props = w.props[:0]
 			if v5 {
-				w.props = appendProps(w.props, it.rec.Expires, now, o.ids)
+				w.props = appendProps(append(w.props, it.rec.Props...), it.rec.Expires, now, o.ids)
 			}
 			qos := min(it.rec.QoS, o.qos)
 			w.out = e.limits.Grow(w.out, len(topic)+len(w.props)+len(w.payload)+maxFrameOverhead)
@@ -106,9 +109,15 @@ func (s *Session) optionsOf(t *topicSub) options {
 	return options{t.qos, t.noLocal, t.ids}
 }
 
-// skips reports whether a message is not for the session.
-func (s *Session) skips(it item, o options, now int64) bool {
-	return s.isLate(it.rec, now) || o.noLocal && it.rec.From == s.Subject && it.rec.Client == s.ClientID
+// skips reports whether a message is not for the session. A request (MQTT 5, 4.10) is not
+// for the device that has sent it, which would take it for the response if it listens on a
+// topic where it is itself.
+func (s *Session) skips(it item, o options, now int64, promptFrom uint64) bool {
+	rec := it.rec
+	if rec.Expires == chat.AtOnce && promptFrom != 0 && rec.Seq >= promptFrom {
+		now = math.MinInt64
+	}
+	return s.isLate(rec, now) || (o.noLocal || rec.Request) && rec.From == s.Subject && rec.Client == s.ClientID
 }
 
 // isLate reports whether the time of a message is over (MQTT 5, 3.3.2.3.3). For an archiver
@@ -130,7 +139,7 @@ func (s *Session) encodeAgain(
 	w.payload = rec.AppendEnvelope(w.payload[:0], prev)
 	w.props = w.props[:0]
 	if v5 {
-		w.props = appendProps(w.props, rec.Expires, s.engine.now().UnixMilli(), subIDs)
+		w.props = appendProps(append(w.props, rec.Props...), rec.Expires, s.engine.now().UnixMilli(), subIDs)
 	}
 	frame, at := appendPublish(nil, topic, qos, true, v5, w.props, w.payload)
 	if maxPacket > 0 && len(frame) > int(maxPacket) {

@@ -3,6 +3,8 @@ package delivery
 import (
 	"encoding/binary"
 	"math"
+
+	"mynah/chat"
 )
 
 // MQTT 5 properties of a PUBLISH (section 3.3.2.3).
@@ -61,7 +63,10 @@ func appendPublish(dst []byte, topic string, qos byte, dup, v5 bool, props, payl
 
 // appendProps appends the MQTT 5 properties of a delivery.
 func appendProps(dst []byte, expires, now int64, subIDs []int) []byte {
-	if expires > 0 {
+	switch {
+	case expires == chat.AtOnce:
+		dst = append(dst, propMessageExpiry, 0, 0, 0, 0)
+	case expires > 0:
 		left := min(max((expires-now+500)/1000, 1), math.MaxUint32)
 		dst = append(dst, propMessageExpiry)
 		dst = binary.BigEndian.AppendUint32(dst, uint32(left)) //nolint:gosec // bounded by the line above

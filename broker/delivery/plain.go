@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"mynah/broker/session"
+	"mynah/chat"
 )
 
 // PlainMessage is a message on a topic outside the chat. It is not changed once a session
@@ -16,7 +17,7 @@ type PlainMessage struct {
 	Props   []byte // MQTT 5 properties as in a PUBLISH (3.3.2.3), but for Message Expiry Interval and Subscription Identifier
 	QoS     byte
 	Retain  bool        // it was published as a retained message
-	Expires int64       // milliseconds since 1970 from which on nobody is to get it, 0 for never
+	Expires int64       // milliseconds since 1970 from which on nobody is to get it, 0 for never, or chat.AtOnce
 	From    session.Key // whose session published it; zero for the broker itself
 	// Latest says that only the last one on the topic is worth having. It is retained:
 	// who gets it late gets what is retained by then.
@@ -80,6 +81,7 @@ type plainQueue struct {
 	passing []plainItem              // the same at QoS 0: it does not wait for acknowledgements and ends with the connection
 	sent    map[uint16]plainItem     // by packet id; what the client has not said that it has
 	again   []uint16                 // of them, those that the present connection has not had, in order
+	fresh   int                      // how many that wait are fresh
 	latest  map[string]struct{}      // topics of Latest messages that wait
 	asked   map[string]struct{}      // filters of SUBSCRIBEs of which retained messages wait
 	bytes   int                      // cost of all
@@ -100,6 +102,7 @@ type plainItem struct {
 	share  string
 	qos    byte // with topics: the most
 	retain bool
+	fresh  bool // its time is over, but it has reached the session at once
 }
 
 func (it *plainItem) cost() int {
@@ -136,7 +139,8 @@ func (s *Session) Queue(m *PlainMessage, o PlainOptions) bool {
 	defer s.survive()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over || it.qos == 0 && s.conn == nil {
+	it.fresh = m.Expires == chat.AtOnce
+	if s.over || (it.qos == 0 || it.fresh) && s.conn == nil {
 		return false
 	}
 	q := s.plainLocked()
@@ -155,13 +159,37 @@ func (s *Session) Queue(m *PlainMessage, o PlainOptions) bool {
 		}
 		q.latest[m.Topic] = struct{}{}
 	}
+	if it.fresh {
+		q.fresh++
+	}
 	if it.qos == 0 && it.msg != nil {
 		q.passing = append(q.passing, it)
 	} else {
 		q.wait(it)
 	}
 	s.movePlainLocked()
+	if it.fresh && q.fresh > 0 && !q.looking && (s.mode != behind || s.promptFrom == 0) {
+		s.dropAtOnceLocked()
+		return false
+	}
 	return true
+}
+
+// dropAtOnceLocked forgets what has not been sent of messages that were for those only who
+// are reached at once.
+func (s *Session) dropAtOnceLocked() {
+	q := s.plain
+	if q == nil || q.fresh == 0 {
+		return
+	}
+	q.fresh = 0
+	over := func(it plainItem) bool {
+		if it.fresh {
+			s.countPlainLocked(-it.cost())
+		}
+		return it.fresh
+	}
+	q.waiting, q.passing = slices.DeleteFunc(q.waiting, over), slices.DeleteFunc(q.passing, over)
 }
 
 // QueueRetained has the retained messages of topics sent, as they are when their turn
@@ -233,7 +261,7 @@ func (q *plainQueue) wait(it plainItem) {
 
 // expires notes when an item that waits does.
 func (q *plainQueue) expires(it plainItem) {
-	if it.msg != nil && it.msg.Expires != 0 && (q.soonest == 0 || it.msg.Expires < q.soonest) {
+	if it.msg != nil && it.msg.Expires > 0 && (q.soonest == 0 || it.msg.Expires < q.soonest) {
 		q.soonest = it.msg.Expires
 	}
 }
@@ -252,7 +280,7 @@ func (s *Session) dropExpiredLocked() {
 	}
 	q.soonest, q.swept = 0, now
 	q.waiting = slices.DeleteFunc(q.waiting, func(it plainItem) bool {
-		over := it.msg != nil && it.msg.expired(now)
+		over := it.msg != nil && it.msg.expired(now) && !it.fresh
 		if over {
 			s.countPlainLocked(-it.cost())
 		} else {
@@ -354,6 +382,7 @@ func (s *Session) detachPlainLocked() {
 	if s.plain == nil {
 		return
 	}
+	s.dropAtOnceLocked()
 	for _, it := range s.plain.passing {
 		s.countPlainLocked(-it.cost())
 	}
@@ -447,6 +476,8 @@ func (s *Session) ForgetPlain(topics map[string]struct{}) {
 			before -= it.cost()
 		} else if it.filter != "" {
 			q.answered(it.filter)
+		} else if it.fresh {
+			q.fresh--
 		}
 		s.countPlainLocked(-before)
 	}

@@ -150,6 +150,9 @@ func (w *plainWriter) sendPassing() {
 // pop takes the first item out.
 func (w *plainWriter) pop(list *[]plainItem) {
 	l := *list
+	if l[0].fresh {
+		w.s.plain.fresh--
+	}
 	w.s.countPlainLocked(-l[0].cost())
 	l[0] = plainItem{}
 	if l = l[1:]; len(l) == 0 {
@@ -184,7 +187,7 @@ func (w *plainWriter) send(it plainItem) bool {
 		if s.plain.sent == nil {
 			s.plain.sent = map[uint16]plainItem{}
 		}
-		it.topics, it.filter = nil, ""
+		it.topics, it.filter, it.fresh = nil, "", false
 		s.plain.sent[id] = it
 		s.countPlainLocked(it.cost())
 	}
@@ -205,7 +208,7 @@ func (w *plainWriter) offer(frame []byte) bool {
 // is sent again though it has expired [MQTT-4.3.3-7].
 func (w *plainWriter) encode(it *plainItem, id uint16, dup bool) []byte {
 	m, s := it.msg, w.s
-	if m.expired(w.now) && (!dup || it.qos != 2) {
+	if m.expired(w.now) && !it.fresh && (!dup || it.qos != 2) {
 		return nil
 	}
 	var props []byte

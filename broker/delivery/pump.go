@@ -38,16 +38,18 @@ func (s *Session) guardedRound(w *pumpWork) (more bool) {
 
 // pumpWork is the pump's scratch memory.
 type pumpWork struct {
-	items   []item
-	payload []byte
-	props   []byte
-	out     *outbox.Buffer
-	ids     []int32 // offsets of packet ids in out
-	ends    []int   // end of each item's frame in out
-	idsAt   []int   // how many ids there are up to and including each item
-	again   []restoredItem
-	gaps    int    // how many of the items, the first, are notices that messages are gone
-	gapTo   uint64 // up to here
+	items      []item
+	payload    []byte
+	props      []byte
+	out        *outbox.Buffer
+	ids        []int32 // offsets of packet ids in out
+	ends       []int   // end of each item's frame in out
+	idsAt      []int   // how many ids there are up to and including each item
+	again      []restoredItem
+	promptFrom uint64 // of the session when the round began
+
+	gaps  int    // how many of the items, the first, are notices that messages are gone
+	gapTo uint64 // up to here
 }
 
 // restoredItem says that an item goes out under a packet id that it has already.
@@ -83,6 +85,7 @@ type round struct {
 	pos, target uint64 // what is due is after pos, up to target
 	room        int    // how many messages may be sent under new packet ids
 	rewinds     int
+	promptFrom  uint64
 }
 
 // begin begins a round.
@@ -102,6 +105,7 @@ func (s *Session) begin() (r round, do step) {
 	r = round{
 		conn: s.conn, plan: s.plan, v5: s.v5, maxPacket: s.maxPacket,
 		pos: s.pos, target: e.started.Load(), room: s.roomLocked(), rewinds: s.rewinds,
+		promptFrom: s.promptFrom,
 	}
 	switch {
 	case s.resends || s.stuckLocked():
@@ -115,6 +119,7 @@ func (s *Session) begin() (r round, do step) {
 		s.pumping = false // last, since after a panic this pump goes on
 		return r, stepStop
 	case r.room <= 0:
+		s.stallLocked()
 		return r, stepWait
 	}
 	return r, stepRead
@@ -131,9 +136,13 @@ func (s *Session) pumpRound(w *pumpWork) bool {
 		return true
 	case do == stepResend:
 		return s.resendRound(w, r.conn, r.v5, r.maxPacket)
-	case do == stepWait || !r.conn.HasRoom():
+	case do == stepWait:
+		return s.pause()
+	case !r.conn.HasRoom():
+		s.stall()
 		return s.pause()
 	}
+	w.promptFrom = r.promptFrom
 	horizon, err := s.collect(w, r.plan, r.pos, r.target, min(r.room, pumpItems))
 	if e.reads.begins(err) {
 		e.logger.Error("cannot read the message log for a session; its connection is closed so that it tries again, and so are others'",
@@ -146,6 +155,19 @@ func (s *Session) pumpRound(w *pumpWork) bool {
 	s.encodeItems(w, r.v5, r.maxPacket, r.conn.Room())
 	s.sendItems(w, r, horizon)
 	return true
+}
+
+// stall says that the client has no room for more: from now on, what comes does not reach
+// it at once.
+func (s *Session) stall() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stallLocked()
+}
+
+func (s *Session) stallLocked() {
+	s.promptFrom = 0
+	s.dropAtOnceLocked()
 }
 
 // pause ends the pump unless somebody asked for another round meanwhile.

@@ -25,6 +25,7 @@ type run struct {
 	ends     []int // end of the i-th payload
 	rendered bool
 	expires  bool        // some message has a time after which nobody is to get it
+	requests bool        // some message has a Response Topic
 	encoded  [6]encoding // by subscription QoS and version
 	props    []byte
 }
@@ -41,9 +42,10 @@ type encoding struct {
 
 func (r *run) reset(topic string, sender bool, recs []*msglog.Record, now time.Time) {
 	r.topic, r.sender, r.recs, r.now = topic, sender, recs, now.UnixMilli()
-	r.rendered, r.expires = false, false
+	r.rendered, r.expires, r.requests = false, false, false
 	for _, rec := range recs {
 		r.expires = r.expires || rec.Expires != 0
+		r.requests = r.requests || rec.Request
 	}
 	for i := range r.encoded {
 		r.encoded[i].ready = false
@@ -85,7 +87,7 @@ func (r *run) encode(qos byte, v5 bool) *encoding {
 		q := min(qos, rec.QoS)
 		r.props = r.props[:0]
 		if v5 {
-			r.props = appendProps(r.props, rec.Expires, r.now, nil)
+			r.props = appendProps(append(r.props, rec.Props...), rec.Expires, r.now, nil)
 		}
 		before := len(e.frames)
 		var at int

@@ -54,12 +54,15 @@ type Session struct {
 	rewinds   int                 // how often it was told to read the log again; since then, the window may not be in seq order
 	noticed   map[string]struct{} // topics that have been told of the gap at pos, if not all have; replaced, never changed
 	over      bool                // it has ended: nothing is queued any more
-	broken    bool                // something has panicked, and the pump is to start it anew
-	pumping   bool
-	again     bool // somebody asked for the pump while it ran
-	dirty     bool // the stored cursor is out of date
-	lagging   bool // the window has room that is to be used soon
-	roomy     bool // the window takes more memory than it needs
+	// promptFrom is the seq from which on messages have reached the session at once: since
+	// then its client has had room for all that came. 0 says that it is behind in earnest.
+	promptFrom uint64
+	broken     bool // something has panicked, and the pump is to start it anew
+	pumping    bool
+	again      bool // somebody asked for the pump while it ran
+	dirty      bool // the stored cursor is out of date
+	lagging    bool // the window has room that is to be used soon
+	roomy      bool // the window takes more memory than it needs
 
 	stored   []uint64          // seqs of QoS 2 messages in the store, ascending
 	restored map[uint64]uint16 // packet ids of those that the store had when the broker started; not changed after

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"fmt"
+	"slices"
 
 	"mynah/broker/msglog"
 	"mynah/chat"
@@ -9,20 +10,24 @@ import (
 
 // Signal hands a message that is not logged to the attached sessions that subscribe to
 // its topic, at QoS 0, and to none that is under pressure.
-func (e *Engine) Signal(topic string, payload []byte) {
+func (e *Engine) Signal(topic string, payload []byte) { e.SignalWith(topic, nil, payload) }
+
+// SignalWith is Signal with MQTT 5 properties, as in a PUBLISH (3.3.2.3), for clients that
+// take them.
+func (e *Engine) SignalWith(topic string, props, payload []byte) {
 	if en := e.entryOf(topic); en != nil {
-		e.signal(en, topic, payload)
+		e.signal(en, topic, props, payload)
 	}
 	if chat.ParseTopic(topic).Kind != chat.KindUserSignal {
 		return
 	}
 	if en := e.entryOf(allUserSignals); en != nil {
-		e.signal(en, topic, payload)
+		e.signal(en, topic, props, payload)
 	}
 }
 
 // signal hands it to the sessions of one entry.
-func (e *Engine) signal(en *entry, topic string, payload []byte) {
+func (e *Engine) signal(en *entry, topic string, props, payload []byte) {
 	var frames [2][]byte
 	en.mu.RLock()
 	defer en.mu.RUnlock()
@@ -37,10 +42,10 @@ func (e *Engine) signal(en *entry, topic string, payload []byte) {
 		var frame []byte
 		switch {
 		case v5 && ids != nil:
-			frame, _ = appendPublish(nil, topic, 0, false, true, appendProps(nil, 0, 0, ids), payload)
+			frame, _ = appendPublish(nil, topic, 0, false, true, appendProps(slices.Clone(props), 0, 0, ids), payload)
 		case v5:
 			if frames[1] == nil {
-				frames[1], _ = appendPublish(nil, topic, 0, false, true, nil, payload)
+				frames[1], _ = appendPublish(nil, topic, 0, false, true, props, payload)
 			}
 			frame = frames[1]
 		default:

@@ -233,7 +233,7 @@ type Message struct {
 	TS        int64
 	Type      string
 	Mid       string
-	Body      any
+	Body      any // a lone number as the text that it was published as
 }
 
 // ReceivePlain returns the next PUBLISH, not acknowledged, and fails the test if something
@@ -256,6 +256,13 @@ func (c *Client) Receive() Message {
 	m := Message{Packet: pk}
 	if err := json.Unmarshal(pk.Payload, &m); err != nil {
 		c.tb.Fatalf("payload %q: %v", pk.Payload, err)
+	}
+	if _, is := m.Body.(float64); is && m.Type == "data" {
+		var number struct{ Body json.Number }
+		if err := json.Unmarshal(pk.Payload, &number); err != nil {
+			c.tb.Fatalf("payload %q: %v", pk.Payload, err)
+		}
+		m.Body = number.Body.String()
 	}
 	return m
 }
