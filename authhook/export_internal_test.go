@@ -1,6 +1,10 @@
 package authhook
 
-import mqtt "github.com/mochi-mqtt/server/v2"
+import (
+	"strings"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+)
 
 // For the black-box tests.
 var (
@@ -38,3 +42,20 @@ func (h *Hook) SetIdentity(cl *mqtt.Client, id *Identity) { h.clients.set(cl, id
 
 // Connections returns how many clients have an identity now.
 func (h *Hook) Connections() int { return int(h.clients.count.Load()) }
+
+// IDSubject returns the foreign subject whose id it is: what SubjectID undoes.
+func IDSubject(id string) string {
+	if !Escaped(id) {
+		return id
+	}
+	var subject strings.Builder
+	for i := 0; i < len(id); i++ {
+		if c, ok := escaped(id[i:]); ok {
+			subject.WriteByte(c)
+			i += 2
+		} else {
+			subject.WriteByte(id[i])
+		}
+	}
+	return subject.String()
+}

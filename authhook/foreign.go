@@ -175,7 +175,7 @@ func foreignRole(texts []string) Role {
 // is an id is its own, except that it looks like an escaped one, which has ~ and two of
 // 0-9 A-F. In all others every byte that is none of A-Z a-z 0-9 _ . - is written as ~ and
 // its two hexadecimal digits: auth0|5f is auth0~7C5f. So no two subjects have one id,
-// and the subject can be read from it (IDSubject). It returns ErrClaims for what would
+// and the subject can be read from it. It returns ErrClaims for what would
 // be longer than an id.
 func SubjectID(subject string) (string, error) {
 	if chat.ValidID(subject) && !Escaped(subject) {
@@ -202,23 +202,6 @@ func SubjectID(subject string) (string, error) {
 }
 
 const escape = '~'
-
-// IDSubject returns the foreign subject whose id it is: what SubjectID undoes.
-func IDSubject(id string) string {
-	if !Escaped(id) {
-		return id
-	}
-	var subject strings.Builder
-	for i := 0; i < len(id); i++ {
-		if c, ok := escaped(id[i:]); ok {
-			subject.WriteByte(c)
-			i += 2
-		} else {
-			subject.WriteByte(id[i])
-		}
-	}
-	return subject.String()
-}
 
 // Escaped reports whether the id looks like one that stands for a foreign subject which
 // is no id. Nobody registers such an id.

@@ -3,6 +3,7 @@ package authhook_test
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -27,9 +28,7 @@ func TestForeignClaims(t *testing.T) {
 	with := func(more map[string]any) map[string]any {
 		all := map[string]any{}
 		for _, m := range []map[string]any{everything, more} {
-			for name, value := range m {
-				all[name] = value
-			}
+			maps.Copy(all, m)
 		}
 		return all
 	}
