@@ -284,3 +284,24 @@ func (s *Server) Stop(sig syscall.Signal) {
 		s.tb.Fatalf("pgtest: %v", err)
 	}
 }
+
+// Admit lets everybody from a network in, without a password, where the server listens
+// on an address of it.
+func (s *Server) Admit(network string) {
+	s.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.URL())
+	if err != nil {
+		s.tb.Fatalf("pgtest: %v", err)
+	}
+	defer func() { _ = conn.Close(ctx) }() // the statements' own error is what matters
+	for _, sql := range []string{
+		`COPY (SELECT 'host all all ` + network + ` trust') TO PROGRAM 'cat >>pg_hba.conf'`, // its folder is the cluster
+		`SELECT pg_reload_conf()`,
+	} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			s.tb.Fatalf("pgtest: %s: %v", sql, err)
+		}
+	}
+}
