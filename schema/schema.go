@@ -24,6 +24,9 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
+
+	"mynah/internal/pgdial"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -51,6 +54,9 @@ const lockID = 0x6d796e6168
 // undefinedTable is PostgreSQL's code for a table that does not exist.
 const undefinedTable = "42P01"
 
+// lockNotAvailable is its code for having waited too long for somebody else's lock.
+const lockNotAvailable = "55P03"
+
 //go:embed migrations/*.sql
 var embedded embed.FS
 
@@ -70,11 +76,12 @@ func Version() int64 {
 }
 
 // Migrate applies what the database lacks. It waits while another process
-// migrates the same database, until ctx ends. ErrNewer is returned if the
-// database has a migration that this binary does not know; nothing is changed
-// then. databaseURL is a PostgreSQL URL or key-value string.
-func Migrate(ctx context.Context, databaseURL string) error {
-	config, err := pgx.ParseConfig(databaseURL)
+// migrates the same database, until ctx ends or lockLimit has passed, and tells
+// waiting, after five seconds and again twice a minute, which session it waits for.
+// ErrNewer is returned if the database has a migration that this binary does not know;
+// nothing is changed then. databaseURL is a PostgreSQL URL or key-value string.
+func Migrate(ctx context.Context, databaseURL string, waiting ...func(holder string)) error {
+	config, err := pgdial.Parse(databaseURL, "mynah migrate")
 	if err != nil {
 		return fmt.Errorf("migrate: read the database address: %w", err)
 	}
@@ -90,11 +97,11 @@ func Migrate(ctx context.Context, databaseURL string) error {
 	if encoding != utf8 {
 		return fmt.Errorf("migrate: %w (it is %s)", ErrEncoding, encoding)
 	}
-	return migrate(ctx, db, Migrations())
+	return migrate(ctx, db, Migrations(), waiting...)
 }
 
-func migrate(ctx context.Context, db *sql.DB, files fs.FS) error {
-	locker := &advisoryLocker{}
+func migrate(ctx context.Context, db *sql.DB, files fs.FS, waiting ...func(holder string)) error {
+	locker := &advisoryLocker{waiting: waiting}
 	provider, err := goose.NewProvider(goose.DialectPostgres, db, files,
 		goose.WithTableName(versionTable),
 		goose.WithSessionLocker(locker),
@@ -112,7 +119,11 @@ func migrate(ctx context.Context, db *sql.DB, files fs.FS) error {
 	if err := locker.refuseNewer(ctx, db); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	if _, err := provider.Up(ctx); err != nil {
+	_, err = provider.Up(ctx)
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == lockNotAvailable {
+		return fmt.Errorf("migrate: another session has had a table locked for more than %s: see pg_locks and pg_stat_activity, end it, then try again: %w", tableLimit, err)
+	}
+	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	return nil
@@ -194,16 +205,55 @@ func notNewer(applied, known []int64) error {
 	return nil
 }
 
-// advisoryLocker is goose's session lock by a plain pg_advisory_lock, which waits
-// without polling. PostgreSQL releases it when the connection ends. Under the
-// lock, and before goose touches anything, it refuses a newer database.
+// How long a migration waits for what others have.
+const (
+	lockLimit  = 15 * time.Minute // for another migration
+	tableLimit = "2min"           // for a table, unless the address or the role says otherwise
+	askEvery   = 100 * time.Millisecond
+	tellAfter  = 5 * time.Second
+	tellEvery  = 30 * time.Second
+)
+
+// advisoryLocker is goose's session lock by an advisory lock, which PostgreSQL releases
+// when the connection ends. It asks again and again, so that it can say who has it. Under
+// the lock, and before goose touches anything, it refuses a newer database.
 type advisoryLocker struct {
-	known []int64
+	known   []int64
+	waiting []func(holder string)
 }
 
 func (l *advisoryLocker) SessionLock(ctx context.Context, conn *sql.Conn) error {
-	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock($1)`, int64(lockID)); err != nil {
-		return fmt.Errorf("wait for the migration lock: %w", err)
+	began := time.Now()
+	tell := began.Add(tellAfter)
+	for {
+		var ours bool
+		if err := conn.QueryRowContext(ctx, `SELECT pg_try_advisory_lock($1)`, int64(lockID)).Scan(&ours); err != nil {
+			return fmt.Errorf("wait for the migration lock: %w", err)
+		}
+		if ours {
+			break
+		}
+		if now := time.Now(); now.After(tell) {
+			tell = now.Add(tellEvery)
+			holder := "a session that has just ended"
+			if err := conn.QueryRowContext(ctx, pgdial.SelectLockHolder, int64(lockID)).Scan(&holder); err != nil && !errors.Is(err, sql.ErrNoRows) {
+				return fmt.Errorf("look who has the migration lock: %w", err)
+			}
+			for _, waiting := range l.waiting {
+				waiting(holder)
+			}
+			if now.Sub(began) > lockLimit {
+				return fmt.Errorf("another migration has not ended for %v (%s): see whether it still works; pg_terminate_backend ends it", lockLimit, holder)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the migration lock: %w", ctx.Err())
+		case <-time.After(askEvery):
+		}
+	}
+	if _, err := conn.ExecContext(ctx, `SELECT set_config('lock_timeout', $1, false) WHERE current_setting('lock_timeout') = '0'`, tableLimit); err != nil {
+		return errors.Join(fmt.Errorf("limit the wait for tables: %w", err), l.SessionUnlock(context.WithoutCancel(ctx), conn))
 	}
 	if err := l.refuseNewer(ctx, conn); err != nil {
 		return errors.Join(err, l.SessionUnlock(context.WithoutCancel(ctx), conn))

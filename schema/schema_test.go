@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"mynah/internal/leak"
 	"mynah/internal/pgtest"
@@ -217,5 +218,56 @@ FROM generate_series(1, 20000) AS n`)
 	}
 	if total != 400 {
 		t.Errorf("read %d messages, want 400", total)
+	}
+}
+
+// Guards against a start that waits for another migration, perhaps of a process that is
+// gone, without a word.
+func TestMigrateTellsForWhomItWaits(t *testing.T) {
+	t.Parallel()
+	address := pgtest.NewEmpty(t)
+	other := connect(t, address+"&application_name=somebody-else")
+	if _, err := other.Exec(t.Context(), `SELECT pg_advisory_lock($1)`, int64(0x6d796e6168)); err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan string, 10)
+	ended := make(chan error, 1)
+	go func() { ended <- schema.Migrate(t.Context(), address, func(holder string) { told <- holder }) }()
+	select {
+	case holder := <-told:
+		if !strings.Contains(holder, "somebody-else") || !strings.Contains(holder, "connected since") {
+			t.Errorf("it waits for %q, want who that is and since when", holder)
+		}
+	case err := <-ended:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(30 * time.Second):
+		t.Fatal("it waits without a word")
+	}
+	if err := other.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("after the other one has ended: %v", err)
+	}
+}
+
+// Guards against a start that waits for ever for a table that somebody has locked.
+func TestMigrateGivesUpOnLockedTable(t *testing.T) {
+	t.Parallel()
+	address := pgtest.NewEmpty(t)
+	other := connect(t, address)
+	if _, err := other.Exec(t.Context(), `BEGIN; LOCK pg_class IN EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	// The address wins over the two minutes that are usual.
+	err := schema.Migrate(t.Context(), address+"&lock_timeout=500ms")
+	if err == nil || !strings.Contains(err.Error(), "another session has had a table locked") {
+		t.Errorf("got %v, want what is in the way", err)
+	}
+	if _, err := other.Exec(t.Context(), `ROLLBACK`); err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Migrate(t.Context(), address); err != nil {
+		t.Errorf("after that: %v", err)
 	}
 }
