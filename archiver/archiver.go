@@ -31,7 +31,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"mynah/internal/pgdial"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 )
@@ -100,7 +101,7 @@ func (c *Config) validate() error {
 		return fmt.Errorf("archiver: broker address %q: want %s and a host, like tcp://localhost:1883",
 			c.BrokerURL, strings.Join(schemes, "://, "))
 	}
-	if _, err := pgx.ParseConfig(c.DatabaseURL); err != nil || c.DatabaseURL == "" {
+	if _, err := pgdial.Parse(c.DatabaseURL, application); err != nil || c.DatabaseURL == "" {
 		return errors.Join(errors.New("archiver: database address is missing or wrong"), err)
 	}
 	if c.BatchSize < 0 || c.Linger < 0 || c.MaxBytes < 0 || c.KeepAlive < 0 {
@@ -242,6 +243,17 @@ func (a *Archiver) Stop(ctx context.Context) error {
 
 // Lag returns how far the archive is behind.
 func (a *Archiver) Lag() Lag { return a.stats.lag() }
+
+// AwaitConnected waits until there is a connection to the broker, and reports whether
+// there is: not if ctx ends first.
+func (a *Archiver) AwaitConnected(ctx context.Context) bool {
+	select {
+	case <-a.stats.firstConnection:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
 
 // Collector returns the archiver's metrics.
 func (a *Archiver) Collector() prometheus.Collector { return a.stats }

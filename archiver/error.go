@@ -14,8 +14,15 @@ const (
 	uniqueViolation = "23505"
 	notNull         = "23502"
 	undefinedTable  = "42P01"
+	lockNotHad      = "55P03"
 	messagesKey     = "messages_pkey"
 )
+
+// isLocked reports whether PostgreSQL gave up waiting for somebody else's lock.
+func isLocked(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == lockNotHad
+}
 
 // isDuplicate reports whether PostgreSQL refused a row because its seq is there
 // already.
@@ -64,6 +71,9 @@ func hint(err error) string {
 	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == undefinedTable {
 		return "run mynah migrate"
+	}
+	if isLocked(err) {
+		return "another session has locked table messages or rows of it: see pg_locks and pg_stat_activity"
 	}
 	return ""
 }

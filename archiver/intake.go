@@ -72,6 +72,13 @@ func (r *run) receive(ctx context.Context) {
 			pause = 0
 		case untrusted:
 			attrs = append(attrs, "advice", "see that --broker-ca has the authority of the broker's certificate, and that the certificate is for the host in --broker-url")
+		case isRefused(err):
+			attrs = append(attrs, "advice", "see that the token is one that the broker accepts, of role archiver: --jwt-secret (or the secret in --data-dir) must be the broker's, --token-file not expired, --jwt-issuer and --jwt-audience the broker's")
+			r.log.ErrorContext(ctx, "the broker refuses the archiver's token; trying again", attrs...)
+			if !pause.wait(ctx) {
+				return
+			}
+			continue
 		case errors.Is(err, errLost):
 			attrs = append(attrs, "advice", "if this repeats, look for another archiver with the client id "+r.cfg.ClientID)
 		}
@@ -80,6 +87,11 @@ func (r *run) receive(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// isRefused reports whether the broker refused who we are (MQTT 3.1.1, 3.2.2.3).
+func isRefused(err error) bool {
+	return errors.Is(err, packets.ErrorRefusedBadUsernameOrPassword) || errors.Is(err, packets.ErrorRefusedNotAuthorised)
 }
 
 // session connects, subscribes and returns when the connection has ended.

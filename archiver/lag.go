@@ -31,6 +31,8 @@ type stats struct {
 	now     func() time.Time
 	pending atomic.Int64 // received, not acknowledged
 
+	firstConnection chan struct{} // closed when there has been a connection to the broker
+
 	mu         sync.Mutex // guards what follows
 	building   int64      // ts of the first message of the batch that is being made, 0 if none
 	committing int64      // the same of the batch that is being committed
@@ -58,19 +60,21 @@ func newStats(now func() time.Time) *stats {
 		return prometheus.NewDesc(prometheus.BuildFQName("mynah", "archiver", name), help, nil, nil)
 	}
 	return &stats{
-		now:          now,
-		stored:       counter("messages_total", "Messages stored in PostgreSQL."),
-		duplicates:   counter("duplicates_total", "Messages that were delivered again and were stored already."),
-		dead:         counter("dead_letters_total", "Messages that could not be stored and went to dead_letters."),
-		retries:      counter("retries_total", "Batches that PostgreSQL did not take and that were tried again."),
-		connections:  counter("connections_total", "Connections made to the broker."),
-		batch:        histogram("batch_messages", "Messages in a batch.", prometheus.ExponentialBuckets(1, 4, 8)),
-		seconds:      histogram("commit_seconds", "Time to store a batch, from the first attempt to the commit.", prometheus.ExponentialBuckets(0.001, 4, 9)),
-		lagMessages:  gauge("lag_messages", "Messages that the broker has and PostgreSQL has not."),
-		lagSeconds:   gauge("lag_seconds", "Age of the oldest message that the broker has and PostgreSQL has not."),
-		committedSeq: gauge("committed_seq", "Greatest seq in PostgreSQL."),
-		broker:       gauge("broker_connected", "1 if there is a connection to the broker."),
-		postgres:     gauge("database_up", "1 if PostgreSQL took the last batch or answered since."),
+		now: now,
+
+		firstConnection: make(chan struct{}),
+		stored:          counter("messages_total", "Messages stored in PostgreSQL."),
+		duplicates:      counter("duplicates_total", "Messages that were delivered again and were stored already."),
+		dead:            counter("dead_letters_total", "Messages that could not be stored and went to dead_letters."),
+		retries:         counter("retries_total", "Batches that PostgreSQL did not take and that were tried again."),
+		connections:     counter("connections_total", "Connections made to the broker."),
+		batch:           histogram("batch_messages", "Messages in a batch.", prometheus.ExponentialBuckets(1, 4, 8)),
+		seconds:         histogram("commit_seconds", "Time to store a batch, from the first attempt to the commit.", prometheus.ExponentialBuckets(0.001, 4, 9)),
+		lagMessages:     gauge("lag_messages", "Messages that the broker has and PostgreSQL has not."),
+		lagSeconds:      gauge("lag_seconds", "Age of the oldest message that the broker has and PostgreSQL has not."),
+		committedSeq:    gauge("committed_seq", "Greatest seq in PostgreSQL."),
+		broker:          gauge("broker_connected", "1 if there is a connection to the broker."),
+		postgres:        gauge("database_up", "1 if PostgreSQL took the last batch or answered since."),
 	}
 }
 
@@ -145,6 +149,13 @@ func (s *stats) setConnected(is bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.connected = is
+	if is {
+		select {
+		case <-s.firstConnection: // closed already
+		default:
+			close(s.firstConnection)
+		}
+	}
 }
 
 func (s *stats) databaseAway() {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"mynah/internal/pgdial"
 	"mynah/schema"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +21,14 @@ const (
 	// commitTimeout is how long PostgreSQL may take over a transaction before
 	// the connection is given up. The batch is kept.
 	commitTimeout = time.Minute
+	// statementTimeout is the same on PostgreSQL's side, and lockTimeout how long it
+	// waits there for somebody else's lock, unless somebody has decided otherwise. A
+	// lock that is held for longer is waited for in attempts; an older session of ours
+	// that has lost its archiver is ended, see endStuck.
+	// idleTimeout is for a transaction in which nothing more comes.
+	statementTimeout = "60s"
+	lockTimeout      = "5s"
+	idleTimeout      = "10s"
 	// lookEvery is how often an idle archiver asks whether PostgreSQL is there.
 	lookEvery = 3 * time.Second
 	// tellEvery is how often the same failure is logged.
@@ -29,6 +38,8 @@ const (
 	carefulBatches = 16
 
 	stagingTable = "pg_temp.mynah_incoming"
+	// application is what PostgreSQL shows of the archiver's session.
+	application = "mynah archiver"
 )
 
 var (
@@ -91,7 +102,7 @@ func (s *store) look(ctx context.Context) {
 	if err == nil {
 		limited, cancel := context.WithTimeout(ctx, connectTimeout)
 		defer cancel()
-		err = s.conn.Ping(limited)
+		err = pgdial.TakesWrites(limited, s.conn)
 	}
 	if err != nil && ctx.Err() == nil {
 		s.failed(ctx, err)
@@ -122,6 +133,9 @@ func (s *store) store(ctx context.Context, b *batch) bool {
 // server that is well.
 func (s *store) failed(ctx context.Context, err error) {
 	s.stats.databaseAway()
+	if s.conn != nil && isLocked(err) {
+		s.endStuck(ctx, s.conn)
+	}
 	s.disconnect()
 	if time.Since(s.told) < tellEvery && err.Error() == s.toldWhat {
 		return
@@ -151,18 +165,18 @@ func (s *store) connect(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	config, err := pgx.ParseConfig(s.address)
+	config, err := pgdial.Parse(s.address, application)
 	if err != nil {
 		return fmt.Errorf("read the database address: %w", err)
-	}
-	if config.RuntimeParams["application_name"] == "" {
-		config.RuntimeParams["application_name"] = "mynah archiver"
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
 	if err := s.prepare(ctx, conn); err != nil {
+		if isLocked(err) { // behind somebody who wants to change the table and waits as well
+			s.endStuck(ctx, conn)
+		}
 		return errors.Join(err, conn.Close(ctx))
 	}
 	s.conn = conn
@@ -170,6 +184,12 @@ func (s *store) connect(ctx context.Context) error {
 }
 
 func (s *store) prepare(ctx context.Context, conn *pgx.Conn) error {
+	// PostgreSQL must not go on with what this side has given up, nor wait for ever.
+	if err := pgdial.Limit(ctx, conn, map[string]string{
+		"statement_timeout": statementTimeout, "lock_timeout": lockTimeout, "idle_in_transaction_session_timeout": idleTimeout,
+	}); err != nil {
+		return fmt.Errorf("limit the session: %w", err)
+	}
 	// A wrong column type must not turn every message into a dead letter.
 	table, err := conn.Prepare(ctx, "", "SELECT "+columns+" FROM messages")
 	if err != nil {
@@ -191,6 +211,26 @@ func (s *store) prepare(ctx context.Context, conn *pgx.Conn) error {
 	}
 	s.stats.position(uint64(max(0, last)))
 	return nil
+}
+
+// endStuck ends older sessions of archivers with our role and application name that have
+// had a write lock on the table for longer than lockTimeout and wait for their client: an
+// archiver whose connection was lost in the middle of a batch, which PostgreSQL has not
+// noticed. Its rows keep ours waiting, and with them whoever wants to change the table. To
+// end that of an archiver that lives costs it an attempt.
+func (s *store) endStuck(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	rows, err := conn.Query(ctx, schema.EndStuckArchivers, lockTimeout)
+	if err == nil {
+		var ended []string
+		if ended, err = pgx.CollectRows(rows, pgx.RowTo[string]); len(ended) > 0 {
+			s.log.WarnContext(ctx, "ended sessions of an archiver that kept messages locked and waited for a client that is gone", "sessions", ended)
+		}
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "cannot end sessions of an archiver that may keep messages locked", "error", err)
+	}
 }
 
 // storeBatch makes every message of the batch a row or a dead letter. After an

@@ -21,6 +21,26 @@ ON CONFLICT (topic, sha256(payload)) DO UPDATE
 SET attempts = dead_letters.attempts + 1, last_attempt_at = now(),
     reason = excluded.reason, sqlstate = excluded.sqlstate`
 
+	// EndStuckArchivers ends sessions that are older than this one, with its role and
+	// application name, that have had a write lock on messages for longer than $1 (an
+	// interval as text) and wait for their client. It says which.
+	EndStuckArchivers = `
+WITH stuck AS MATERIALIZED (
+    SELECT a.pid, a.backend_start
+    FROM pg_stat_activity a
+    JOIN pg_stat_activity own ON own.pid = pg_backend_pid()
+    WHERE a.usename = session_user AND a.datname = current_database()
+        AND a.application_name = current_setting('application_name')
+        AND a.backend_start < own.backend_start
+        AND a.xact_start < clock_timestamp() - $1::text::interval
+        AND a.wait_event_type = 'Client'
+        AND EXISTS (
+            SELECT FROM pg_locks l
+            WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.granted AND l.mode = 'RowExclusiveLock'
+                AND l.database = a.datid AND l.relation = to_regclass('messages')))
+SELECT format('process %s of PostgreSQL, connected since %s', pid, backend_start)
+FROM stuck WHERE pg_terminate_backend(pid)`
+
 	// SelectDeadLetters reads dead letters in the order in which they came:
 	// those after id $1, at most $2. It gives id, topic, payload. The rows
 	// stay locked until the transaction ends; those that somebody else has
