@@ -25,14 +25,17 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"mynah/authhook"
+	"mynah/internal/pgdial"
 	"mynah/schema"
 )
 
@@ -41,6 +44,9 @@ const Subject = authhook.SubjectSystem
 
 // lockID is the advisory lock of the relay that publishes ("notice" in ASCII).
 const lockID = 0x6e6f74696365
+
+// application is what PostgreSQL shows of the relay's session.
+const application = "mynah notices"
 
 // channel is notified after each transaction that wrote a notice.
 const channel = "mynah_outbox"
@@ -62,6 +68,15 @@ const (
 	// pieceTimeout.
 	mostPiece    = 2000
 	pieceTimeout = "1s"
+	// silenceTimeout is after how much silence PostgreSQL ends the session, and with it
+	// gives the lock back, also where a proxy acknowledges for a relay that is gone. The
+	// relay asks something every pollEvery, and while it waits for the broker, which it
+	// does for at most ackTimeout at once, when pingEvery has passed.
+	silenceTimeout = "20s"
+	pingEvery      = 5 * time.Second
+	// tellAfter is how long the relay waits for its turn before it says for whom.
+	tellAfter    = time.Second
+	lockAskEvery = 500 * time.Millisecond
 )
 
 // Config is what a Relay needs.
@@ -93,7 +108,7 @@ type Relay struct {
 
 // New returns a Relay. It does nothing yet: Start does.
 func New(cfg Config) (*Relay, error) {
-	if _, err := pgx.ParseConfig(cfg.DatabaseURL); err != nil {
+	if _, err := pgdial.Parse(cfg.DatabaseURL, application); err != nil {
 		return nil, errors.New("notice: the database's address cannot be understood") // the parser's error may quote the password
 	}
 	if cfg.BrokerURL == "" || cfg.Token == nil {
@@ -180,7 +195,7 @@ func (r *Relay) turn(ctx context.Context) error {
 	if err := r.lock(ctx, conn); err != nil {
 		return err
 	}
-	client, lost, err := r.dial(ctx)
+	client, lost, err := r.dial(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -226,16 +241,28 @@ func (r *Relay) turn(ctx context.Context) error {
 func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, r.cfg.DatabaseURL)
+	config, err := pgdial.Parse(r.cfg.DatabaseURL, application)
+	if err != nil {
+		return nil, errors.New("the database's address cannot be understood") // New has read it
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	if err := pgdial.Limit(ctx, conn, map[string]string{
+		"idle_session_timeout": silenceTimeout, "idle_in_transaction_session_timeout": silenceTimeout,
+	}); err != nil {
+		return nil, errors.Join(fmt.Errorf("limit the session's silence: %w", err), conn.Close(ctx))
 	}
 	return conn, nil
 }
 
-// lock waits until it is this relay's turn. It asks again and again instead of
-// waiting in PostgreSQL, which would show as a query that hangs.
+// lock waits until it is this relay's turn, and says for whom if that takes its time. It
+// asks again and again instead of waiting in PostgreSQL, which would show as a query that
+// hangs.
 func (r *Relay) lock(ctx context.Context, conn *pgx.Conn) error {
+	tell := time.Now().Add(tellAfter)
+	holder := ""
 	for {
 		var mine bool
 		asking, cancel := context.WithTimeout(ctx, queryTimeout)
@@ -247,17 +274,39 @@ func (r *Relay) lock(ctx context.Context, conn *pgx.Conn) error {
 		if mine {
 			return nil
 		}
+		if !time.Now().Before(tell) {
+			holder, tell = r.tellHolder(ctx, conn, holder), time.Now().Add(tellAfter)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(lockAskEvery):
 		}
 	}
 }
 
-// dial connects to the broker. paho's own reconnecting and store are off: what is
+// tellHolder logs which session has the lock, if it is not the one that was told last,
+// and returns it. Where several APIs run that is what all but one of them say; where one
+// runs it is a session that PostgreSQL has not given up yet.
+func (r *Relay) tellHolder(ctx context.Context, conn *pgx.Conn, told string) string {
+	asking, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	var holder string
+	if err := conn.QueryRow(asking, pgdial.SelectLockHolder, int64(lockID)).Scan(&holder); err != nil {
+		return told // nobody has it any more, or lock sees what is wrong
+	}
+	// What it does changes all the time; who it is does not.
+	who, _, _ := strings.Cut(holder, ", connected since")
+	if who != told {
+		r.log.InfoContext(ctx, "another session publishes the notices; waiting to take its place", "holder", holder)
+	}
+	return who
+}
+
+// dial connects to the broker, and shows PostgreSQL meanwhile that the relay is there.
+// paho's own reconnecting and store are off: what is
 // not acknowledged is in the outbox.
-func (r *Relay) dial(ctx context.Context) (mqtt.Client, <-chan error, error) {
+func (r *Relay) dial(ctx context.Context, conn *pgx.Conn) (mqtt.Client, <-chan error, error) {
 	token, err := r.cfg.Token(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("get a token: %w", err)
@@ -281,7 +330,14 @@ func (r *Relay) dial(ctx context.Context) (mqtt.Client, <-chan error, error) {
 		if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
 			err = fmt.Errorf("%w (see that --broker-ca has the authority of the broker's certificate, and that the certificate is for the host in --broker-url)", err)
 		}
+		if errors.Is(err, packets.ErrorRefusedBadUsernameOrPassword) || errors.Is(err, packets.ErrorRefusedNotAuthorised) {
+			err = fmt.Errorf("%w: the broker refuses the token (see that it is one that the broker accepts, of role service with sub %s: --jwt-secret must be the broker's, --token-file not expired)", err, Subject)
+		}
 		return nil, nil, fmt.Errorf("connect to the broker: %w", err)
+	}
+	if err := r.ping(ctx, conn); err != nil {
+		client.Disconnect(0)
+		return nil, nil, err
 	}
 	// With MQTT 3.1.1 this is where a refusal is told.
 	refusals := client.Subscribe("user/"+Subject+"/error", 0, func(_ mqtt.Client, m mqtt.Message) {
@@ -353,7 +409,14 @@ func (r *Relay) batch(ctx context.Context, conn *pgx.Conn, client mqtt.Client, l
 	}
 	// All that come before the first failure are in the log.
 	ids := make([]int64, 0, len(notices))
+	asked := time.Now()
 	for i, t := range tokens {
+		if time.Since(asked) > pingEvery {
+			if err := r.ping(ctx, conn); err != nil {
+				return false, errors.Join(failed, err)
+			}
+			asked = time.Now()
+		}
 		if err := waitAck(ctx, t, lost); err != nil {
 			failed = err
 			break
@@ -377,6 +440,16 @@ func waitAck(ctx context.Context, t mqtt.Token, lost <-chan error) error {
 	}
 	if err := wait(ctx, t); err != nil {
 		return fmt.Errorf("publish: %w", err)
+	}
+	return nil
+}
+
+// ping shows PostgreSQL that the relay is there.
+func (r *Relay) ping(ctx context.Context, conn *pgx.Conn) error {
+	asking, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	if err := conn.Ping(asking); err != nil {
+		return fmt.Errorf("ask the database whether it is there: %w", err)
 	}
 	return nil
 }

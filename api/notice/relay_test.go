@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,7 +27,16 @@ import (
 	"mynah/internal/waitfor"
 )
 
-func TestMain(m *testing.M) { leak.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(childDatabase) != "" {
+		if err := runChild(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	leak.Main(m)
+}
 
 var secret = []byte("a secret for tests, 32 bytes or more")
 
