@@ -56,7 +56,11 @@ import (
 	"mynah/api/social"
 	"mynah/authhook"
 	"mynah/chat"
+	"mynah/internal/pgdial"
 )
+
+// application is what PostgreSQL shows of the directory's sessions.
+const application = "mynah directory"
 
 // Config is what a Directory needs. A zero field means its default.
 type Config struct {
@@ -110,7 +114,7 @@ var _ authhook.Directory = (*Directory)(nil)
 
 // New returns a Directory. It asks nobody anything yet: Start does.
 func New(cfg Config) (*Directory, error) {
-	config, err := pgxpool.ParseConfig(cfg.DatabaseURL)
+	config, err := pgdial.ParsePool(cfg.DatabaseURL, application)
 	if err != nil {
 		return nil, errors.New("directory: the database's address cannot be understood") // the parser's error may quote the password
 	}
@@ -132,7 +136,7 @@ func New(cfg Config) (*Directory, error) {
 	config.MaxConns = 6
 	config.ConnConfig.ConnectTimeout = loadTimeout
 	// It outlives every context; Stop closes it. It connects when it is used.
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	pool, err := pgdial.NewPool(context.Background(), config)
 	if err != nil {
 		return nil, fmt.Errorf("directory: %w", err)
 	}

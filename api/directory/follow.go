@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"mynah/api/changes"
 	"mynah/authhook"
+	"mynah/internal/pgdial"
 	"mynah/schema"
 )
 
@@ -21,6 +23,10 @@ const (
 	pauseMax = time.Second
 	// anew is how many are loaded ahead after a gap in the feed: those used last.
 	anew = 20_000
+	// readOnlyPause is how long the follower stays on a connection to a server that takes
+	// no writes. It has what is known, and so is better than none; but the address may
+	// lead to the server that has taken its place by now.
+	readOnlyPause = 5 * time.Second
 	// seenEvery is how often it is noted who connected.
 	seenEvery = 10 * time.Second
 )
@@ -50,6 +56,9 @@ func (d *Directory) follow(ctx context.Context, reader *changes.Reader, first ch
 		})
 		if ctx.Err() != nil {
 			return
+		}
+		if errors.Is(err, pgdial.ErrReadOnly) {
+			continue // it has been a while
 		}
 		if !d.away.Swap(true) {
 			d.log.WarnContext(ctx, "PostgreSQL is away: known rights go on, unknown ones are refused", "error", err)
@@ -89,6 +98,7 @@ func (d *Directory) session(ctx context.Context, reader *changes.Reader, save, n
 		return err
 	}
 	var asked []string // who waits for what was committed before the next reading
+	began := time.Now()
 	for {
 		if err := d.read(ctx, reader, conn); err != nil {
 			return err
@@ -116,6 +126,14 @@ func (d *Directory) session(ctx context.Context, reader *changes.Reader, save, n
 		cancel()
 		if err != nil && !idle {
 			return fmt.Errorf("wait for changes: %w", err)
+		}
+		if idle && time.Since(began) > readOnlyPause {
+			asking, cancel := context.WithTimeout(ctx, feedTimeout)
+			err := pgdial.TakesWrites(asking, conn)
+			cancel()
+			if err != nil {
+				return fmt.Errorf("ask whether the server takes writes: %w", err)
+			}
 		}
 	}
 }
