@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -36,9 +37,21 @@ const (
 	// Database is the database that Start creates.
 	Database = "mynah"
 
-	port       = 5432 // names the socket; nothing listens on it
-	socketMax  = 107  // bytes of a Unix socket's path, on Linux
-	stopGrace  = 30 * time.Second
+	port      = 5432 // names the socket; nothing listens on it
+	socketMax = 107  // bytes of a Unix socket's path, on Linux
+	stopGrace = 30 * time.Second
+
+	// How long each step of a start may take. To recover takes as long as what was
+	// written since the last checkpoint, on a slow disk; it would begin again from there.
+	initdbLimit  = 10 * time.Minute
+	answerLimit  = time.Minute
+	recoverLimit = 2 * time.Hour
+	createLimit  = 5 * time.Minute
+	// tellAfter is how long a step takes before it is said what is waited for, and
+	// tellEvery how often that is repeated.
+	tellAfter = 5 * time.Second
+	tellEvery = 30 * time.Second
+
 	backoffMin = 250 * time.Millisecond
 	backoffMax = 15 * time.Second
 )
@@ -148,7 +161,12 @@ func (s *Server) start(ctx context.Context) (err error) {
 	}
 	if clusterMajor(s.data) == "" {
 		s.log.InfoContext(ctx, "making a private PostgreSQL", "folder", s.data, "version", bins.major)
-		if err := initdb(ctx, bins, runAs, dir, s.cfg.Settings["fsync"] != "off"); err != nil {
+		told := s.tellWaiting(ctx, "initdb to make the cluster")
+		limited, cancel := context.WithTimeout(ctx, initdbLimit)
+		err := initdb(limited, bins, runAs, dir, s.cfg.Settings["fsync"] != "off")
+		cancel()
+		told()
+		if err != nil {
 			return err
 		}
 	}
@@ -295,10 +313,11 @@ func (s *Server) supervise(ctx context.Context, proc *process, spawn func(contex
 
 // makeSocketDir returns the folder of the socket and, if it lies in the server's
 // folder, how the server reaches it from its cluster. It lies there unless the
-// path would be too long for a socket.
+// path would be too long for a socket, or has a comma, at which clients divide
+// an address.
 func (s *Server) makeSocketDir(runAs owner) (dir, relative string, err error) {
 	dir = filepath.Join(s.dir, "run")
-	if len(socketPath(dir)) <= socketMax {
+	if len(socketPath(dir)) <= socketMax && !strings.Contains(dir, ",") {
 		return dir, filepath.Join("..", "run"), runAs.makeDir(dir)
 	}
 	sum := sha256.Sum256([]byte(s.dir))
@@ -317,11 +336,16 @@ func (s *Server) makeSocketDir(runAs owner) (dir, relative string, err error) {
 func socketPath(dir string) string { return filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(port)) }
 
 func databaseURL(socket, name string) string {
-	u := url.URL{Scheme: "postgres", User: url.User(Role), Path: "/" + name, RawQuery: "host=" + url.QueryEscape(socket)}
+	// A plus is a plus to PostgreSQL's clients, not a space.
+	host := strings.ReplaceAll(url.QueryEscape(socket), "+", "%20")
+	u := url.URL{Scheme: "postgres", User: url.User(Role), Path: "/" + name, RawQuery: "host=" + host}
 	return u.String()
 }
 
 func (s *Server) createDatabase(ctx context.Context, socket string) error {
+	defer s.tellWaiting(ctx, "database "+Database+" to be made")()
+	ctx, cancel := context.WithTimeout(ctx, createLimit)
+	defer cancel()
 	conn, err := pgx.Connect(ctx, databaseURL(socket, "postgres"))
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
@@ -338,6 +362,26 @@ func (s *Server) createDatabase(ctx context.Context, socket string) error {
 		return fmt.Errorf("create database %s: %w", Database, err)
 	}
 	return nil
+}
+
+// tellWaiting says what a start waits for if that takes its time, until stop.
+func (s *Server) tellWaiting(ctx context.Context, what string) (stop func()) {
+	began, done := time.Now(), make(chan struct{})
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		for pause := tellAfter; ; pause = tellEvery {
+			select {
+			case <-done:
+				return
+			case <-time.After(pause):
+			}
+			s.log.WarnContext(ctx, "private PostgreSQL: still waiting", "for", what, "since", time.Since(began).Round(time.Second))
+		}
+	})
+	return func() {
+		close(done)
+		telling.Wait()
+	}
 }
 
 // lockDir takes the folder for this process. The kernel releases it when the

@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"mynah/internal/leak"
 	"mynah/internal/postgres"
@@ -259,4 +261,97 @@ func pidIn(t *testing.T, dir string) string {
 	}
 	pid, _, _ := strings.Cut(string(text), "\n")
 	return pid
+}
+
+// Guards against a folder whose name means something else to a client, to the server or
+// to us: a start hung for ever where there was a space in it.
+func TestNamesOfFolders(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{
+		"two words", "it's", "100%25", "数据 données", "a+b&c=d", `"quoted" \ $HOME`, "a,b", "-D #?;*",
+		strings.Repeat("长", 30), // 90 bytes in 30 characters: with the rest too long for a socket
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "x", name, "postgres") // t.TempDir takes such characters out
+			server := postgres.New(config(dir))
+			mustStart(t, server)
+			if n := mustQuery[int](t, server.URL(), "SELECT 1"); n != 1 {
+				t.Errorf("got %d", n)
+			}
+			// By PostgreSQL's own client as well.
+			psql, err := exec.LookPath("psql")
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := exec.CommandContext(t.Context(), psql, server.URL(), "-Atc", "SELECT current_database()").CombinedOutput()
+			if err != nil || strings.TrimSpace(string(out)) != postgres.Database {
+				t.Errorf("psql %s: %v, %s", server.URL(), err, out)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "data", "PG_VERSION")); err != nil {
+				t.Errorf("the cluster is elsewhere: %v", err)
+			}
+			mustStop(t, server)
+			mustStart(t, server)
+		})
+	}
+}
+
+// Guards against a start that waits without a limit and without a word for a server that
+// does not answer.
+func TestSilentServerIsTold(t *testing.T) {
+	t.Parallel()
+	// A program that runs and never opens a socket.
+	bin := t.TempDir()
+	if err := os.Chmod(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, script := range map[string]string{
+		"initdb":   "#!/bin/sh\nwhile [ $# -gt 0 ]; do [ \"$1\" = -D ] && dir=$2; shift; done\necho 15 >$dir/PG_VERSION\n",
+		"postgres": "#!/bin/sh\n[ \"$1\" = --version ] && { echo 'postgres (PostgreSQL) 15.0'; exit; }\nexec sleep 1000\n",
+	} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for parent := filepath.Dir(bin); parent != os.TempDir() && parent != "/"; parent = filepath.Dir(parent) {
+		if err := os.Chmod(parent, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	said := make(chan string, 100)
+	cfg := config(filepath.Join(t.TempDir(), "postgres"))
+	cfg.BinDir, cfg.Logger = bin, slog.New(slog.NewTextHandler(lines(said), nil))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- postgres.New(cfg).Start(ctx) }()
+	for {
+		select {
+		case line := <-said:
+			if !strings.Contains(line, "still waiting") {
+				continue
+			}
+			if !strings.Contains(line, "the server to answer on") || !strings.Contains(line, ".s.PGSQL.5432") {
+				t.Errorf("it says %q, want what it waits for", line)
+			}
+			cancel()
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("ended with %v", err)
+			}
+			return
+		case err := <-ended:
+			t.Fatalf("ended with %v", err)
+		case <-time.After(30 * time.Second):
+			t.Fatal("it waits without a word")
+		}
+	}
+}
+
+// lines is a writer of whole lines.
+type lines chan string
+
+func (l lines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
 }

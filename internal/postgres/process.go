@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
@@ -99,10 +100,20 @@ func (s *Server) spawnOnce(ctx context.Context, bins binaries, runAs owner, sock
 	if err != nil {
 		return nil, err
 	}
+	defer s.tellWaiting(ctx, "the server to answer on "+socketPath(socket)+"; after a crash it recovers first, which takes its time")()
+	began := time.Now()
 	for {
-		conn, err := pgx.Connect(ctx, databaseURL(socket, "postgres"))
+		err := ask(ctx, socket)
 		if err == nil {
-			return proc, conn.Close(ctx)
+			return proc, nil
+		}
+		limit := answerLimit
+		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == cannotConnectNow {
+			limit = recoverLimit
+		}
+		if took := time.Since(began); took > limit {
+			proc.kill(s.log)
+			return nil, fmt.Errorf("the server does not answer after %v: %w", took.Round(time.Second), err)
 		}
 		select {
 		case <-ctx.Done():
@@ -117,6 +128,20 @@ func (s *Server) spawnOnce(ctx context.Context, bins binaries, runAs owner, sock
 		case <-time.After(pollEvery):
 		}
 	}
+}
+
+// cannotConnectNow is PostgreSQL's code for a server that is starting or recovering.
+const cannotConnectNow = "57P03"
+
+// ask returns nil if the server at the socket answers.
+func ask(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, tellAfter)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, databaseURL(socket, "postgres"))
+	if err != nil {
+		return err
+	}
+	return conn.Close(ctx)
 }
 
 // launch starts a program of PostgreSQL's as the owner of the cluster in dir.
@@ -309,6 +334,7 @@ func stopLeftover(ctx context.Context, dir string, log *slog.Logger) error {
 	if pid == 0 {
 		return disownPidFile(dir)
 	}
+	// It is given a minute and this is said at once, so there is nothing to repeat.
 	log.InfoContext(ctx, "stopping a PostgreSQL that was left running", "folder", dir, "pid", pid)
 	began := time.Now()
 	signals := []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT}
