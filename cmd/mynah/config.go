@@ -14,11 +14,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"mynah/authhook"
 	"mynah/internal/forwarded"
 	"mynah/internal/origin"
+	"mynah/internal/pgdial"
 )
 
 // Bounds of --publish-rate. One message in ten seconds is little for anybody; what is
@@ -98,7 +97,7 @@ type Identity struct {
 
 // Database is PostgreSQL.
 type Database struct {
-	DatabaseURL SecretURL `name:"database-url" placeholder:"URL" help:"PostgreSQL: postgres://user:password@host:5432/database. serve has a private one of its own by default."`
+	DatabaseURL SecretURL `name:"database-url" placeholder:"URL" help:"PostgreSQL: postgres://user:password@host:5432/database. serve has a private one of its own by default. Both sides take a connection for dead after 12 seconds of silence; tcp_keepalives_idle, tcp_keepalives_interval, tcp_keepalives_count and tcp_user_timeout in it win."`
 }
 
 // Upstream is the broker as seen by the archiver and the API when they are
@@ -250,7 +249,7 @@ func (d *Database) validate() error {
 		return nil
 	}
 	// The parser's error quotes the address, at times with its password.
-	if _, err := pgxpool.ParseConfig(d.DatabaseURL.Reveal()); err != nil {
+	if _, err := pgdial.ParsePool(d.DatabaseURL.Reveal(), application); err != nil {
 		return refuse("database-url", "cannot be understood; write postgres://user:password@host:5432/database")
 	}
 	return nil

@@ -9,12 +9,16 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"mynah/api/pgtx"
+	"mynah/internal/pgdial"
 	"mynah/internal/postgres"
 	"mynah/schema"
 )
+
+// application is what PostgreSQL shows of the sessions of this process that are no
+// particular part's.
+const application = "mynah"
 
 // connectPatience is how long a database may take to answer at start.
 const connectPatience = 10 * time.Second
@@ -35,13 +39,21 @@ func (s *server) openDatabase(ctx context.Context, migrate bool) error {
 	address := s.cfg.DatabaseURL
 	patience, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
-	conn, err := pgx.Connect(patience, address.Reveal())
+	told := s.tellWaiting(ctx, "PostgreSQL at --database-url to answer")
+	conn, err := s.connect(patience)
+	told()
 	if err != nil {
 		return databaseError(address, err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // nothing is pending on it
 	if migrate {
-		if err := schema.Migrate(ctx, address.Reveal()); err != nil {
+		// Of what is migrated the log is told nothing, so a long migration would look
+		// like a start that hangs.
+		defer s.tellWaiting(ctx, "the database to be brought to this version")()
+		waiting := func(holder string) {
+			s.log.WarnContext(ctx, "waiting for another migration of the database to end", "holder", holder)
+		}
+		if err := schema.Migrate(ctx, address.Reveal(), waiting); err != nil {
 			return databaseError(address, err)
 		}
 		return nil
@@ -50,6 +62,15 @@ func (s *server) openDatabase(ctx context.Context, migrate bool) error {
 		return databaseError(address, err)
 	}
 	return nil
+}
+
+// connect makes a connection of this process's own.
+func (s *server) connect(ctx context.Context) (*pgx.Conn, error) {
+	config, err := pgdial.Parse(s.cfg.DatabaseURL.Reveal(), application)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, config)
 }
 
 // startPostgres starts the private PostgreSQL and makes it the database.
@@ -78,7 +99,7 @@ func (s *server) startPostgres(ctx context.Context) error {
 // openPool connects to the database for as long as the process runs, and makes it
 // part of what /readyz says. Chat goes on without it, so a broker stays ready.
 func (s *server) openPool(soft bool) error {
-	config, err := pgxpool.ParseConfig(s.cfg.DatabaseURL.Reveal())
+	config, err := pgdial.ParsePool(s.cfg.DatabaseURL.Reveal(), application)
 	if err != nil {
 		return databaseError(s.cfg.DatabaseURL, err)
 	}
@@ -88,13 +109,24 @@ func (s *server) openPool(soft bool) error {
 		*own = connectTimeout
 	}
 	// It outlives the context of the start, until its stop.
-	if s.pool, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
+	if s.pool, err = pgdial.NewPool(context.Background(), config); err != nil {
 		return databaseError(s.cfg.DatabaseURL, err)
 	}
 	s.stops.push("database connections", func(ctx context.Context) error {
 		pgtx.Close(ctx, s.pool)
 		return nil
 	})
-	s.health.add(check{name: "database", soft: soft, fails: s.pool.Ping})
+	s.health.add(check{name: "database", soft: soft, fails: s.databaseFails})
 	return nil
+}
+
+// databaseFails returns nil if the database answers and takes writes. Where it does not
+// take them, the pool's connections are not used again: another server may have taken its
+// place.
+func (s *server) databaseFails(ctx context.Context) error {
+	err := pgdial.TakesWrites(ctx, s.pool)
+	if errors.Is(err, pgdial.ErrReadOnly) {
+		s.pool.Reset()
+	}
+	return err
 }

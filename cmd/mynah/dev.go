@@ -74,9 +74,20 @@ func (s *server) printCrib(p *process, secret Secret) error {
 		fmt.Sprintf(`curl -s http://%s/v1/sessions/password -H 'Content-Type: application/json' -d '{"id":"alice","password":"%s"}'`, net.JoinHostPort(httpHost, httpPort), demoPassword))
 	line("what the archive has",
 		fmt.Sprintf(`psql '%s' -c "SELECT seq, sender, topic, type, message->'body' AS body FROM messages ORDER BY seq DESC LIMIT 10"`, s.cfg.DatabaseURL.Reveal()))
-	line("a token for somebody else", fmt.Sprintf("%s token --data-dir %s --sub carol --group %s", p.program, s.cfg.DataDir, demoGroup))
+	line("a token for somebody else", fmt.Sprintf("%s token --data-dir %s --sub carol --group %s", quoted(p.program), quoted(s.cfg.DataDir), demoGroup))
 	fmt.Fprintln(p.stdout, out.String())
 	return nil
+}
+
+// quoted returns a word as a shell takes it.
+func quoted(word string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:@%+,=", r)
+	}
+	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // makeDemoPeople registers alice and bob and makes a room that they are in, by the

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"mynah/internal/pgdial"
 )
 
 // check is one condition of readiness.
@@ -68,6 +70,10 @@ func (h *health) look(ctx context.Context) (results map[string]string, ready boo
 		switch err := c.fails(ctx); {
 		case err == nil:
 			results[c.name] = "ok"
+		case errors.Is(err, pgdial.ErrReadOnly):
+			// It answers, so what is only read works; the cause is not here.
+			results[c.name] = "read-only"
+			ready = ready && c.soft
 		case c.soft:
 			results[c.name] = "degraded"
 		default:

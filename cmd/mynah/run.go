@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime"
 	"strings"
 	"syscall"
@@ -84,6 +85,7 @@ func (p *process) run(ctx context.Context, args []string) int {
 		kong.Writers(p.stdout, p.stderr),
 		kong.Resolvers(resolvers...),
 		kong.ValueFormatter(helpWithEnv),
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration)),
 		kong.ConfigureHelp(kong.HelpOptions{NoExpandSubcommands: true}),
 		// --help prints and asks to exit; parsing goes on to an error that
 		// does not matter then.

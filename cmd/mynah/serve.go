@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
-
 	"mynah/api/notice"
 	"mynah/archiver"
 	"mynah/authhook"
@@ -189,8 +187,9 @@ func (c *brokerCmd) serve(ctx context.Context, p *process) (err error) {
 }
 
 type apiCmd struct {
-	RotateKeys   bool `help:"Make a new signing key, say which, and end. Tokens signed before stay valid until they expire."`
-	DistrustKeys bool `help:"With --rotate-keys: refuse at once all tokens signed before, for a key that may have been stolen."`
+	RotateKeys   bool   `help:"Make a new signing key, say which, and end. Tokens signed before stay valid until they expire."`
+	DataDir      string `placeholder:"DIR" help:"Where the secret of serve --dev is, to be used as --jwt-secret if neither that nor --jwks is given. Default: none is looked for, since whoever knows the secret could sign tokens."`
+	DistrustKeys bool   `help:"With --rotate-keys: refuse at once all tokens signed before, for a key that may have been stolen."`
 	Logging
 	HTTPAddr     string   `name:"http-addr" default:":8080" placeholder:"HOST:PORT" help:"Where the API is served."`
 	HTTPSAddr    string   `name:"https-addr" default:"off" placeholder:"HOST:PORT" help:"Where it is served over TLS; needs --tls-cert. off for not at all."`
@@ -212,13 +211,23 @@ func (c *apiCmd) Run(ctx context.Context, p *process) (err error) {
 	cfg := Config{
 		Logging: c.Logging, Identity: c.Identity, Database: c.Database, Upstream: c.Upstream, People: c.People,
 		Rights: c.Rights, Metrics: c.Metrics,
-		Doors: Doors{HTTPAddr: c.HTTPAddr, HTTPSAddr: c.HTTPSAddr, TLSCert: c.TLSCert, TLSKey: c.TLSKey, AllowOrigin: c.AllowOrigin, TrustedProxy: c.TrustedProxy, Forwarded: c.Forwarded},
+		Doors:   Doors{HTTPAddr: c.HTTPAddr, HTTPSAddr: c.HTTPSAddr, TLSCert: c.TLSCert, TLSKey: c.TLSKey, AllowOrigin: c.AllowOrigin, TrustedProxy: c.TrustedProxy, Forwarded: c.Forwarded},
+		Storage: Storage{DataDir: c.DataDir},
 	}
 	if err := cfg.validate(); err != nil {
 		return err
 	}
 	if cfg.DatabaseURL == "" {
 		return errNoDatabase
+	}
+	if c.DataDir != "" && cfg.JWTSecret == "" && len(cfg.JWKS) == 0 {
+		secret, err := cfg.devSecret()
+		// Without one the API believes its own tokens alone, which will do if it has
+		// another for its notices.
+		if err != nil && (cfg.TokenFile == "" || !errors.Is(err, errNoDevSecret)) {
+			return err
+		}
+		cfg.JWTSecret = secret
 	}
 	s := newServer(cfg, p)
 	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
@@ -278,7 +287,8 @@ func (s *server) rotateKeys(ctx context.Context, p *process, distrust bool) erro
 var errNoDatabase = refuse("database-url", "is needed; write postgres://user:password@host:5432/database")
 
 type archiverCmd struct {
-	RetryDeadLetters bool `help:"Try once more to store what PostgreSQL refused, say how many, and end."`
+	RetryDeadLetters bool   `help:"Try once more to store what PostgreSQL refused, say how many, and end."`
+	DataDir          string `default:"./data" placeholder:"DIR" help:"Where the secret of serve --dev is, to sign a token with if neither --token-file nor --jwt-secret is given."`
 	Logging
 	Database
 	Upstream
@@ -291,7 +301,7 @@ type archiverCmd struct {
 // Run is the archiver alone.
 func (c *archiverCmd) Run(ctx context.Context, p *process) (err error) {
 	cfg := Config{
-		Logging: c.Logging, Database: c.Database, Upstream: c.Upstream, Metrics: c.Metrics,
+		Logging: c.Logging, Database: c.Database, Upstream: c.Upstream, Metrics: c.Metrics, Storage: Storage{DataDir: c.DataDir},
 		Identity: Identity{JWTSecret: c.JWTSecret, Issuer: c.Issuer, Audience: c.Audience},
 	}
 	if err := cfg.validate(); err != nil {
@@ -313,7 +323,14 @@ func (c *archiverCmd) Run(ctx context.Context, p *process) (err error) {
 	case cfg.JWTSecret != "":
 		token = s.ownToken(cfg.JWTSecret, authhook.SubjectArchiver, authhook.RoleArchiver)
 	default:
-		return refuse("token-file", "is not set, nor is --jwt-secret; the broker wants a token of role archiver: give one of them")
+		secret, err := (&Storage{DataDir: c.DataDir}).devSecret()
+		if errors.Is(err, errNoDevSecret) {
+			return refuse("token-file", "is not set, nor is --jwt-secret, and there is no secret of serve --dev in --data-dir %s; the broker wants a token of role archiver: give one of them", c.DataDir)
+		}
+		if err != nil {
+			return err
+		}
+		token = s.ownToken(secret, authhook.SubjectArchiver, authhook.RoleArchiver)
 	}
 	if err := s.openMetrics(ctx); err != nil {
 		return err
@@ -335,7 +352,14 @@ func (c *archiverCmd) Run(ctx context.Context, p *process) (err error) {
 		}
 		return nil
 	}})
-	s.ready(ctx)
+	// What it is there for is done from here on. Until then its log says what is in the
+	// way, and it goes on trying: the broker may be started later, a token be renewed.
+	told := s.tellWaiting(ctx, "the broker at --broker-url to let the archiver in")
+	connected := a.AwaitConnected(ctx)
+	told()
+	if connected {
+		s.ready(ctx)
+	}
 	return s.wait(ctx)
 }
 
@@ -345,7 +369,9 @@ func (s *server) retryDeadLetters(ctx context.Context, p *process) error {
 	if err := s.openDatabase(ctx, false); err != nil {
 		return err
 	}
-	conn, err := pgx.Connect(ctx, s.cfg.DatabaseURL.Reveal())
+	patience, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	conn, err := s.connect(patience)
 	if err != nil {
 		return databaseError(s.cfg.DatabaseURL, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -115,6 +116,33 @@ func (s *server) serveHTTP() {
 	if s.webTLS != nil {
 		s.webTLS.serve(mux)
 		s.stops.push("HTTPS", s.webTLS.stop)
+	}
+}
+
+// waitTellAfter is how long a step of the start may take before it is said what it waits
+// for, waitTellEvery how often that is repeated.
+const (
+	waitTellAfter = 5 * time.Second
+	waitTellEvery = 30 * time.Second
+)
+
+// tellWaiting says what the start waits for if that takes its time, until stop.
+func (s *server) tellWaiting(ctx context.Context, what string) (stop func()) {
+	began, done := time.Now(), make(chan struct{})
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		for pause := waitTellAfter; ; pause = waitTellEvery {
+			select {
+			case <-done:
+				return
+			case <-time.After(pause):
+			}
+			s.log.WarnContext(ctx, "the start is still waiting", "for", what, "since", time.Since(began).Round(time.Second))
+		}
+	})
+	return func() {
+		close(done)
+		telling.Wait()
 	}
 }
 

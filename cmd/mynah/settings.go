@@ -1,9 +1,16 @@
 package main
 
 import (
+	"fmt"
 	"io"
+	"maps"
 	"os"
+	"reflect"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
+	"unicode"
 
 	"github.com/alecthomas/kong"
 	"gopkg.in/yaml.v3"
@@ -118,11 +125,83 @@ func (f *fileResolver) Validate(app *kong.Application) error {
 		return err
 	}
 	for key := range f.values {
-		if !known[key] {
-			return refuse("config", "%s has the key %q, which is no flag; mynah COMMAND --help lists them", f.path, key)
+		if known[key] {
+			continue
 		}
+		if flag := nearest(key, slices.Sorted(maps.Keys(known))); flag != "" {
+			return refuse("config", "%s has the key %q, which is no flag; did you mean %q?", f.path, key, flag)
+		}
+		return refuse("config", "%s has the key %q, which is no flag; mynah COMMAND --help lists them", f.path, key)
 	}
 	return nil
+}
+
+// nearest returns the flag that somebody most likely meant who wrote the key, or "": it is
+// the same in other writing (mqtt_addr, mqttAddr, --mqtt-addr, MYNAH_MQTT_ADDR), or one or
+// two letters away.
+func nearest(key string, flags []string) string {
+	plain := func(text string) string {
+		return strings.Map(func(r rune) rune {
+			if r == '-' || r == '_' || r == '.' || r == ' ' {
+				return -1
+			}
+			return unicode.ToLower(r)
+		}, text)
+	}
+	wanted := strings.TrimPrefix(plain(key), "mynah")
+	best, distance := "", 3
+	for _, flag := range flags {
+		// Two letters of a short word make another one of it.
+		if d := editDistance(wanted, plain(flag)); d < distance && d <= len(flag)/4 {
+			best, distance = flag, d
+		}
+	}
+	return best
+}
+
+// editDistance is how many letters have to be put in, taken out or replaced to make b of a
+// (Levenshtein).
+func editDistance(a, b string) int {
+	before := make([]int, len(b)+1)
+	for j := range before {
+		before[j] = j
+	}
+	for i := range len(a) {
+		now := make([]int, len(b)+1)
+		now[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			now[j+1] = min(before[j+1]+1, now[j]+1, before[j]+cost)
+		}
+		before = now
+	}
+	return before[len(b)]
+}
+
+// duration reads a duration. A bare number is a mistake that is easily made, and nobody
+// but its writer knows what was meant.
+func duration(ctx *kong.DecodeContext, target reflect.Value) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("duration", &text); err != nil {
+		return err
+	}
+	value, err := time.ParseDuration(text)
+	if err == nil {
+		target.SetInt(int64(value))
+		return nil
+	}
+	if number, err := strconv.ParseFloat(text, 64); err == nil && number > 0 {
+		return fmt.Errorf("%q has no unit; did you mean %[2]ss, %[2]sm or %[2]sh?", text, text)
+	}
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if number, err := strconv.ParseFloat(days, 64); err == nil {
+			return fmt.Errorf("%q is not in hours, minutes or seconds; did you mean %gh?", text, 24*number)
+		}
+	}
+	return fmt.Errorf("%q is not a duration; write 24h, 90m or 1h30m", text)
 }
 
 // Resolve returns the file's value for the flag.

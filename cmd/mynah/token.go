@@ -61,7 +61,7 @@ func (c *tokenCmd) Run(p *process) error {
 func (s *Storage) devSecret() (Secret, error) {
 	raw, err := os.ReadFile(s.secretFile())
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", refuse("jwt-secret", "is not set and there is none in %s; give the server's secret, or name the --data-dir of a server that was started with serve --dev", s.DataDir)
+		return "", refuse("jwt-secret", "is not set and there is none in %s; %w", s.DataDir, errNoDevSecret)
 	}
 	if err != nil {
 		return "", refuse("data-dir", "read the secret in it: %w", err)
@@ -72,6 +72,9 @@ func (s *Storage) devSecret() (Secret, error) {
 	}
 	return secret, nil
 }
+
+// errNoDevSecret is in the error of devSecret where there is no secret.
+var errNoDevSecret = errors.New("give the server's secret, or name the --data-dir of a server that was started with serve --dev")
 
 // makeDevSecret returns the secret in the data directory and makes one first if
 // there is none. Only `serve --dev` does this: a server that others rely on must
@@ -131,7 +134,10 @@ func (c *migrateCmd) Run(ctx context.Context, p *process) error {
 	if err := c.validate(); err != nil {
 		return err
 	}
-	if err := schema.Migrate(ctx, c.DatabaseURL.Reveal()); err != nil {
+	waiting := func(holder string) {
+		fmt.Fprintf(p.stderr, "mynah: waiting for another migration of the database to end: %s\n", holder)
+	}
+	if err := schema.Migrate(ctx, c.DatabaseURL.Reveal(), waiting); err != nil {
 		return databaseError(c.DatabaseURL, err)
 	}
 	fmt.Fprintf(p.stdout, "%s is at version %d\n", c.DatabaseURL, schema.Version())
