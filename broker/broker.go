@@ -346,7 +346,8 @@ func (b *Broker) begin(ctx context.Context) error {
 // Stop ends the broker in this order: no new connections; publishes that have arrived
 // are committed and acknowledged; clients are told, with MQTT 5, that the server shuts
 // down; connections end; positions are stored; the log is closed. It is harmless to
-// repeat. When ctx ends before, connections are cut.
+// repeat. When ctx ends before, connections are cut, and the error says what was not waited
+// for any longer; what was acknowledged is on disk.
 func (b *Broker) Stop(ctx context.Context) error {
 	b.stop.Do(func() { b.stopErr = b.end(ctx) })
 	return b.stopErr
@@ -360,17 +361,64 @@ func (b *Broker) end(ctx context.Context) error {
 	}
 	b.ws.StopAccepting()
 	b.stopping.Store(true)
-	if b.watch != nil {
-		b.watch()
-	}
 
-	b.lastWills()
-	b.queue.close()
-	b.cancel()
-	if begun {
-		b.tasks.Wait()
+	// What may wait for the disk is done in order, on a goroutine of its own: what is left
+	// when ctx ends still comes in that order, if the disk works again.
+	var (
+		last    lastSteps
+		stored  = make(chan struct{}) // all that has arrived is
+		parted  = make(chan struct{}) // connections have ended, or been cut
+		closed  = make(chan error, 1) // the log is
+	)
+	go func() {
+		if b.watch != nil {
+			b.watch()
+		}
+		last.begin("to publish the last wills")
+		b.lastWills()
+		last.begin("to store and acknowledge what has arrived")
+		b.queue.close()
+		b.cancel()
+		if begun {
+			b.tasks.Wait()
+		}
+		close(stored)
+		<-parted
+		last.begin("to store who was online")
+		b.presence.stop()
+		last.begin("to store the positions of sessions")
+		b.engine.Stop()
+		last.begin("to close the message log")
+		closed <- errors.Join(b.auth.Stop(), b.closeLog())
+	}()
+	select {
+	case <-stored:
+	case <-ctx.Done():
 	}
+	b.cancel() // also if the wills are not through
+	errs := []error{b.part(ctx)}
+	close(parted)
+	select {
+	case err := <-closed:
+		errs = append(errs, err)
+	case <-ctx.Done():
+		errs = append(errs, fmt.Errorf("gave up on waiting for the broker %s: %w", last.now(), ctx.Err()))
+	}
+	return errors.Join(errs...)
+}
 
+// lastSteps notes what a broker that stops is about.
+type lastSteps struct{ step atomic.Value }
+
+func (l *lastSteps) begin(what string) { l.step.Store(what) }
+
+func (l *lastSteps) now() string {
+	what, _ := l.step.Load().(string)
+	return what
+}
+
+// part tells the clients that the server shuts down and ends their connections.
+func (b *Broker) part(ctx context.Context) error {
 	shuttingDown := []byte{packets.Disconnect << 4, 2, packets.ErrServerShuttingDown.Code, 0}
 	var last []*conn
 	b.conns.Range(func(_, v any) bool {
@@ -382,19 +430,22 @@ func (b *Broker) end(ctx context.Context) error {
 		last = append(last, c)
 		return true
 	})
-	for _, c := range last {
-		c.Flush() // or the doors cut it off; all have begun to wait at the same time
+	flushed := make(chan struct{})
+	go func() {
+		defer close(flushed)
+		for _, c := range last {
+			c.Flush() // or the doors cut it off; all have begun to wait at the same time
+		}
+	}()
+	select {
+	case <-flushed:
+	case <-ctx.Done():
 	}
 	var errs []error
 	for _, t := range b.tcp {
 		errs = append(errs, t.Stop(ctx))
 	}
-	errs = append(errs, b.ws.Stop(ctx))
-
-	b.presence.stop()
-	b.engine.Stop()
-	errs = append(errs, b.auth.Stop(), b.closeLog())
-	return errors.Join(errs...)
+	return errors.Join(append(errs, b.ws.Stop(ctx))...)
 }
 
 func (b *Broker) closeLog() error {

@@ -1,0 +1,55 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"mynah/authhook"
+	"mynah/internal/waitfor"
+)
+
+// On a disk that hangs, Stop returns when its context ends and says what it gave up on; when
+// the disk works again, the rest is done in its order. It waited for the disk for ever.
+func TestStopOnAHungDisk(t *testing.T) {
+	t.Parallel()
+	verifier, err := authhook.NewVerifier(authhook.VerifierConfig{Secret: []byte("a secret for tests, 32 bytes or more")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer verifier.Close()
+	dir := t.TempDir()
+	cfg := Config{DataDir: dir, MQTTAddr: "127.0.0.1:0", Verifier: verifier}
+	b, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := make(chan struct{})
+	b.presence.store = hung{b.presence.store, disk}
+	b.presence.came("ann") // is to be stored
+	if err := b.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- b.Stop(ctx) }()
+	select {
+	case err = <-done:
+	case <-time.After(waitfor.Timeout):
+		t.Fatal("Stop waits for the disk")
+	}
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "who was online") {
+		t.Errorf("Stop: %v, want that it gave up on storing who was online", err)
+	}
+	close(disk)
+	waitfor.MustSucceed(t, "the log is closed and can be opened again", func() error {
+		again, err := New(cfg)
+		if err != nil {
+			return err
+		}
+		return again.Stop(t.Context())
+	})
+}
