@@ -168,7 +168,7 @@ func (b *Broker) appendAck(dst []byte, p *publication) []byte {
 	case p.refusal != nil:
 		reason = reasonOf(p.refusal)
 		if !p.c.quiet {
-			body = appendString(append(body, packet.ReasonString), p.refusal.Error())
+			body = appendRefusal(body, p.c, p.refusal)
 		}
 	case p.nobody:
 		reason = packets.CodeNoMatchingSubscribers
@@ -177,15 +177,39 @@ func (b *Broker) appendAck(dst []byte, p *publication) []byte {
 		var digits [20]byte
 		body = appendString(body, string(strconv.AppendUint(digits[:0], p.rec.Seq, 10)))
 	}
-	remaining := 2 + 1 + varintLen(len(body)) + len(body)
-	if most := p.c.maxPacket; most > 0 && 1+varintLen(remaining)+remaining > most {
-		body, remaining = nil, 2+1+1 // [MQTT-3.4.2-2], [MQTT-3.4.2-3]
+	if !p.c.takes(len(body)) {
+		body = nil // [MQTT-3.4.2-2], [MQTT-3.4.2-3]
 	}
+	remaining := 2 + 1 + varintLen(len(body)) + len(body)
 	// A variable byte integer of MQTT is, within its four bytes, Go's uvarint.
 	dst = binary.AppendUvarint(dst, uint64(remaining))
 	dst = append(dst, byte(p.id>>8), byte(p.id), reason.Code)
 	dst = binary.AppendUvarint(dst, uint64(len(body)))
 	return append(dst, body...)
+}
+
+// takes reports whether a client takes an acknowledgement with so many bytes of properties
+// (MQTT 5, 3.1.2.11.4).
+func (c *conn) takes(properties int) bool {
+	remaining := 2 + 1 + varintLen(properties) + properties
+	return c.maxPacket <= 0 || 1+varintLen(remaining)+remaining <= c.maxPacket
+}
+
+// appendRefusal appends the properties that explain a refusal, as many as the client takes:
+// the reason string for people, which begins with the code, goes before the user property
+// code, for programs.
+func appendRefusal(dst []byte, c *conn, refusal *chat.Error) []byte {
+	before := len(dst)
+	dst = appendString(append(dst, packet.ReasonString), refusal.Error())
+	if !c.takes(len(dst) - before) {
+		dst = dst[:before]
+	}
+	reason := len(dst)
+	dst = appendString(appendString(append(dst, packet.User), "code"), string(refusal.Code))
+	if !c.takes(len(dst) - before) {
+		dst = dst[:reason]
+	}
+	return dst
 }
 
 // appendString appends a UTF-8 encoded string (MQTT 5, 1.5.4).

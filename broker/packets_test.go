@@ -92,7 +92,8 @@ func TestSubscriptionsAreLimited(t *testing.T) {
 func TestAcknowledgementsFitTheClient(t *testing.T) {
 	t.Parallel()
 	b := mustStart(t, t.TempDir(), nil)
-	for _, most := range []uint32{0, 29, 30, 100} {
+	var refusal uint32 // the size of one with everything
+	for _, most := range []uint32{0, 24, 25, 29, 30, 100} {
 		o := v5(user(t, "alice", fmt.Sprint("phone", most)))
 		o.Properties.MaximumPacketSize = most
 		c := mqttest.Dial(t, b.MQTTAddr().String(), o)
@@ -106,6 +107,61 @@ func TestAcknowledgementsFitTheClient(t *testing.T) {
 		}
 		if tells := ack.Properties.ReasonString != ""; tells != (most == 0 || most == 100) {
 			t.Errorf("Maximum Packet Size %d: the reason is told: %t", most, tells)
+		}
+		// 6 as above, 1 + 6 + 12 of code
+		if tells := userProperty(ack, "code") == "not_member"; tells != (most == 0 || most >= 25) {
+			t.Errorf("Maximum Packet Size %d: the code is told: %t", most, tells)
+		}
+		if most == 0 {
+			refusal = uint32(6 + 1 + 6 + 12 + 3 + len(ack.Properties.ReasonString)) //nolint:gosec // below 128
+		}
+	}
+	// Of both, what people read goes first: it begins with the code.
+	for most, both := range map[uint32]bool{refusal - 1: false, refusal: true} {
+		o := v5(user(t, "alice", fmt.Sprint("narrow", most)))
+		o.Properties.MaximumPacketSize = most
+		ack := mqttest.Dial(t, b.MQTTAddr().String(), o).PublishAcked("group/secret", 1, "hello")
+		if ack.Properties.ReasonString == "" || both != (userProperty(ack, "code") != "") {
+			t.Errorf("Maximum Packet Size %d of %d: reason %q, user properties %v", most, refusal, ack.Properties.ReasonString, ack.Properties.User)
+		}
+	}
+}
+
+// userProperty returns the user property of that name, "" if there is none.
+func userProperty(pk packets.Packet, name string) string {
+	for _, u := range pk.Properties.User {
+		if u.Key == name {
+			return u.Val
+		}
+	}
+	return ""
+}
+
+// A refusal has its code word as the user property code, in PUBACK and PUBREC, for programs
+// that would otherwise take the reason string apart; who asked for no problem information has
+// neither (MQTT 5, 3.1.2.11.7).
+func TestRefusalsHaveTheirCode(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), nil)
+	silent := v5(user(t, "alice", "silent"))
+	silent.Properties.RequestProblemInfoFlag = true
+	c, s := mqttest.Dial(t, b.MQTTAddr().String(), v5(user(t, "alice", "phone"))), mqttest.Dial(t, b.MQTTAddr().String(), silent)
+	for _, tc := range []struct{ topic, payload, code string }{
+		{"group/secret", "hello", "not_member"},
+		{"presence/bob", "hello", "not_allowed"},
+		{"plant/x", "hello", "not_allowed"},
+		{"user/bob", "", "bad_message"},
+		{"user/bob", strings.Repeat("x", 70_000), "too_large"},
+		{"$mynah/token", "none", "not_allowed"},
+	} {
+		for qos := byte(1); qos <= 2; qos++ {
+			ack := c.PublishAcked(tc.topic, qos, tc.payload)
+			if got := userProperty(ack, "code"); got != tc.code || !strings.HasPrefix(ack.Properties.ReasonString, tc.code+": ") {
+				t.Errorf("%s, QoS %d: code %q, reason %q, want %s", tc.topic, qos, got, ack.Properties.ReasonString, tc.code)
+			}
+			if ack := s.PublishAcked(tc.topic, qos, tc.payload); ack.ReasonCode < 0x80 || ack.Properties.ReasonString != "" || len(ack.Properties.User) > 0 {
+				t.Errorf("%s, QoS %d, without problem information: %#x %q %v", tc.topic, qos, ack.ReasonCode, ack.Properties.ReasonString, ack.Properties.User)
+			}
 		}
 	}
 }
