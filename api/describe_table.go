@@ -19,7 +19,7 @@ const (
 		`"settings":{"find_by_id":true,"find_by_phone":false,"find_by_mail":false},"created":"2026-01-05T08:00:00Z"}`
 	exampleProfile = `{"id":"bert","kind":"user","name":"Bert","avatar":"https://img.example.com/bert.jpg"}`
 	exampleDevice  = `{"id":"pump-7","role":"device","name":"Pump 7","group":"g4kq2","groups":["g4kq2"],"created_by":"anna","created":"2026-01-05T08:00:00Z"}`
-	exampleToken   = `{"token":"eyJhbGciOi…","expires":"2027-01-05T08:00:00Z"}`
+	exampleToken   = `{"token":"eyJhbGciOi…","expires":"2027-01-05T08:00:00Z"}` //nolint:gosec // G101: an example that opens nothing
 	exampleFriend  = `{"id":"bert","name":"Bert","avatar":"https://img.example.com/bert.jpg","remark":"from work","since":"2026-01-05T08:00:00Z"}`
 	exampleGroup   = `{"id":"g4kq2","name":"Lobby","announcement":"Welcome","join":"approval","muted":false,"members":42,"created":"2026-01-05T08:00:00Z",` +
 		`"me":{"role":"owner","joined":"2026-01-05T08:00:00Z"}}`
