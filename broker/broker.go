@@ -66,6 +66,9 @@ type Config struct {
 	Retention msglog.Retention // zero keeps everything
 	NoArchive bool             // no archiver is to come: Retention alone decides
 	Log       msglog.Options   // Logger and OnFailure are set by the broker
+	// OpenLog opens the message log in a folder, and the store beside it that ends with
+	// it; default: a log of this machine alone.
+	OpenLog func(dir string, opts msglog.Options) (msglog.Log, state.Store, error)
 
 	// SessionExpiry is how long a 3.1.1 session without clean session outlives
 	// its connection; default 7 days. MaxSessionExpiry bounds what an MQTT 5
@@ -94,7 +97,7 @@ type Broker struct {
 	cfg    Config
 	logger *slog.Logger
 
-	log      *msglog.Pebble
+	log      msglog.Log
 	state    state.Store
 	engine   *delivery.Engine
 	mochi    *mqtt.Server
@@ -113,8 +116,9 @@ type Broker struct {
 	system  system
 	queue   *queue
 	batches chan batch
-	spares  chan []publication
-	lastTS  int64 // of the newest message; used by the sequencer only
+	feed    *msglog.Feed // of committed entries
+
+	freeBatches chan []publication // memory for batches to come
 
 	explanations chan explanation
 
@@ -147,6 +151,9 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Version == "" {
 		cfg.Version = "unknown"
 	}
+	if cfg.OpenLog == nil {
+		cfg.OpenLog = openLocal
+	}
 	if cfg.SessionExpiry == 0 {
 		cfg.SessionExpiry = 7 * 24 * time.Hour
 	}
@@ -166,9 +173,10 @@ func New(cfg Config) (*Broker, error) {
 		devices: newDevices(),
 		queue:   newQueue(),
 		batches: make(chan batch, pipelined),
-		spares:  make(chan []publication, pipelined+2),
-		failed:  make(chan error, 1),
-		system:  system{started: time.Now()},
+
+		freeBatches: make(chan []publication, pipelined+2),
+		failed:      make(chan error, 1),
+		system:      system{started: time.Now()},
 
 		explanations: make(chan explanation, maxExplanations),
 	}
@@ -190,10 +198,14 @@ func (b *Broker) open() (err error) {
 		default:
 		}
 	}
-	if b.log, err = b.openLog(filepath.Join(b.cfg.DataDir, "log"), opts); err != nil {
+	if b.log, b.state, err = b.openLog(filepath.Join(b.cfg.DataDir, "log"), opts); err != nil {
 		return fmt.Errorf("open message log: %w", err)
 	}
-	b.state = b.log.State()
+	// Whatever is committed from here on is delivered; sessions read what was before.
+	_, last := b.log.Bounds()
+	if b.feed, err = b.log.Follow(last); err != nil {
+		return fmt.Errorf("follow message log: %w", err)
+	}
 	if err := b.embed(); err != nil {
 		return err
 	}
@@ -224,22 +236,32 @@ func (b *Broker) open() (err error) {
 
 // openLog opens the log. On a disk that is full to the last byte Pebble may try for ever
 // to write what it must before it is open; then the broker gives up.
-func (b *Broker) openLog(dir string, opts msglog.Options) (*msglog.Pebble, error) {
+func (b *Broker) openLog(dir string, opts msglog.Options) (msglog.Log, state.Store, error) {
 	type result struct {
-		log *msglog.Pebble
-		err error
+		log   msglog.Log
+		state state.Store
+		err   error
 	}
 	opened := make(chan result, 1)
 	go func() {
-		l, err := msglog.Open(dir, opts)
-		opened <- result{l, err}
+		l, s, err := b.cfg.OpenLog(dir, opts)
+		opened <- result{l, s, err}
 	}()
 	select {
 	case r := <-opened:
-		return r.log, r.err
+		return r.log, r.state, r.err
 	case err := <-b.failed:
-		return nil, err
+		return nil, nil, err
 	}
+}
+
+// openLocal opens a log of this machine alone.
+func openLocal(dir string, opts msglog.Options) (msglog.Log, state.Store, error) {
+	l, err := msglog.Open(dir, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, l.State(), nil
 }
 
 // packetOverhead is how many bytes a packet may have beside its payload: the topic and

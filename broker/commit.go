@@ -15,68 +15,146 @@ import (
 // maxIdleAcks is how many bytes for acknowledgements a connection keeps between batches.
 const maxIdleAcks = 512
 
-// commit waits for each batch to be on disk, acknowledges it to the publishers and
-// hands it to delivery.
+// commit follows the log, until all that this broker has proposed is settled. Committed
+// entries come in one order, this broker's own and others': messages go on to delivery, and
+// publishers get their acknowledgements.
 func (b *Broker) commit() {
 	defer close(b.explanations)
-	var touched []*conn
-	for t := range b.batches {
-		err := t.err
-		var outcomes []msglog.Outcome
-		if err == nil && t.pending != nil {
-			outcomes = t.pending.Outcomes()
-			err = t.pending.Wait()
-		}
-		if err != nil {
-			b.appendFailed(err, len(t.recs))
-		}
-		stored := t.recs[:0]
-		n := 0
-		for i := range t.items {
-			p := &t.items[i]
-			if p.rec != nil && p.refusal == nil {
-				switch {
-				case err != nil:
-					p.refusal = refusalOf(err)
-				case outcomes[n] == msglog.Conflict:
-					p.refusal = chat.Refuse(chat.CodeConflict, "you used this mid before with another content; choose a new mid")
-				case outcomes[n] == msglog.NoRoom:
-					p.refusal = refusalOf(msglog.ErrFull)
-				case outcomes[n] == msglog.Unknown:
-					p.refusal = p.unlessStored
-				case outcomes[n] == msglog.Stored:
-					stored = append(stored, p.rec)
-				}
-				n++
-			}
-			if p.c == nil {
-				continue
-			}
-			if len(p.c.acks) == 0 {
-				touched = append(touched, p.c)
-			}
-			p.c.acks = b.appendAck(p.c.acks, p)
-		}
-		for i, c := range touched {
-			if len(c.acks) > 0 {
-				_, _ = c.Write(c.acks)
-				if c.acks = c.acks[:0]; cap(c.acks) > maxIdleAcks {
-					c.acks = nil
-				}
-			}
-			touched[i] = nil
-		}
-		touched = touched[:0]
-		b.engine.Deliver(stored)
-		b.metrics.committed(len(stored), len(t.items))
-		b.queue.done(t.items)
-		clear(t.items)
+	defer b.feed.Close()
+	c := committer{b: b, feed: b.feed.C}
+	for {
 		select {
-		case b.spares <- t.items:
-		default:
+		case t, ok := <-b.batches:
+			if !ok {
+				return
+			}
+			c.settle(t, c.outcome(t))
+		case entry, ok := <-c.feed:
+			switch {
+			case !ok:
+				c.feed = nil // the log is closed
+			case isOurs(entry):
+				c.settleUpTo(entry)
+			default:
+				c.deliver(entry)
+			}
 		}
 	}
 }
+
+// isOurs reports whether publishers wait for a committed entry.
+func isOurs(c *msglog.Committed) bool {
+	return c.Mine && len(c.Entry.Records) > 0 // others of ours change only what is kept
+}
+
+// committer is what belongs to the goroutine that follows the log.
+type committer struct {
+	b       *Broker
+	feed    <-chan *msglog.Committed // nil when it has ended
+	stored  []*msglog.Record         // scratch
+	touched []*conn                  // scratch
+}
+
+// outcome waits for what became of a batch, nil if nothing of it was proposed or that is
+// never to be known. Others' entries that come before are delivered.
+func (c *committer) outcome(t batch) *msglog.Committed {
+	for t.entry != nil && c.feed != nil {
+		switch entry, ok := <-c.feed; {
+		case !ok:
+			c.feed = nil
+		case isOurs(entry):
+			return entry // what was proposed first is committed first
+		default:
+			c.deliver(entry)
+		}
+	}
+	return nil
+}
+
+// settleUpTo settles the batch of an entry that was committed, and those before it, of which
+// nothing was proposed.
+func (c *committer) settleUpTo(entry *msglog.Committed) {
+	for t := range c.b.batches {
+		if t.entry == entry.Entry {
+			c.settle(t, entry)
+			return
+		}
+		c.settle(t, nil)
+	}
+}
+
+// deliver hands the messages of an entry to delivery.
+func (c *committer) deliver(entry *msglog.Committed) {
+	c.stored = entry.Stored(c.stored[:0])
+	c.b.engine.Deliver(c.stored)
+	c.b.metrics.messages.Add(float64(len(c.stored)))
+	clear(c.stored)
+}
+
+// settle acknowledges a batch to its publishers and hands its messages to delivery. The
+// committed entry is nil if nothing was proposed, or if it is not known what became of it.
+func (c *committer) settle(t batch, committed *msglog.Committed) {
+	b := c.b
+	err := t.err
+	var outcomes []msglog.Outcome
+	switch {
+	case committed != nil:
+		err, outcomes = committed.Err, committed.Outcomes
+	case t.entry != nil:
+		err = errOutcomeUnknown
+	}
+	n := 0
+	for i := range t.items {
+		p := &t.items[i]
+		if p.rec != nil && p.refusal == nil {
+			switch {
+			case err != nil:
+				p.refusal = refusalOf(err)
+			case outcomes[n] == msglog.Conflict:
+				p.refusal = chat.Refuse(chat.CodeConflict, "you used this mid before with another content; choose a new mid")
+			case outcomes[n] == msglog.NoRoom:
+				p.refusal = refusalOf(msglog.ErrFull)
+			case outcomes[n] == msglog.Unknown:
+				p.refusal = p.unlessStored
+			}
+			n++
+		}
+		if p.c == nil {
+			continue
+		}
+		if len(p.c.acks) == 0 {
+			c.touched = append(c.touched, p.c)
+		}
+		p.c.acks = b.appendAck(p.c.acks, p)
+	}
+	if err != nil {
+		b.appendFailed(err, n)
+	}
+	for i, conn := range c.touched {
+		if len(conn.acks) > 0 {
+			_, _ = conn.Write(conn.acks)
+			if conn.acks = conn.acks[:0]; cap(conn.acks) > maxIdleAcks {
+				conn.acks = nil
+			}
+		}
+		c.touched[i] = nil
+	}
+	c.touched = c.touched[:0]
+	if committed != nil {
+		c.deliver(committed)
+	}
+	b.metrics.batches.Observe(float64(len(t.items)))
+	b.queue.done(t.items)
+	clear(t.items)
+	select {
+	case b.freeBatches <- t.items:
+	default:
+	}
+}
+
+// errOutcomeUnknown is what there is to say of a batch when the log has ended before it said
+// what became of it.
+var errOutcomeUnknown = errors.New("the message log ended before it said what became of the batch")
 
 // appendFailed logs a batch that was not stored.
 func (b *Broker) appendFailed(err error, messages int) {

@@ -52,7 +52,11 @@ func (b *Broker) trim() {
 		// As long as no archiver has ever come, nothing may be forgotten.
 		archived, _ = b.engine.Archived()
 	}
-	if _, err := b.log.Enforce(b.ctx, b.cfg.Retention, archived); err != nil && !errors.Is(err, context.Canceled) {
+	upto, err := b.log.Expired(b.ctx, b.cfg.Retention)
+	if upto = min(upto, archived); err == nil && upto > 0 {
+		err = b.log.Compact(b.ctx, upto)
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
 		b.logger.Error("cannot trim the message log", "error", err)
 	}
 }

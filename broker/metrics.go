@@ -68,11 +68,6 @@ func newMetrics(r prometheus.Registerer, b *Broker) *metrics {
 	return m
 }
 
-func (m *metrics) committed(stored, publications int) {
-	m.messages.Add(float64(stored))
-	m.batches.Observe(float64(publications))
-}
-
 func (m *metrics) refused(code chat.Code) {
 	if c := m.byCode[code]; c != nil {
 		c.Inc()

@@ -28,7 +28,7 @@ func TestRetainedMessagesExpire(t *testing.T) {
 	}
 	b.plain.retained.forgetExpired(time.Now().Add(time.Minute).UnixMilli())
 	stored := map[string]bool{}
-	if err := b.log.State().Scan(retainedPrefix, func(key string, _ []byte) bool { stored[key] = true; return true }); err != nil {
+	if err := b.state.Scan(retainedPrefix, func(key string, _ []byte) bool { stored[key] = true; return true }); err != nil {
 		t.Fatal(err)
 	}
 	for topic, want := range map[string]bool{"plant/short": false, "plant/long": true, "plant/ever": true} {

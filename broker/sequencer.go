@@ -6,45 +6,50 @@ import (
 	"mynah/broker/msglog"
 )
 
-// batch is what the sequencer has appended and the committer waits for.
+// batch is what the sequencer has taken from the queue at once.
 type batch struct {
-	items   []publication
-	recs    []*msglog.Record
-	pending msglog.Pending
-	err     error
+	items []publication
+	entry *msglog.Entry // what was proposed of it, nil if nothing was
+	err   error         // why not, if there was something to propose
 }
 
 // pipelined is how many batches may be on their way to the disk beside the one that is
 // being put together. More would make batches smaller and fsyncs more.
 const pipelined = 1
 
-// sequence gives every message its place in the order: it appends all that waits as one
-// batch, and while that is being synced, puts together the next.
+// sequence proposes all that waits as one entry of the log, and while that is being made
+// durable, puts together the next.
 func (b *Broker) sequence() {
 	defer close(b.batches)
 	for {
-		var spare []publication
+		var free []publication
 		select {
-		case spare = <-b.spares:
+		case free = <-b.freeBatches:
 		default:
 		}
-		items := b.queue.take(spare)
+		items := b.queue.take(free)
 		if items == nil {
 			return
 		}
-		t := batch{items: items}
-		// One clock reading for the batch, and never backwards, so that ts does
-		// not contradict seq.
-		b.lastTS = max(b.lastTS, time.Now().UnixMilli())
-		for _, p := range items {
-			if p.rec != nil && p.refusal == nil {
-				p.rec.TS = b.lastTS
-				t.recs = append(t.recs, p.rec)
-			}
-		}
-		if len(t.recs) > 0 {
-			t.pending, t.err = b.log.Append(t.recs)
-		}
-		b.batches <- t
+		b.batches <- b.propose(items)
 	}
+}
+
+// propose proposes what is to be stored of some publications.
+func (b *Broker) propose(items []publication) batch {
+	t := batch{items: items}
+	var recs []*msglog.Record
+	for _, p := range items {
+		if p.rec != nil && p.refusal == nil {
+			recs = append(recs, p.rec)
+		}
+	}
+	if len(recs) == 0 {
+		return t
+	}
+	e := &msglog.Entry{Time: time.Now().UnixMilli(), Records: recs}
+	if _, t.err = b.log.Propose(e); t.err == nil {
+		t.entry = e
+	}
+	return t
 }

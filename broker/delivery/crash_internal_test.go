@@ -78,9 +78,9 @@ func mustPublish(t *testing.T, e *Engine, qos byte) *msglog.Record {
 	rec := &msglog.Record{QoS: qos, Message: chat.Message{
 		From: "bob", To: "group/room", TS: 1, Type: "text", Tail: []byte(`"type":"text","body":"x"}`),
 	}}
-	p, err := e.log.(msglog.Log).Append([]*msglog.Record{rec})
+	p, err := e.log.(msglog.Log).Propose(&msglog.Entry{Records: []*msglog.Record{rec}})
 	if err == nil {
-		err = p.Wait()
+		_, err = p.Wait()
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -21,9 +21,9 @@ func TestRunOfWhichSomeWasSent(t *testing.T) {
 			From: "bob", To: "group/room", TS: 1, Type: "text", Tail: []byte(`"type":"text","body":"x"}`),
 		}}
 	}
-	p, err := e.log.(msglog.Log).Append(recs)
+	p, err := e.log.(msglog.Log).Propose(&msglog.Entry{Records: recs})
 	if err == nil {
-		err = p.Wait()
+		_, err = p.Wait()
 	}
 	if err != nil {
 		t.Fatal(err)

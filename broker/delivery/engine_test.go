@@ -93,9 +93,9 @@ func message(qos byte, from, topic string) *msglog.Record {
 // commit appends a batch and delivers it.
 func (r *rig) commit(recs ...*msglog.Record) []*msglog.Record {
 	r.tb.Helper()
-	p, err := r.log.Append(recs)
+	p, err := r.log.Propose(&msglog.Entry{Records: recs})
 	if err == nil {
-		err = p.Wait()
+		_, err = p.Wait()
 	}
 	if err != nil {
 		r.tb.Error(err)

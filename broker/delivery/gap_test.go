@@ -24,7 +24,7 @@ func TestGapInTheWindow(t *testing.T) {
 		sent = append(sent, r.publish(1, "bob", "group/g")...) // in a block of its own, which stays
 		waitfor.MustHold(t, "all are sent", func() bool { return p.count() == len(sent) })
 		p.offline(time.Hour)
-		if err := r.log.Trim(t.Context(), sent[4].Seq); err != nil {
+		if err := r.log.Compact(t.Context(), sent[4].Seq); err != nil {
 			t.Fatal(err)
 		}
 		if restarted {
@@ -80,7 +80,7 @@ func TestGapInManyGroups(t *testing.T) {
 	r.online(a, session.Subscription{Filter: "group/+", QoS: 1}).offline(time.Hour)
 	lost := r.publish(1, "bob", topics...)
 	kept := r.publish(1, "bob", "group/g0")
-	if err := r.log.Trim(t.Context(), lost[groups-1].Seq); err != nil {
+	if err := r.log.Compact(t.Context(), lost[groups-1].Seq); err != nil {
 		t.Fatal(err)
 	}
 	p := r.online(a)

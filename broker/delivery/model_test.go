@@ -190,9 +190,10 @@ func (m *model) run(t *rapid.T) {
 
 func (m *model) publish(t *rapid.T, topic string) {
 	recs := []*msglog.Record{message(1, "x", topic)}
-	p, err := m.log.Append(recs)
+	p, err := m.log.Propose(&msglog.Entry{Records: recs})
 	check(t, err)
-	check(t, p.Wait())
+	_, err = p.Wait()
+	check(t, err)
 	m.engine.Deliver(recs)
 	for _, u := range m.users {
 		if u.hears(topic) {

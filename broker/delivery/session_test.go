@@ -372,7 +372,7 @@ func TestGap(t *testing.T) {
 	p.offline(time.Hour)
 	lost := r.publish(1, "bob", "user/alice", "user/alice", "user/alice")
 	kept := r.publish(1, "bob", "user/alice")
-	if err := r.log.Trim(t.Context(), lost[2].Seq); err != nil {
+	if err := r.log.Compact(t.Context(), lost[2].Seq); err != nil {
 		t.Fatal(err)
 	}
 	first, _ := r.log.Bounds()

@@ -16,7 +16,7 @@ import (
 // trim makes the log forget everything up to seq.
 func (r *rig) trim(seq uint64) {
 	r.tb.Helper()
-	if err := r.log.Trim(r.tb.Context(), seq); err != nil {
+	if err := r.log.Compact(r.tb.Context(), seq); err != nil {
 		r.tb.Fatal(err)
 	}
 	if first, _ := r.log.Bounds(); first != seq+1 {

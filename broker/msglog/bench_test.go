@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mynah/broker/msglog"
+	"mynah/broker/msglog/msglogtest"
 	"mynah/chat"
 )
 
@@ -66,21 +67,21 @@ func BenchmarkAppend(b *testing.B) {
 					b.ReportAllocs()
 					b.ResetTimer()
 					cpu := cpuTime(b)
-					var waiting []msglog.Pending
+					var waiting []*msglog.Proposal
 					for _, recs := range batches {
-						p, err := l.Append(recs)
+						p, err := l.Propose(msglogtest.Entry(recs...))
 						if err != nil {
 							b.Fatal(err)
 						}
 						if waiting = append(waiting, p); len(waiting) == 8 {
-							if err := waiting[0].Wait(); err != nil {
+							if _, err := waiting[0].Wait(); err != nil {
 								b.Fatal(err)
 							}
 							waiting = append(waiting[:0], waiting[1:]...)
 						}
 					}
 					for _, p := range waiting {
-						if err := p.Wait(); err != nil {
+						if _, err := p.Wait(); err != nil {
 							b.Fatal(err)
 						}
 					}
@@ -105,11 +106,11 @@ func cpuTime(b *testing.B) time.Duration {
 func fillBench(b *testing.B, l *msglog.Pebble, n int, mids bool) {
 	b.Helper()
 	for i := 0; i < n; i += 256 {
-		p, err := l.Append(benchBatch(256, i, mids))
+		p, err := l.Propose(msglogtest.Entry(benchBatch(256, i, mids)...))
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := p.Wait(); err != nil {
+		if _, err := p.Wait(); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -145,11 +146,11 @@ func BenchmarkReadTopic(b *testing.B) {
 		recs := benchBatch(101, k, false)
 		recs[50].To = fmt.Sprintf("group/mine%d", (k/101)%200)
 		k += len(recs)
-		p, err := l.Append(recs)
+		p, err := l.Propose(msglogtest.Entry(recs...))
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := p.Wait(); err != nil {
+		if _, err := p.Wait(); err != nil {
 			b.Fatal(err)
 		}
 	}

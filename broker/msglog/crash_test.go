@@ -69,12 +69,12 @@ func runUntilPowerLoss(t *testing.T, disk *vfs.MemFS, rng *rand.Rand, acked map[
 		for j := range recs {
 			recs[j] = testRecord(rng.IntN(1<<30), j)
 		}
-		p, err := l.Append(recs)
+		p, err := l.Propose(msglogtest.Entry(recs...))
 		if err != nil {
 			t.Fatal(err)
 		}
 		wg.Go(func() {
-			err := p.Wait()
+			c, err := p.Wait()
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -84,7 +84,7 @@ func runUntilPowerLoss(t *testing.T, disk *vfs.MemFS, rng *rand.Rand, acked map[
 				return // too late: power is lost
 			}
 			for k, r := range recs {
-				if p.Outcomes()[k] == msglog.Stored {
+				if c.Outcomes[k] == msglog.Stored {
 					acked[r.Seq] = r.Mid
 				}
 			}

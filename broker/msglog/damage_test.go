@@ -293,7 +293,7 @@ func checkDamaged(t *testing.T, dir string, all []*msglog.Record) bool {
 		t.Fatalf("%d messages are unreadable because of one bit", lost)
 	}
 	// What cannot be read can be trimmed, and the log goes on.
-	if err := l.Trim(t.Context(), 1<<60); err != nil {
+	if err := l.Compact(t.Context(), 1<<60); err != nil {
 		t.Fatalf("trim what is damaged: %v", err)
 	}
 	if again := testRecord(1<<20, 0); len(all) > 0 {

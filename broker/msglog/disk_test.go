@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"mynah/broker/msglog"
+	"mynah/broker/msglog/msglogtest"
 	"mynah/broker/state"
 	"mynah/internal/waitfor"
 )
@@ -60,12 +61,13 @@ func TestDiskFull(t *testing.T) {
 			var acked int
 			var err error
 			for i := 0; err == nil; i++ {
-				var p msglog.Pending
-				if p, err = l.Append(largeBatch(i)); err == nil {
-					if err = p.Wait(); err != nil {
+				var p *msglog.Proposal
+				if p, err = l.Propose(msglogtest.Entry(largeBatch(i)...)); err == nil {
+					var c *msglog.Committed
+					if c, err = p.Wait(); err != nil {
 						t.Fatalf("batch %d was taken and then lost: %v", i, err)
 					}
-					acked += len(p.Outcomes())
+					acked += len(c.Outcomes)
 				}
 				if i > 1000 {
 					t.Fatal("the disk does not fill up")
@@ -83,7 +85,7 @@ func TestDiskFull(t *testing.T) {
 			}
 			// Trimming works and what is read is right.
 			first, _ := l.Bounds()
-			if err := l.Trim(context.Background(), first+9); err != nil {
+			if err := l.Compact(context.Background(), first+9); err != nil {
 				t.Fatalf("trim: %v", err)
 			}
 			// Another process makes room. Nobody touches the log.
@@ -95,7 +97,7 @@ func TestDiskFull(t *testing.T) {
 				l = mustOpen(t, dir, opts)
 			}
 			waitfor.MustHold(t, "messages are accepted again", func() bool {
-				_, err := l.Append(largeBatch(2000))
+				_, err := l.Propose(msglogtest.Entry(largeBatch(2000)...))
 				return err == nil
 			})
 			if _, err := os.Stat(filepath.Join(dir, "BALLAST")); err != nil {
@@ -153,16 +155,16 @@ func TestFailedWrite(t *testing.T) {
 				acked[r.Seq] = r.Mid
 			}
 			broken.Store(true)
-			var pending []msglog.Pending
+			var pending []*msglog.Proposal
 			for i := range 10 {
-				p, err := l.Append([]*msglog.Record{testRecord(100+i, 0)})
+				p, err := l.Propose(msglogtest.Entry(testRecord(100+i, 0)))
 				if err != nil {
 					break
 				}
 				pending = append(pending, p)
 			}
 			for i, p := range pending {
-				if err := p.Wait(); !errors.Is(err, msglog.ErrFailed) {
+				if _, err := p.Wait(); !errors.Is(err, msglog.ErrFailed) {
 					t.Fatalf("batch %d: %v, want ErrFailed", i, err)
 				}
 			}
@@ -170,13 +172,13 @@ func TestFailedWrite(t *testing.T) {
 				t.Fatalf("failure reported: %v", err)
 			}
 			broken.Store(false) // too late: what was written in between is not known
-			if _, err := l.Append([]*msglog.Record{testRecord(200, 0)}); !errors.Is(err, msglog.ErrFailed) {
+			if _, err := l.Propose(msglogtest.Entry(testRecord(200, 0))); !errors.Is(err, msglog.ErrFailed) {
 				t.Fatalf("append to a failed log: %v", err)
 			}
 			if err := l.State().Apply([]state.Op{{Key: "k"}}, true); !errors.Is(err, msglog.ErrFailed) {
 				t.Fatalf("change the store of a failed log: %v", err)
 			}
-			if err := l.Trim(context.Background(), 1<<60); !errors.Is(err, msglog.ErrFailed) {
+			if err := l.Compact(context.Background(), 1<<60); !errors.Is(err, msglog.ErrFailed) {
 				t.Fatalf("trim a failed log: %v", err)
 			}
 			if got := len(readAll(t, l)); got != len(acked) {

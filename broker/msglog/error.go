@@ -8,7 +8,7 @@ import (
 )
 
 var (
-	// ErrFull is returned by Append and Open when the disk has no room left.
+	// ErrFull is returned by Propose and Open when the disk has no room left.
 	ErrFull = errors.New("the message log's disk is full")
 	// ErrCorrupt is returned when what is stored does not match its checksum.
 	// The error that wraps it is a *CorruptError if it is known which messages

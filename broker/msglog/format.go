@@ -1,6 +1,7 @@
 package msglog
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,7 +10,7 @@ import (
 )
 
 // formatVersion is the version of the key space and of what is stored in it.
-const formatVersion = 2
+const formatVersion = 3
 
 // migration brings a log from one version to the next. It may be interrupted at
 // any point and is then run again from the beginning.
@@ -20,6 +21,29 @@ var migrations = map[uint64]migration{
 	// Version 2 has records with properties. Those of version 1 are read as they are;
 	// the number keeps releases away that would take the new ones for damage.
 	1: func(*Pebble) error { return nil },
+	// Version 3 keeps what the entries so far have led to.
+	2: (*Pebble).storeDecided,
+}
+
+// storeDecided makes of the bounds and the newest message what version 3 keeps of the
+// entries so far. There were none: an entry was whatever was appended at once.
+func (l *Pebble) storeDecided() error {
+	_, first, last, err := l.bounds()
+	if err != nil {
+		return err
+	}
+	d := decided{first: first}
+	l.first.Store(first)
+	l.durable.Store(last)
+	err = l.Read(context.Background(), max(last, 1)-1, last, func(r *Record) bool {
+		d.ts = r.TS
+		return false
+	})
+	// Where the newest message cannot be read, TS begins with the next one.
+	if err != nil && !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	return l.guard(func() error { return l.db.Set([]byte(keyDecided), d.append(nil), pebble.Sync) })
 }
 
 // migrate makes a new log, or brings an older one to this version. It changes
@@ -75,11 +99,18 @@ func (l *Pebble) create(version uint64) error {
 	// A log that is lost and made anew goes on with higher numbers than the lost
 	// one had, as long as that took no more than a million messages a second on
 	// average.
-	first := uint64(max(l.opts.Now().UnixMicro(), 1)) //nolint:gosec // positive
+	first := l.opts.FirstSeq
+	if first == 0 {
+		first = uint64(max(l.opts.Now().UnixMicro(), 1)) //nolint:gosec // positive
+	}
 	if err := setUint(b, keyFormat, version); err != nil {
 		return err
 	}
 	if err := setUint(b, keyFirst, first); err != nil {
+		return err
+	}
+	d := decided{first: first}
+	if err := b.Set([]byte(keyDecided), d.append(nil), nil); err != nil {
 		return err
 	}
 	if err := l.guard(func() error { return l.db.Apply(b, pebble.Sync) }); err != nil {

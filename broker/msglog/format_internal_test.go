@@ -33,13 +33,20 @@ func appendTest(t *testing.T, l *Pebble, n int) {
 	for i := range recs {
 		recs[i] = &Record{Message: chat.Message{From: "a", To: "group/g", Type: "text", Tail: []byte(`"type":"text"}`)}}
 	}
-	p, err := l.Append(recs)
+	proposeTest(t, l, &Entry{Records: recs})
+}
+
+func proposeTest(t *testing.T, l *Pebble, e *Entry) *Committed {
+	t.Helper()
+	p, err := l.Propose(e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Wait(); err != nil {
+	c, err := p.Wait()
+	if err != nil {
 		t.Fatal(err)
 	}
+	return c
 }
 
 // A log of a newer version is refused, and nothing in it is changed.

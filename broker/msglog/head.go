@@ -148,7 +148,7 @@ func (l *Pebble) endOf() (head, error) {
 	if err := checkVersion(version, formatVersion); err != nil {
 		return head{}, err
 	}
-	_, last, err := l.bounds()
+	_, _, last, err := l.bounds()
 	if err != nil {
 		return head{}, err
 	}

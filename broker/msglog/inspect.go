@@ -85,7 +85,7 @@ func (i *Inspector) open(ctx context.Context) error {
 	if err := checkVersion(version, formatVersion); err != nil {
 		return err
 	}
-	first, last, err := l.bounds()
+	_, first, last, err := l.bounds()
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"mynah/broker/msglog"
+	"mynah/broker/msglog/msglogtest"
 )
 
 func mustInspect(tb testing.TB, dir string) *msglog.Inspector {
@@ -55,7 +56,7 @@ func TestInspect(t *testing.T) {
 		acked = append(acked, recs...)
 	}
 	first := acked[1000].Seq + 1
-	if err := l.Trim(context.Background(), first-1); err != nil {
+	if err := l.Compact(context.Background(), first-1); err != nil {
 		t.Fatal(err)
 	}
 	acked = acked[1001:]
@@ -70,12 +71,12 @@ func TestInspect(t *testing.T) {
 				return
 			default:
 			}
-			p, err := l.Append([]*msglog.Record{testRecord(i, 1), testRecord(i, 2)})
+			p, err := l.Propose(msglogtest.Entry(testRecord(i, 1), testRecord(i, 2)))
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			if err := p.Wait(); err != nil {
+			if _, err := p.Wait(); err != nil {
 				t.Error(err)
 				return
 			}
@@ -186,6 +187,17 @@ func TestVerifyDamage(t *testing.T) {
 	}
 }
 
+// enforce forgets what the retention does not want kept, but nothing after archived, and
+// returns the first message that is kept.
+func enforce(l msglog.Log, keep msglog.Retention, archived uint64) (first uint64, err error) {
+	upto, err := l.Expired(context.Background(), keep)
+	if err == nil {
+		err = l.Compact(context.Background(), min(upto, archived))
+	}
+	first, _ = l.Bounds()
+	return first, err
+}
+
 // Retention trims by age and by size, and never past the archive.
 func TestRetention(t *testing.T) {
 	t.Parallel()
@@ -204,21 +216,21 @@ func TestRetention(t *testing.T) {
 		byTime[time.Duration(m)*time.Minute] = r.Seq
 	}
 	now = start.Add(24 * time.Hour)
-	enforce := func(keep msglog.Retention, archived, want uint64) {
+	check := func(keep msglog.Retention, archived, want uint64) {
 		t.Helper()
-		first, err := l.Enforce(context.Background(), keep, archived)
+		first, err := enforce(l, keep, archived)
 		if err != nil || first != want {
 			t.Fatalf("retention %+v, archived up to %d: first is %d, want %d: %v", keep, archived, first, want, err)
 		}
 	}
 	first, _ := l.Bounds()
-	enforce(msglog.Retention{}, math.MaxUint64, first)
-	enforce(msglog.Retention{MaxAge: time.Hour}, 0, first)
-	enforce(msglog.Retention{MaxAge: time.Hour}, first+9, first+10)
-	enforce(msglog.Retention{MaxAge: 10*time.Hour + 30*time.Second}, math.MaxUint64, byTime[14*time.Hour])
+	check(msglog.Retention{}, math.MaxUint64, first)
+	check(msglog.Retention{MaxAge: time.Hour}, 0, first)
+	check(msglog.Retention{MaxAge: time.Hour}, first+9, first+10)
+	check(msglog.Retention{MaxAge: 10*time.Hour + 30*time.Second}, math.MaxUint64, byTime[14*time.Hour])
 	// The newest of what is too old may be newer than the newest index entry.
 	now = start.Add(25 * time.Hour)
-	enforce(msglog.Retention{MaxAge: time.Hour + time.Second}, math.MaxUint64, byTime[24*time.Hour-time.Minute]+1)
+	check(msglog.Retention{MaxAge: time.Hour + time.Second}, math.MaxUint64, byTime[24*time.Hour-time.Minute]+1)
 
 	var all []*msglog.Record
 	for i := range 100 {
@@ -229,7 +241,7 @@ func TestRetention(t *testing.T) {
 	mustClose(t, l)
 	l = mustOpen(t, dir, opts)
 	defer mustClose(t, l)
-	got, err := l.Enforce(context.Background(), msglog.Retention{MaxBytes: 4 << 20}, math.MaxUint64)
+	got, err := enforce(l, msglog.Retention{MaxBytes: 4 << 20}, math.MaxUint64)
 	if err != nil {
 		t.Fatal(err)
 	}

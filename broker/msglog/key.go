@@ -15,10 +15,14 @@ const (
 	prefixMid     = "d/" // d/<from>␀<mid>: seq and digest
 	prefixEnd     = "e/" // e/<topic>: the newest trimmed seq of the topic
 	prefixIndex   = "i/" // i/<seq>: bytes appended and time up to here, sparse
-	prefixStore   = "s/" // s/<key>: sessions
+	prefixStore   = "s/" // s/<key>: the state store
+	prefixOrigin  = "o/" // o/<origin>: number of its newest entry
 
 	keyFormat = "meta/format" // version of this key space
-	keyFirst  = "meta/first"  // oldest seq that is kept
+	keyFirst  = "meta/first"  // oldest seq that is on disk
+
+	// keyDecided is what the entries so far have led to: see decided.
+	keyDecided = "meta/decided"
 
 	keyChanges = "meta/store" // how many changes were made to the store with sync
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"mynah/broker/msglog"
+	"mynah/broker/msglog/msglogtest"
 	"mynah/broker/state"
 	"mynah/chat"
 	"mynah/internal/leak"
@@ -39,7 +40,7 @@ func appendUntilKilled(dir string) error {
 	fmt.Println("open")
 	out := bufio.NewWriter(os.Stdout)
 	type batch struct {
-		p    msglog.Pending
+		p    *msglog.Proposal
 		recs []*msglog.Record
 	}
 	waiting := make(chan batch, 4)
@@ -49,7 +50,7 @@ func appendUntilKilled(dir string) error {
 			for j := range recs {
 				recs[j] = testRecord(i, j)
 			}
-			p, err := l.Append(recs)
+			p, err := l.Propose(msglogtest.Entry(recs...))
 			if err != nil {
 				panic(err)
 			}
@@ -58,7 +59,7 @@ func appendUntilKilled(dir string) error {
 	}()
 	for n := 0; ; n++ {
 		b := <-waiting
-		if err := b.p.Wait(); err != nil {
+		if _, err := b.p.Wait(); err != nil {
 			return err
 		}
 		if n%10 == 0 {
@@ -106,11 +107,11 @@ func mustClose(tb testing.TB, l *msglog.Pebble) {
 
 func mustAppend(tb testing.TB, l *msglog.Pebble, recs ...*msglog.Record) {
 	tb.Helper()
-	p, err := l.Append(recs)
+	p, err := l.Propose(msglogtest.Entry(recs...))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if err := p.Wait(); err != nil {
+	if _, err := p.Wait(); err != nil {
 		tb.Fatal(err)
 	}
 }

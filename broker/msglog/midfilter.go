@@ -131,8 +131,8 @@ func (f *midFilter) add(h, seq uint64) {
 // grow begins a generation, larger than the last, and forgets those that were
 // trimmed.
 func (f *midFilter) grow() {
-	first := f.log.first.Load()
-	for len(f.gens) > 0 && f.gens[0].last < first {
+	floor := f.log.floor.Load() // a mid may be used again while its old message is there
+	for len(f.gens) > 0 && f.gens[0].last < floor {
 		f.bytes -= f.gens[0].size()
 		f.gens = f.gens[1:]
 	}

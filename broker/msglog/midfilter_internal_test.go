@@ -20,14 +20,7 @@ func appendMids(t *testing.T, l *Pebble, from, to int) []Outcome {
 	for i := from; i < to; i++ {
 		recs = append(recs, midRecord(i))
 	}
-	p, err := l.Append(recs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	return p.Outcomes()
+	return proposeTest(t, l, &Entry{Records: recs}).Outcomes
 }
 
 // The filter never takes a known mid for new: not while it is built after opening,
@@ -62,7 +55,7 @@ func TestMidFilter(t *testing.T) {
 					}
 					n += 3000
 				}
-				f := &l.appender.filter
+				f := &l.applier.filter
 				for !f.complete && !f.off { // building ends by itself
 					f.isNew(0)
 					runtime.Gosched()
@@ -93,7 +86,7 @@ func TestMidFilter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := l.Trim(t.Context(), 1<<60); err != nil {
+			if err := l.Compact(t.Context(), 1<<60); err != nil {
 				t.Fatal(err)
 			}
 			for i, o := range appendMids(t, l, 0, 1000) {

@@ -22,6 +22,13 @@ type Options struct {
 	// is what Retention.MaxAge is measured against.
 	Now func() time.Time
 
+	// Origin is the id of this broker in the entries that it proposes.
+	Origin string
+	// FirstSeq is the seq of the first message of a new log; default: the microsecond
+	// of its making. Where several machines apply the same entries it is the same on
+	// all of them.
+	FirstSeq uint64
+
 	// CacheBytes bounds the cache of blocks read from disk; default 64 MiB.
 	CacheBytes int64
 	// MemTableBytes is how much is collected in memory (and, with the write-ahead
@@ -29,7 +36,7 @@ type Options struct {
 	// up to memTables times that are the log's memory together: what the one does
 	// not use the other may.
 	MemTableBytes uint64
-	// TailTopics bounds the cache of topic tails that Append keeps so that a
+	// TailTopics bounds the cache of topic tails that is kept so that a
 	// message's prev need not be looked up; default 131,072 topics, some 20 MiB.
 	TailTopics int
 	// MidFilterBytes bounds the filter that tells new mids from known ones without
@@ -44,8 +51,8 @@ type Options struct {
 	// process but not that of the machine. For measurements only.
 	NoSync bool
 
-	// MinFree is how many bytes must be free on the disk for Append to accept
-	// messages; default 256 MiB. Below, Append returns ErrFull. It has to cover
+	// MinFree is how many bytes must be free on the disk for Propose to accept
+	// messages; default 256 MiB. Below, Propose returns ErrFull. It has to cover
 	// what flushing and compacting need to go on: at least twice MemTableBytes.
 	MinFree uint64
 	// Ballast is the size of a file that is given up when the disk is full in
@@ -142,7 +149,7 @@ func (o Options) pebble(logger pebble.Logger, cache *pebble.Cache) *pebble.Optio
 		// One compaction at a time is enough until it falls behind: the other
 		// cores are the broker's.
 		CompactionConcurrencyRange: func() (lower, upper int) { return 1, max(1, min(3, runtime.GOMAXPROCS(0)/2)) },
-		// Range deletions come from Trim; their space is to come back soon.
+		// Range deletions come from what is forgotten; their space is to come back soon.
 		FlushDelayDeleteRange: 10 * time.Second,
 	}
 	// Small files mean that flushes split message blocks, which are ever

@@ -21,12 +21,21 @@ type Pebble struct {
 	db   *pebble.DB
 
 	first     atomic.Uint64 // oldest message that is kept
+	floor     atomic.Uint64 // oldest message that is on disk: before first until the rest is removed
 	durable   atomic.Uint64 // newest message that readers may see
-	appender  appender
+	applying  sync.Mutex    // guards applier, and the order of commits
+	applier   applier
 	commits   chan *pending
 	committed chan struct{} // closed when the committer has ended
+	feeds     feeds
 
-	trimMu sync.Mutex // one Trim at a time
+	placeMu sync.Mutex
+	place   decided // what the entries that are durable have led to
+
+	removing   sync.Mutex    // held while messages are removed from the disk
+	trimmable  chan struct{} // has a value when there is something to remove
+	reused     reusedMids
+	reusedFrom uint64 // it is not known which mids of messages before this one are in use again
 
 	failure failure
 	head    *headFile
@@ -61,9 +70,10 @@ func Open(dir string, opts Options) (*Pebble, error) {
 		return nil, fmt.Errorf("open message log in %s: %w", dir, err)
 	}
 	go l.commitLoop()
-	l.bg.Add(2)
+	l.bg.Add(3)
 	go l.background()
-	go l.appender.filter.build(l.durable.Load())
+	go l.removeLoop()
+	go l.applier.filter.build(l.durable.Load())
 	return l, nil
 }
 
@@ -71,6 +81,7 @@ func newPebble(dir string, opts Options) *Pebble {
 	l := &Pebble{
 		opts: opts, log: opts.Logger, dir: dir,
 		commits: make(chan *pending, 256), committed: make(chan struct{}), stop: make(chan struct{}),
+		trimmable: make(chan struct{}, 1),
 	}
 	l.failure.onFailure = opts.OnFailure
 	return l
@@ -130,47 +141,59 @@ func (l *Pebble) prepare() error {
 	if err := l.migrate(); err != nil {
 		return err
 	}
-	first, last, err := l.bounds()
+	floor, first, last, err := l.bounds()
 	if err != nil {
 		return err
 	}
+	l.floor.Store(floor)
 	l.first.Store(first)
 	l.durable.Store(last)
+	l.reusedFrom = first
 	if l.changes, _, err = l.getUint(keyChanges); err != nil {
 		return err
 	}
-	return l.appender.init(l)
+	if err := l.applier.init(l); err != nil {
+		return err
+	}
+	l.place = l.applier.decided
+	return nil
 }
 
-// bounds reads the bounds of the log from the database.
-func (l *Pebble) bounds() (first, last uint64, err error) {
-	first, ok, err := l.getUint(keyFirst)
+// bounds reads the bounds of the log from the database: the oldest message that is on
+// disk, the oldest that is kept, and the newest.
+func (l *Pebble) bounds() (floor, first, last uint64, err error) {
+	floor, ok, err := l.getUint(keyFirst)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
-	if !ok || first == 0 {
-		return 0, 0, fmt.Errorf("%w: no %s", ErrCorrupt, keyFirst)
+	if !ok || floor == 0 {
+		return 0, 0, 0, fmt.Errorf("%w: no %s", ErrCorrupt, keyFirst)
 	}
+	d, _, err := l.readDecided()
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	first = max(floor, d.first)
 	end, _, err := l.getUint(keyEndOfLost)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	last = max(first-1, end)
 	it, err := l.db.NewIter(&pebble.IterOptions{
 		LowerBound: []byte(prefixBlock), UpperBound: prefixEndKey([]byte(prefixBlock)),
 	})
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, 0, err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	if it.Last() {
 		newest, err := keySeq(it.Key())
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, 0, err
 		}
 		last = max(last, newest)
 	}
-	return first, last, it.Error()
+	return floor, first, last, it.Error()
 }
 
 // use says that the database is about to be used; done must be called if it

@@ -164,7 +164,7 @@ func (r *Repaired) giveUp(l *Pebble, want head) error {
 	if err := l.migrate(); err != nil {
 		return err
 	}
-	_, last, err := l.bounds()
+	_, _, last, err := l.bounds()
 	if err != nil {
 		return err
 	}

@@ -11,13 +11,15 @@ import (
 
 // seenBefore recognises messages that come again, for one batch.
 type seenBefore struct {
-	a        *appender
+	a        *applier
 	single   bool // the batch is one message: it cannot repeat itself
 	keepUses bool // the batch has DUPs: its own packet ids are to be remembered
 
-	mids  *pebble.Iterator // over prefixMid, once it is needed
-	first uint64           // oldest message that was kept after mids was opened
-	hash  uint64           // of the mid that was checked last
+	mids *pebble.Iterator // over prefixMid, once it is needed
+
+	// Of the mid that was checked last.
+	hash      uint64
+	forgotten uint64 // the message that had it, if that is not kept any more
 }
 
 // openMids makes what is needed to look up mids.
@@ -29,8 +31,6 @@ func (s *seenBefore) openMids() (err error) {
 		UpperBound:   prefixEndKey([]byte(prefixMid)),
 		UseL6Filters: true,
 	})
-	// After it, so that a mid that was trimmed in between is taken for forgotten.
-	s.first = s.a.log.first.Load()
 	return err
 }
 
@@ -60,7 +60,7 @@ func (s *seenBefore) check(r *Record) (Outcome, uint64, error) {
 		if err != nil {
 			return 0, 0, fmt.Errorf("look up packet id: %w", err)
 		}
-		if ok && u.seq >= s.a.log.first.Load() && r.isSame(u.digest) && r.mayRepeat(u.seq) {
+		if ok && u.seq >= s.a.first && r.isSame(u.digest) && r.mayRepeat(u.seq) {
 			return Duplicate, u.seq, nil
 		}
 	}
@@ -80,17 +80,25 @@ func (s *seenBefore) remember(r *Record) {
 			s.a.mids[senderMid{r.From, r.Mid}] = u
 		}
 		s.a.filter.add(s.hash, r.Seq)
+		if s.forgotten != 0 {
+			s.a.reused = append(s.a.reused, reusedMid{string(midKey(nil, r.From, r.Mid)), s.forgotten, u})
+		}
 	case isTracked(r):
 		dev := device{r.From, r.Client}
 		if s.keepUses {
-			s.a.uses[devicePacket{dev, r.PacketID}] = u
+			uses := s.a.uses[dev]
+			if uses == nil {
+				uses = &deviceUses{}
+				s.a.uses[dev] = uses
+			}
+			uses.add(r.PacketID, u)
 		}
 		s.a.dups.note(dev, r.PacketID, u)
 	}
 }
 
 func (s *seenBefore) mid(r *Record) (use, bool, error) {
-	s.hash = midHash(r.From, r.Mid)
+	s.hash, s.forgotten = midHash(r.From, r.Mid), 0
 	if s.a.filter.isNew(s.hash) {
 		return use{}, false, nil
 	}
@@ -112,8 +120,11 @@ func (s *seenBefore) mid(r *Record) (use, bool, error) {
 		return use{}, false, err
 	}
 	u, err := decodeMid(value)
-	// What was trimmed is forgotten.
-	return u, err == nil && u.seq >= s.first, err
+	if err == nil && u.seq < s.a.first {
+		s.forgotten = u.seq // it may still be on disk
+		return use{}, false, nil
+	}
+	return u, err == nil, err
 }
 
 func appendMid(b []byte, u use) []byte {
@@ -129,20 +140,11 @@ func decodeMid(value []byte) (use, error) {
 
 func (s *seenBefore) packet(r *Record) (use, bool, error) {
 	dev := device{r.From, r.Client}
-	if u, ok := s.a.uses[devicePacket{dev, r.PacketID}]; ok {
-		return u, true, nil
-	}
-	uses, err := s.a.dups.get(s.a.log, dev, s.a.next-1)
+	uses, err := s.a.dups.get(s.a.log, dev, s.a.next-1, s.a.uses[dev])
 	if err != nil {
 		return use{}, false, err
 	}
-	// What came earlier in this batch is not in the database yet.
-	for dp, u := range s.a.uses {
-		if dp.device == dev {
-			uses[dp.id] = u
-		}
-	}
-	u, ok := uses[r.PacketID]
+	u, ok := uses.get(r.PacketID)
 	return u, ok, nil
 }
 
@@ -155,11 +157,39 @@ const (
 	dupEntries = 1 << 18
 )
 
-// deviceCache holds the newest use of each packet id of devices that have sent
-// DUPs lately. A device that retransmits sends many of them; the first one costs
-// reading what it sent, the others nothing.
+// deviceUses is the newest use of each packet id among the newest dupScan of a device's
+// messages. It is the same however much of it comes from memory.
+type deviceUses struct {
+	byID  map[uint16]numberedUse
+	count int // number of the newest
+}
+
+// numberedUse is a use and the number of its message among the device's.
+type numberedUse struct {
+	use
+	number int
+}
+
+// add takes note of the device's next message.
+func (d *deviceUses) add(id uint16, u use) {
+	if d.byID == nil {
+		d.byID = make(map[uint16]numberedUse)
+	}
+	d.count++
+	d.byID[id] = numberedUse{u, d.count}
+}
+
+// get returns the newest use of a packet id.
+func (d *deviceUses) get(id uint16) (use, bool) {
+	u, ok := d.byID[id]
+	return u.use, ok && d.count-u.number < dupScan
+}
+
+// deviceCache holds the packet ids of devices that have sent DUPs lately. A device that
+// retransmits sends many of them; the first one costs reading what it sent, the others
+// nothing.
 type deviceCache struct {
-	devices map[device]map[uint16]use
+	devices map[device]*deviceUses
 	entries int
 }
 
@@ -169,7 +199,7 @@ func newDeviceCache() *deviceCache {
 	return c
 }
 
-func (c *deviceCache) reset() { c.devices, c.entries = make(map[device]map[uint16]use), 0 }
+func (c *deviceCache) reset() { c.devices, c.entries = make(map[device]*deviceUses), 0 }
 
 // note records a new message's packet id if its device is in the cache.
 func (c *deviceCache) note(dev device, id uint16, u use) {
@@ -177,15 +207,15 @@ func (c *deviceCache) note(dev device, id uint16, u use) {
 		return
 	}
 	if uses, ok := c.devices[dev]; ok {
-		if _, known := uses[id]; !known {
-			c.entries++
-		}
-		uses[id] = u
+		before := len(uses.byID)
+		uses.add(id, u)
+		c.entries += len(uses.byID) - before
 	}
 }
 
-// get returns the packet ids of a device among the messages up to upto.
-func (c *deviceCache) get(l *Pebble, dev device, upto uint64) (map[uint16]use, error) {
+// get returns the packet ids of a device among the messages up to upto and those of this
+// entry, which are not in the database yet.
+func (c *deviceCache) get(l *Pebble, dev device, upto uint64, entry *deviceUses) (*deviceUses, error) {
 	if uses, ok := c.devices[dev]; ok {
 		return uses, nil
 	}
@@ -193,25 +223,32 @@ func (c *deviceCache) get(l *Pebble, dev device, upto uint64) (map[uint16]use, e
 	if err != nil {
 		return nil, err
 	}
-	if c.entries+len(uses) > dupEntries {
+	if entry != nil {
+		for id, u := range entry.byID {
+			uses.byID[id] = u
+		}
+		uses.count = entry.count
+	}
+	if c.entries+len(uses.byID) > dupEntries {
 		c.reset()
 	}
 	c.devices[dev] = uses
-	c.entries += len(uses) + 1 // a device without any takes room as well
+	c.entries += len(uses.byID) + 1 // a device without any takes room as well
 	return uses, nil
 }
 
-// packetUses reads the newest use of each packet id of a device.
-func (l *Pebble) packetUses(dev device, upto uint64) (uses map[uint16]use, err error) {
+// packetUses reads the newest use of each packet id of a device. The numbers of what it
+// reads go down from 0.
+func (l *Pebble) packetUses(dev device, upto uint64) (uses *deviceUses, err error) {
 	prefix := appendString(appendString([]byte(prefixDevice), dev.from), dev.client)
 	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: appendSeq(slices.Clip(prefix), upto+1)})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
-	uses = make(map[uint16]use)
-	scanned := 0
-	for ok := it.Last(); ok && scanned < dupScan; ok = it.Prev() {
+	uses = &deviceUses{byID: make(map[uint16]numberedUse)}
+	number := 0
+	for ok := it.Last(); ok && -number < dupScan; ok = it.Prev() {
 		last, err := keySeq(it.Key())
 		if err != nil {
 			return nil, err
@@ -225,11 +262,11 @@ func (l *Pebble) packetUses(dev device, upto uint64) (uses map[uint16]use, err e
 			return nil, fmt.Errorf("%w: packet ids of block %d: %w", ErrCorrupt, last, err)
 		}
 		for _, e := range slices.Backward(entries) {
-			if _, newer := uses[e.id]; !newer {
-				uses[e.id] = e.use
+			if _, newer := uses.byID[e.id]; !newer {
+				uses.byID[e.id] = numberedUse{e.use, number}
 			}
+			number--
 		}
-		scanned += len(entries)
 	}
 	return uses, it.Error()
 }

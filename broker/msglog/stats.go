@@ -6,7 +6,7 @@ type Stats struct {
 	Bytes       uint64 // appended since the oldest message, to about a megabyte
 	DiskBytes   uint64 // taken by all files, the write-ahead log included
 	DiskFree    uint64 // left on the disk at the last look; 0 if unknown
-	Full        bool   // Append refuses messages for want of room
+	Full        bool   // Propose refuses messages for want of room
 	Failed      error  // what ended the log's work, nil if it works
 	Compactions int64  // rewrites since Open
 	ReadAmp     int    // files that a look-up may have to ask; tens are too many

@@ -23,22 +23,10 @@ func (s store) Apply(ops []state.Op, sync bool) error {
 	}
 	defer l.done()
 	b := l.db.NewBatch()
-	for _, op := range ops {
-		key := append([]byte(prefixStore), op.Key...)
-		var err error
-		switch {
-		case op.Delete && op.Prefix:
-			err = b.DeleteRange(key, prefixEndKey(key), nil)
-		case op.Delete:
-			err = b.Delete(key, nil)
-		default:
-			err = b.Set(key, op.Value, nil)
-		}
-		if err != nil {
-			return errors.Join(fmt.Errorf("change state: %w", err), b.Close())
-		}
+	err := setOps(b, ops)
+	if err != nil {
+		return errors.Join(fmt.Errorf("change state: %w", err), b.Close())
 	}
-	var err error
 	if sync && !l.opts.NoSync {
 		err = l.applyChange(b)
 	} else {

@@ -10,74 +10,95 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// trimBlocks is how many blocks Trim forgets at once. In between it looks at its
-// context, and others get their turn.
+// trimBlocks is how many blocks are removed at once. In between others get their turn.
 const trimBlocks = 128
 
-// Trim forgets messages up to and including seq: the messages, their places on
-// topics, their mids and packet ids. It returns when that is durable. What was
-// trimmed when ctx ended stays so. A topic's tail, and with it prev, outlives its
+// Compact forgets messages up to and including seq, by an entry of its own, and
+// removes them from the disk. See Log. A topic's tail, and with it prev, outlives its
 // messages.
-func (l *Pebble) Trim(ctx context.Context, upto uint64) error {
+func (l *Pebble) Compact(ctx context.Context, upto uint64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p, err := l.Propose(&Entry{Trim: upto})
+	if err != nil {
+		return fmt.Errorf("trim log: %w", err)
+	}
+	if _, err := p.Wait(); err != nil {
+		return fmt.Errorf("trim log: %w", err)
+	}
+	return l.Remove(ctx)
+}
+
+// removeLoop removes messages that are not kept any more.
+func (l *Pebble) removeLoop() {
+	defer l.bg.Done()
+	for {
+		// An error is kept by guard, or it is one of reading, which readers are told.
+		if err := l.Remove(context.Background()); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
+			l.log.Warn("forgotten messages cannot be removed; it is tried again", "dir", l.dir, "err", err)
+		}
+		select {
+		case <-l.stop:
+			return
+		case <-l.trimmable:
+		}
+	}
+}
+
+// Remove removes messages that are not kept any more from the disk: the messages, their
+// places on topics, their mids and packet ids. That happens in the background as well; it
+// returns when it is done.
+func (l *Pebble) Remove(ctx context.Context) error {
 	if err := l.use(); err != nil {
 		return err
 	}
 	defer l.done()
-	l.trimMu.Lock()
-	defer l.trimMu.Unlock()
-	upto = min(upto, l.durable.Load())
-	trimmed := false
-	for l.first.Load() <= upto {
+	for {
 		if err := l.check(ctx); err != nil {
 			return err
 		}
-		if err := l.trimSome(upto); err != nil {
-			return fmt.Errorf("trim log: %w", err)
+		if more, err := l.removeSome(); err != nil || !more {
+			return err
 		}
-		trimmed = true
 	}
-	if !trimmed {
-		return nil
-	}
-	return l.guard(func() error { return l.db.LogData(nil, l.syncOption()) })
 }
 
-func (l *Pebble) syncOption() *pebble.WriteOptions {
-	if l.opts.NoSync {
-		return pebble.NoSync
-	}
-	return pebble.Sync
-}
-
-// trimSome forgets some blocks.
-func (l *Pebble) trimSome(upto uint64) (err error) {
+// removeSome removes some blocks, and reports whether there may be more.
+func (l *Pebble) removeSome() (more bool, err error) {
+	l.removing.Lock()
+	defer l.removing.Unlock()
+	upto := l.first.Load() - 1
 	t := trim{
-		first: l.first.Load(), batch: l.db.NewBatch(),
+		first: l.floor.Load(), batch: l.db.NewBatch(),
 		ends: make(map[string]uint64), topics: make(map[string]uint64), devices: make(map[device]struct{}),
 	}
 	defer func() { err = errors.Join(err, t.batch.Close()) }()
+	if t.first > upto {
+		return false, nil
+	}
 	t.next = t.first
 	if err := t.collect(l, upto); err != nil {
-		return err
+		return false, fmt.Errorf("remove messages: %w", err)
 	}
 	if err := t.finish(l); err != nil {
-		return err
+		return false, fmt.Errorf("remove messages: %w", err)
 	}
-	// One batch, so that a message and what points to it go together. An Append
-	// that finds a mid of a trimmed message gone writes it after this batch, so
-	// that it cannot be deleted here by mistake. And first is published after
-	// the batch: an Append that takes a mid for forgotten because of it writes
-	// after this batch as well.
-	if err := l.guard(func() error { return l.db.Apply(t.batch, pebble.NoSync) }); err != nil {
-		return err
+	// One batch, so that a message and what points to it go together. It needs no sync:
+	// that they are forgotten is durable, and what is left is removed after a restart.
+	err = l.guard(func() error {
+		return l.reused.remove(t.batch, t.next, func() error { return l.db.Apply(t.batch, pebble.NoSync) })
+	})
+	if err != nil {
+		return false, err
 	}
-	l.first.Store(t.next)
-	return nil
+	l.floor.Store(t.next)
+	return t.next <= upto, nil
 }
 
-// trim is the forgetting of some blocks.
+// trim is the removal of some blocks.
 type trim struct {
-	first uint64 // oldest message until now
+	first uint64 // oldest message on disk until now
 	next  uint64 // oldest message from now on
 	gone  uint64 // newest block that goes as a whole, 0 for none
 	batch *pebble.Batch
@@ -105,7 +126,7 @@ func (t *trim) collect(l *Pebble, upto uint64) error {
 		if err != nil {
 			break // it.Error says the same
 		}
-		if err := t.block(last, value, upto); err != nil {
+		if err := t.block(l, last, value, upto); err != nil {
 			if !errors.Is(err, ErrCorrupt) {
 				return err
 			}
@@ -132,7 +153,7 @@ func (t *trim) collect(l *Pebble, upto uint64) error {
 
 // block forgets what points to the messages of a block up to and including upto.
 // The block itself goes when all of its messages have.
-func (t *trim) block(last uint64, value []byte, upto uint64) error {
+func (t *trim) block(l *Pebble, last uint64, value []byte, upto uint64) error {
 	b, err := parseBlock(last, value)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -149,8 +170,7 @@ func (t *trim) block(last uint64, value []byte, upto uint64) error {
 		// The mids of a block that was trimmed in part are gone already, and may
 		// be in use again.
 		if r.Mid != "" && seq >= t.first {
-			t.key = midKey(t.key, r.From, r.Mid)
-			if err := t.batch.Delete(t.key, nil); err != nil {
+			if err := t.mid(l, &r); err != nil {
 				return err
 			}
 		}
@@ -180,6 +200,28 @@ func (t *trim) block(last uint64, value []byte, upto uint64) error {
 		}
 	}
 	return bad
+}
+
+// mid forgets the mid of a message, unless it leads to a newer message by now: see
+// reusedMids, which knows what has been used again since the log was opened.
+func (t *trim) mid(l *Pebble, r *Record) error {
+	t.key = midKey(t.key, r.From, r.Mid)
+	if r.Seq < l.reusedFrom {
+		value, closer, err := l.db.Get(t.key)
+		if errors.Is(err, pebble.ErrNotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		u, err := decodeMid(value)
+		if err := errors.Join(err, closer.Close()); err != nil {
+			return err
+		}
+		if u.seq != r.Seq {
+			return nil
+		}
+	}
+	return t.batch.Delete(t.key, nil)
 }
 
 // finish adds what is done once for all blocks.
@@ -216,22 +258,8 @@ type Retention struct {
 	MaxBytes uint64        // the oldest are forgotten when more than this was appended; to about a megabyte
 }
 
-// Enforce forgets what the retention does not want kept, but nothing after
-// archivedUpTo, the seq up to which the archive has everything; math.MaxUint64
-// if nothing is archived. It returns the new first seq.
-func (l *Pebble) Enforce(ctx context.Context, keep Retention, archivedUpTo uint64) (first uint64, err error) {
-	upto, err := l.trimPoint(ctx, keep)
-	if err != nil {
-		return l.first.Load(), fmt.Errorf("find where to trim the log: %w", err)
-	}
-	upto = min(upto, archivedUpTo)
-	err = l.Trim(ctx, upto)
-	return l.first.Load(), err
-}
-
-// trimPoint returns the newest seq that the retention does not want kept, 0 for
-// none.
-func (l *Pebble) trimPoint(ctx context.Context, keep Retention) (upto uint64, err error) {
+// Expired returns the newest seq that a retention does not want kept, 0 for none.
+func (l *Pebble) Expired(ctx context.Context, keep Retention) (upto uint64, err error) {
 	if keep.MaxAge <= 0 && keep.MaxBytes == 0 {
 		return 0, nil
 	}

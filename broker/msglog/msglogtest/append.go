@@ -202,7 +202,7 @@ func testMidPending(t *testing.T, open Open) {
 	for i := range 100 {
 		a := withMid(msg("alice", "user/bob", fmt.Sprint(i)), fmt.Sprint(i))
 		b := withMid(msg("alice", "user/bob", fmt.Sprint(i)), fmt.Sprint(i))
-		if _, err := l.Append([]*msglog.Record{a}); err != nil {
+		if _, err := l.Propose(Entry(a)); err != nil {
 			t.Fatal(err)
 		}
 		wantOutcomes(t, appendAll(t, l, b), msglog.Duplicate)

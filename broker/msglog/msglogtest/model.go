@@ -19,11 +19,12 @@ import (
 type model struct {
 	next  uint64
 	first uint64
+	ts    int64            // of the newest message, 0 at the beginning
 	recs  []*msglog.Record // in order, trimmed ones as well
 	store map[string]string
 }
 
-func (m *model) append(r *msglog.Record) msglog.Outcome {
+func (m *model) append(r *msglog.Record, ts int64) msglog.Outcome {
 	for _, old := range slices.Backward(m.recs) {
 		if old.Seq < m.first {
 			break
@@ -47,7 +48,8 @@ func (m *model) append(r *msglog.Record) msglog.Outcome {
 	if r.Ask {
 		return msglog.Unknown
 	}
-	r.Seq = m.next
+	r.Seq, r.TS = m.next, max(ts, m.ts)
+	m.ts = r.TS
 	m.next++
 	r.Prev, r.PrevSender = m.tail(r.To), 0
 	if own := "user/" + r.From; strings.HasPrefix(r.To, "user/") && r.To != own {
@@ -113,10 +115,20 @@ func testModel(t *testing.T, open Open) {
 					w := *r
 					got, want = append(got, r), append(want, &w)
 				}
+				e := Entry(got...)
+				e.Time = rapid.Int64Range(-5, 5).Draw(rt, "time")
 				for _, w := range want {
-					outcomes = append(outcomes, m.append(w))
+					outcomes = append(outcomes, m.append(w, e.Time))
 				}
-				wantOutcomes(tb, appendAll(tb, l, got...), outcomes...)
+				p, err := l.Propose(e)
+				if err != nil {
+					rt.Fatal(err)
+				}
+				c, err := p.Wait()
+				if err != nil {
+					rt.Fatal(err)
+				}
+				wantOutcomes(tb, c.Outcomes, outcomes...)
 				for i, w := range want {
 					if outcomes[i] != msglog.Conflict && got[i].Seq != w.Seq {
 						rt.Fatalf("record %d: seq %d, want %d", i, got[i].Seq, w.Seq)

@@ -60,6 +60,13 @@ func Run(t *testing.T, open Open) {
 		"Closed":             testClosed,
 		"ReadersWhileAppend": testReadersWhileAppend,
 		"TrimWhileAppend":    testTrimWhileAppend,
+		"Follow":             testFollow,
+		"FollowFrom":         testFollowFrom,
+		"FollowEnds":         testFollowEnds,
+		"StateInEntry":       testStateInEntry,
+		"Time":               testTime,
+		"Full":               testFull,
+		"ForgetInOrder":      testForgetInOrder,
 		"Model":              testModel,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -96,17 +103,34 @@ func withPacket(r *msglog.Record, id uint16, dup bool) *msglog.Record {
 	return r
 }
 
-// appendAll appends a batch, waits for it and returns the outcomes.
+// Entry returns an entry of records, proposed at the time that the newest has as its TS.
+func Entry(recs ...*msglog.Record) *msglog.Entry {
+	e := &msglog.Entry{Records: recs}
+	for i, r := range recs {
+		if i == 0 || r.TS > e.Time {
+			e.Time = r.TS
+		}
+	}
+	return e
+}
+
+// Propose proposes records, waits for them and returns what was decided.
+func Propose(l msglog.Log, recs ...*msglog.Record) (*msglog.Committed, error) {
+	p, err := l.Propose(Entry(recs...))
+	if err != nil {
+		return nil, fmt.Errorf("propose: %w", err)
+	}
+	return p.Wait()
+}
+
+// appendAll proposes records, waits for them and returns the outcomes.
 func appendAll(tb testing.TB, l msglog.Log, recs ...*msglog.Record) []msglog.Outcome {
 	tb.Helper()
-	p, err := l.Append(recs)
+	c, err := Propose(l, recs...)
 	if err != nil {
-		tb.Fatalf("append: %v", err)
+		tb.Fatal(err)
 	}
-	if err := p.Wait(); err != nil {
-		tb.Fatalf("wait: %v", err)
-	}
-	return p.Outcomes()
+	return c.Outcomes
 }
 
 // store appends a batch of which every record must be new.
@@ -190,7 +214,7 @@ func mustTail(tb testing.TB, l msglog.Log, topic string) uint64 {
 
 func mustTrim(tb testing.TB, l msglog.Log, upto uint64) {
 	tb.Helper()
-	if err := l.Trim(context.Background(), upto); err != nil {
+	if err := l.Compact(context.Background(), upto); err != nil {
 		tb.Fatalf("trim: %v", err)
 	}
 }

@@ -40,7 +40,7 @@ func testBounds(t *testing.T, open Open) {
 	l := open1(t, open)
 	first, _ := l.Bounds()
 	for i := range 50 {
-		p, err := l.Append([]*msglog.Record{msg("alice", "user/bob", fmt.Sprint(i))})
+		p, err := l.Propose(Entry(msg("alice", "user/bob", fmt.Sprint(i))))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +49,7 @@ func testBounds(t *testing.T, open Open) {
 		if len(got) > 0 && got[len(got)-1].Seq > last {
 			t.Fatalf("read up to %d, durable up to %d", got[len(got)-1].Seq, last)
 		}
-		if err := p.Wait(); err != nil {
+		if _, err := p.Wait(); err != nil {
 			t.Fatal(err)
 		}
 		if f, last := l.Bounds(); f != first || last != first+uint64(i) {
@@ -227,14 +227,16 @@ func testClosed(t *testing.T, open Open) {
 	mustClose(t, l)
 	ctx := context.Background()
 	nothing := func(*msglog.Record) bool { return true }
-	_, appendErr := l.Append([]*msglog.Record{msg("alice", "user/bob", "hello")})
+	_, proposeErr := l.Propose(Entry(msg("alice", "user/bob", "hello")))
+	_, followErr := l.Follow(0)
 	_, tailErr := l.Tail("user/bob")
 	for name, err := range map[string]error{
-		"Append":    appendErr,
+		"Propose":   proposeErr,
+		"Follow":    followErr,
 		"Tail":      tailErr,
 		"Read":      l.Read(ctx, 0, 1<<60, nothing),
 		"ReadTopic": l.ReadTopic(ctx, "user/bob", 0, 1<<60, nothing),
-		"Trim":      l.Trim(ctx, 1<<60),
+		"Compact":   l.Compact(ctx, 1<<60),
 		"Apply":     s.Apply([]state.Op{{Key: "k"}}, true),
 		"Scan":      s.Scan("", func(string, []byte) bool { return true }),
 	} {
@@ -306,12 +308,12 @@ func testReadersWhileAppend(t *testing.T, open Open) {
 		for i := range recs {
 			recs[i] = msg("alice", fmt.Sprintf("group/%d", i%4), fmt.Sprint(b, i))
 		}
-		p, err := l.Append(recs)
+		p, err := l.Propose(Entry(recs...))
 		if err != nil {
 			t.Fatal(err)
 		}
 		wg.Go(func() {
-			if err := p.Wait(); err != nil {
+			if _, err := p.Wait(); err != nil {
 				t.Error(err)
 			}
 		})

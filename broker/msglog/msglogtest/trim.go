@@ -173,7 +173,7 @@ func testTrimWhileAppend(t *testing.T, open Open) {
 			default:
 			}
 			_, last := l.Bounds()
-			if err := l.Trim(context.Background(), last-min(last, 50)); err != nil {
+			if err := l.Compact(context.Background(), last-min(last, 50)); err != nil {
 				return err
 			}
 			err := l.Read(context.Background(), 0, 1<<60, func(*msglog.Record) bool { return true })

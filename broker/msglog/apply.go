@@ -2,7 +2,6 @@ package msglog
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -22,37 +21,36 @@ const (
 	recordOverhead = 256
 )
 
-// appender is what belongs to the goroutine that appends.
-type appender struct {
-	log    *Pebble
-	next   uint64 // seq of the next message
-	topics *topicCache
-	dups   *deviceCache
-	filter midFilter
+// applier decides what becomes of entries, one after the other. What it decides depends
+// on the entries before and on nothing else. It is used under Pebble.applying.
+type applier struct {
+	log *Pebble
+	decided
+	next    uint64            // seq of the next message
+	numbers map[string]uint64 // number of the newest entry of each origin
+	topics  *topicCache
+	dups    *deviceCache
+	filter  midFilter
 
 	block   blockBuilder
 	blockID uint64        // counts blocks, to know which block a state's lists belong to
 	touched []*topicState // topics of the block under construction
 	used    []*deviceState
-	devices map[device]*deviceState // of this batch
-	mids    map[senderMid]use       // of this batch
-	uses    map[devicePacket]use
+	devices map[device]*deviceState // of this entry
+	mids    map[senderMid]use       // of this entry
+	uses    map[device]*deviceUses  // packet ids of this entry
+	reused  []reusedMid             // mids of this entry whose earlier message is forgotten
 
 	key, val []byte // scratch
 
 	indexed indexEntry // the newest of the sparse index
-	bytes   uint64     // appended since the log was made
+	bytes   uint64     // written since the log was made
 }
 
 // device is a sender's device as MQTT names it.
 type device struct{ from, client string }
 
 type senderMid struct{ from, mid string }
-
-type devicePacket struct {
-	device
-	id uint16
-}
 
 // use is the message that used a mid or a packet id.
 type use struct{ seq, digest uint64 }
@@ -70,7 +68,7 @@ type packetEntry struct {
 	use
 }
 
-func (a *appender) init(l *Pebble) error {
+func (a *applier) init(l *Pebble) error {
 	a.log = l
 	a.next = l.durable.Load() + 1
 	a.topics = newTopicCache(l.opts.TailTopics)
@@ -78,67 +76,41 @@ func (a *appender) init(l *Pebble) error {
 	a.filter = midFilter{log: l, limit: l.opts.MidFilterBytes, built: make(chan []*midGeneration, 1)}
 	a.devices = make(map[device]*deviceState)
 	a.mids = make(map[senderMid]use)
-	a.uses = make(map[devicePacket]use)
+	a.uses = make(map[device]*deviceUses)
 	var err error
+	if a.decided, _, err = l.readDecided(); err != nil {
+		return err
+	}
+	if a.numbers, err = l.readNumbers(); err != nil {
+		return err
+	}
 	a.indexed, err = l.lastIndex()
 	a.bytes = a.indexed.bytes
 	return err
 }
 
-// pending is a batch on its way to the disk.
-type pending struct {
-	outcomes []Outcome
-	batch    *pebble.Batch // nil if nothing was to be stored
-	last     uint64        // newest seq once it is durable
-	done     chan struct{}
-	err      error // valid when done is closed
-}
-
-// Outcomes has one outcome for each record of the batch.
-func (p *pending) Outcomes() []Outcome { return p.outcomes }
-
-// Wait blocks until the batch, and all before it, are on disk.
-func (p *pending) Wait() error {
-	<-p.done
-	return p.err
-}
-
-// Append gives each new record its seq, in order, as one batch. See Log.
-func (l *Pebble) Append(recs []*Record) (Pending, error) {
-	if err := l.use(); err != nil {
-		return nil, err
+// apply decides about an entry and begins to write what follows from it. Where
+// entries are numbered by somebody else, always is set: that an entry had no effect is
+// written, too.
+func (a *applier) apply(position uint64, e *Entry, always bool) (*pending, error) {
+	p := &pending{decision: Committed{Entry: e, Outcomes: make([]Outcome, len(e.Records))}}
+	p.committed = &p.decision
+	before, next := a.decided, a.next
+	b := a.log.db.NewBatchWithSize(entrySize(e))
+	repeated := e.Number != 0 && e.Number <= a.numbers[e.Origin]
+	index, err := a.indexed, error(nil)
+	if repeated {
+		p.committed = nil
+	} else {
+		index, err = a.prepare(b, p.committed.Outcomes, e)
 	}
-	defer l.done()
-	if err := l.failure.get(); err != nil {
-		return nil, err
+	if err == nil && (always || a.next != next || a.first != before.first || len(e.State) > 0) {
+		if a.position = position; !repeated {
+			a.chain = a.link(p.committed.Outcomes, e)
+			err = setOps(b, e.State)
+		}
+		err = errors.Join(err, a.putDecided(b, e))
 	}
-	size := 0
-	for _, r := range recs {
-		size += len(r.Tail) + recordOverhead
-	}
-	noRoom := l.disk.admit(size)
-	if noRoom != nil && !slices.ContainsFunc(recs, func(r *Record) bool { return r.Dup || r.Mid != "" }) {
-		return nil, noRoom
-	}
-	p, err := l.appender.append(recs, size, noRoom != nil)
-	if err != nil {
-		return nil, fmt.Errorf("append batch: %w", err)
-	}
-	if noRoom != nil && !slices.ContainsFunc(p.outcomes, func(o Outcome) bool { return o != NoRoom }) {
-		return nil, noRoom
-	}
-	// In the order of appending: there is one appending goroutine.
-	l.commits <- p
-	return p, nil
-}
-
-// append prepares a batch and begins to write it. If the disk is full, it only finds out
-// what has been stored before.
-func (a *appender) append(recs []*Record, size int, full bool) (*pending, error) {
-	next := a.next
-	p := &pending{outcomes: make([]Outcome, len(recs)), done: make(chan struct{})}
-	b := a.log.db.NewBatchWithSize(size)
-	index, err := a.prepare(b, p.outcomes, recs, full)
 	clear(a.devices)
 	clear(a.mids)
 	clear(a.uses)
@@ -146,35 +118,54 @@ func (a *appender) append(recs []*Record, size int, full bool) (*pending, error)
 		// The caches know of messages that are not stored.
 		a.topics.reset()
 		a.dups.reset()
-		a.next = next
+		a.decided, a.next = before, next
 		return nil, errors.Join(err, b.Close())
 	}
-	p.last = a.next - 1
-	if a.next == next {
+	p.last, p.then = a.next-1, a.decided
+	if p.committed != nil {
+		p.committed.Position, p.committed.Chain = a.position, a.chain
+	}
+	if b.Empty() {
 		return p, b.Close() // nothing new: to wait for what came before is all there is to do
 	}
 	// From here on there is no way back but a failed log: it is not known what of
 	// the batch is on disk.
 	written := uint64(b.Len()) //nolint:gosec // a length
-	if err := a.log.guard(func() error { return a.log.applyAsync(b) }); err != nil {
+	if err := a.write(b, p, len(e.State) > 0 && !repeated); err != nil {
 		return nil, err
+	}
+	if e.Number != 0 && !repeated {
+		a.numbers[e.Origin] = e.Number
 	}
 	a.indexed, a.bytes = index, a.bytes+written
 	p.batch = b
 	return p, nil
 }
 
+// entrySize returns about how many bytes an entry takes in the database.
+func entrySize(e *Entry) int {
+	size := 0
+	for _, r := range e.Records {
+		size += len(r.Tail) + recordOverhead
+	}
+	return size
+}
+
 // prepare finds out which messages are new, numbers them and puts them into the
-// batch, unless the disk is full or it was only asked. It returns the newest entry of the sparse index.
-func (a *appender) prepare(b *pebble.Batch, outcomes []Outcome, recs []*Record, full bool) (index indexEntry, err error) {
+// batch, and moves the bounds of what is kept. It returns the newest entry of the
+// sparse index.
+func (a *applier) prepare(b *pebble.Batch, outcomes []Outcome, e *Entry) (index indexEntry, err error) {
 	seen := seenBefore{
-		a: a, single: len(recs) == 1,
-		keepUses: slices.ContainsFunc(recs, func(r *Record) bool { return r.Dup }),
+		a: a, single: len(e.Records) == 1,
+		keepUses: slices.ContainsFunc(e.Records, func(r *Record) bool { return r.Dup }),
 	}
 	defer func() { err = errors.Join(err, seen.close()) }()
+	a.topics.shrink()
 	a.startBlock()
+	a.reused = a.reused[:0]
+	ts := max(a.ts, e.Time) // never backwards, so that it does not contradict seq
 	var newest *Record
-	for i, r := range recs {
+	for i, r := range e.Records {
 		outcome, seq, err := seen.check(r)
 		if err != nil {
 			return index, err
@@ -183,7 +174,7 @@ func (a *appender) prepare(b *pebble.Batch, outcomes []Outcome, recs []*Record, 
 		case outcome != Stored:
 		case r.Ask:
 			outcome = Unknown
-		case full:
+		case e.Full:
 			outcome = NoRoom
 		}
 		outcomes[i] = outcome
@@ -192,7 +183,7 @@ func (a *appender) prepare(b *pebble.Batch, outcomes []Outcome, recs []*Record, 
 			continue
 		}
 		newest = r
-		r.Seq = a.next
+		r.Seq, r.TS = a.next, ts
 		a.next++
 		if err := a.add(r); err != nil {
 			return index, err
@@ -211,15 +202,42 @@ func (a *appender) prepare(b *pebble.Batch, outcomes []Outcome, recs []*Record, 
 			}
 		}
 	}
+	if e.Trim >= a.first {
+		a.first = min(e.Trim, a.next-1) + 1
+	}
 	if newest == nil {
 		return a.indexed, nil
 	}
+	a.ts = ts
 	if len(a.block.offsets) > 0 {
 		if err := a.finishBlock(b, newest.Seq); err != nil {
 			return index, err
 		}
 	}
 	return a.addIndex(b, newest.Seq, newest.TS)
+}
+
+// write begins to write a batch. The pending entry tells when it is durable.
+func (a *applier) write(b *pebble.Batch, p *pending, changesState bool) error {
+	l := a.log
+	if !changesState {
+		return l.guard(func() error { return l.reused.note(a.reused, b, l.applyAsync) })
+	}
+	// Changes to the state store are counted, so that they are missed if they should
+	// not be there after all.
+	l.storeMu.Lock()
+	defer l.storeMu.Unlock()
+	p.changes = l.changes + 1
+	err := l.guard(func() error {
+		if err := setUint(b, keyChanges, p.changes); err != nil {
+			return err
+		}
+		return l.reused.note(a.reused, b, l.applyAsync)
+	})
+	if err == nil {
+		l.changes = p.changes
+	}
+	return err
 }
 
 // applyAsync begins to write the batch; its SyncWait tells when it is durable.
@@ -230,7 +248,7 @@ func (l *Pebble) applyAsync(b *pebble.Batch) error {
 	return l.db.ApplyNoSyncWait(b, pebble.Sync)
 }
 
-func (a *appender) startBlock() {
+func (a *applier) startBlock() {
 	a.block.reset()
 	a.blockID++
 	a.touched = a.touched[:0]
@@ -238,7 +256,7 @@ func (a *appender) startBlock() {
 }
 
 // add puts a record that has its seq into the block under construction.
-func (a *appender) add(r *Record) error {
+func (a *applier) add(r *Record) error {
 	to, err := a.topic(append(a.key[:0], r.To...))
 	if err != nil {
 		return err
@@ -276,7 +294,7 @@ func ownTopic(r *Record) string {
 	return userPrefix + r.From
 }
 
-func (a *appender) post(t *topicState, seq uint64) {
+func (a *applier) post(t *topicState, seq uint64) {
 	t.tail = seq
 	if t.block != a.blockID {
 		t.block, t.index = a.blockID, t.index[:0]
@@ -286,7 +304,7 @@ func (a *appender) post(t *topicState, seq uint64) {
 }
 
 // topic returns the state of a topic, from the log if it is not in the cache.
-func (a *appender) topic(name []byte) (*topicState, error) {
+func (a *applier) topic(name []byte) (*topicState, error) {
 	a.key = name // name may have outgrown it
 	if t := a.topics.get(name); t != nil {
 		return t, nil
@@ -305,7 +323,7 @@ func (a *appender) topic(name []byte) (*topicState, error) {
 // recognised when it comes again with DUP. With a mid that does it.
 func isTracked(r *Record) bool { return r.QoS > 0 && r.PacketID != 0 && r.Mid == "" }
 
-func (a *appender) track(r *Record) {
+func (a *applier) track(r *Record) {
 	dev := device{r.From, r.Client}
 	d := a.devices[dev]
 	if d == nil {
@@ -321,7 +339,7 @@ func (a *appender) track(r *Record) {
 
 // finishBlock adds the block whose newest message is last, and what points into
 // it, to the batch.
-func (a *appender) finishBlock(b *pebble.Batch, last uint64) error {
+func (a *applier) finishBlock(b *pebble.Batch, last uint64) error {
 	n := len(a.block.offsets)
 	a.key = blockKey(a.key, last)
 	if err := b.Set(a.key, a.block.finish(), nil); err != nil {
@@ -347,7 +365,7 @@ func (a *appender) finishBlock(b *pebble.Batch, last uint64) error {
 
 // addIndex adds an entry to the sparse index if one is due, and returns the
 // newest one.
-func (a *appender) addIndex(b *pebble.Batch, last uint64, ts int64) (indexEntry, error) {
+func (a *applier) addIndex(b *pebble.Batch, last uint64, ts int64) (indexEntry, error) {
 	e := indexEntry{seq: last, bytes: a.bytes + uint64(b.Len()), ts: ts} //nolint:gosec // a length
 	if e.bytes-a.indexed.bytes < indexBytes && e.ts-a.indexed.ts < indexMillis {
 		return a.indexed, nil
@@ -355,41 +373,4 @@ func (a *appender) addIndex(b *pebble.Batch, last uint64, ts int64) (indexEntry,
 	a.key = indexKey(a.key, e.seq)
 	a.val = e.append(a.val[:0])
 	return e, b.Set(a.key, a.val, nil)
-}
-
-// commitLoop waits for batches to become durable, in order, and makes them
-// visible.
-func (l *Pebble) commitLoop() {
-	defer close(l.committed)
-	for p := range l.commits {
-		p.err = l.commit(p)
-		close(p.done)
-	}
-}
-
-func (l *Pebble) commit(p *pending) error {
-	// After a failure nothing is known to be durable, whatever a later sync says.
-	if err := l.failure.get(); err != nil {
-		return err
-	}
-	if p.batch == nil {
-		return nil
-	}
-	if !l.opts.NoSync {
-		if err := p.batch.SyncWait(); err != nil {
-			return l.fail(fmt.Errorf("sync: %w", err))
-		}
-	}
-	// In this order: whoever is told of a message finds it in HEAD.
-	if !l.opts.NoSync {
-		if err := l.head.raise(head{seq: p.last}); err != nil {
-			return l.fail(err)
-		}
-	}
-	l.durable.Store(p.last)
-	// Its memory is used again by the next batches. It was applied, so there is
-	// nothing that Close could report.
-	_ = p.batch.Close()
-	p.batch = nil
-	return nil
 }

@@ -1,0 +1,8 @@
+package msglog
+
+// StopRemoving keeps what was forgotten on the disk until resume is called, which must be
+// before Close.
+func (l *Pebble) StopRemoving() (resume func()) {
+	l.removing.Lock()
+	return l.removing.Unlock
+}
