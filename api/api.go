@@ -13,15 +13,15 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
-	"mynah/api/accounts"
-	"mynah/api/changes"
-	"mynah/api/pgtx"
-	"mynah/api/social"
 	"mynah/authhook"
+	"mynah/directory/changes"
+	"mynah/groups"
 	"mynah/internal/forwarded"
 	"mynah/internal/loglimit"
 	"mynah/internal/origin"
+	"mynah/people"
 	"mynah/schema"
+	"mynah/schema/pgtx"
 )
 
 // API answers HTTP requests. Make it with New.
@@ -34,8 +34,8 @@ type API struct {
 	mux      *http.ServeMux
 	huma     huma.API
 	document []byte // openapi.json
-	accounts *accounts.Service
-	social   *social.Service
+	accounts *people.Service
+	social   *groups.Service
 	limits   limits
 	barrier  *changes.Barrier
 	// groupOwner returns nil if the subject owns the group, and a *chat.Error
@@ -69,10 +69,10 @@ func New(cfg Config) (*API, error) {
 	if a.origins, err = origin.Parse(cfg.Origins); err != nil {
 		return nil, err
 	}
-	if a.accounts, err = accounts.New(a.db, cfg.Keys, cfg.Accounts, cfg.Log, cfg.Now); err != nil {
+	if a.accounts, err = people.New(a.db, cfg.Keys, cfg.Accounts, cfg.Log, cfg.Now); err != nil {
 		return nil, fmt.Errorf("set up accounts: %w", err)
 	}
-	a.social = social.New(a.db, cfg.Social)
+	a.social = groups.New(a.db, cfg.Social)
 	a.barrier = changes.NewBarrier(cfg.DB, cfg.Log)
 	a.accounts.Acquainted, a.accounts.OnDelete = a.social.Acquainted, a.social.Forget
 	a.groupOwner = a.ownsGroup

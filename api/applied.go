@@ -5,7 +5,7 @@ import (
 	"errors"
 	"log/slog"
 
-	"mynah/api/changes"
+	"mynah/directory/changes"
 	"mynah/schema"
 )
 

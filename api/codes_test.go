@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"mynah/api"
-	"mynah/api/accounts"
 	"mynah/internal/waitfor"
+	"mynah/people"
 )
 
 func contains(s, part string) bool { return strings.Contains(s, part) }
@@ -19,10 +19,10 @@ func contains(s, part string) bool { return strings.Contains(s, part) }
 // letterBox is a Sender that keeps what it is given.
 type letterBox struct {
 	mu    sync.Mutex
-	codes []accounts.Code
+	codes []people.Code
 }
 
-func (l *letterBox) Send(_ context.Context, c accounts.Code) error {
+func (l *letterBox) Send(_ context.Context, c people.Code) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.codes = append(l.codes, c)
@@ -36,7 +36,7 @@ func (l *letterBox) len() int {
 }
 
 // nth waits for the nth code and returns it.
-func (l *letterBox) nth(tb testing.TB, n int) accounts.Code {
+func (l *letterBox) nth(tb testing.TB, n int) people.Code {
 	tb.Helper()
 	waitfor.MustHold(tb, "a code is sent", func() bool { return l.len() >= n })
 	l.mu.Lock()
@@ -186,7 +186,7 @@ func TestNoAnswerTellsWhetherAnAccountExists(t *testing.T) {
 	w.signInCode(challenge, box.nth(t, 1).Digits).want(http.StatusCreated)
 	w.askCode("phone", "+8613900139000", "signin") // as many as the other
 	w.register("anna")
-	closed := newWorld(t, withBoxes(&letterBox{}), func(c *api.Config) { c.Accounts.Registration = accounts.RegisterClosed })
+	closed := newWorld(t, withBoxes(&letterBox{}), func(c *api.Config) { c.Accounts.Registration = people.RegisterClosed })
 	same := func(what string, known, unknown *reply) {
 		t.Helper()
 		if shape(known) != shape(unknown) {

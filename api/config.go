@@ -12,10 +12,10 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"mynah/api/accounts"
-	"mynah/api/social"
+	"mynah/groups"
 	"mynah/internal/forwarded"
 	"mynah/internal/origin"
+	"mynah/people"
 )
 
 // Config is what an API needs. The flags that fill it are named with the fields.
@@ -24,15 +24,15 @@ type Config struct {
 	// caller's to close, after Stop. Required.
 	DB *pgxpool.Pool
 	// Verifier tells who a token's holder is. It must accept what Keys signs
-	// and what the devices' own keys sign (accounts.Keys is a source of both).
+	// and what the devices' own keys sign (people.Keys is a source of both).
 	// Required.
 	Verifier Verifier
 	// Keys signs access tokens. Required.
-	Keys *accounts.Keys
+	Keys *people.Keys
 	// Accounts says who may register and how people sign in.
-	Accounts accounts.Config
+	Accounts people.Config
 	// Social are the limits of contacts and groups.
-	Social social.Config
+	Social groups.Config
 	// Origins are the origins of web pages, besides the API's own, whose
 	// scripts may call it (--allow-origin): https://app.example.com,
 	// https://*.example.com for all below that, file:// or null for pages that

@@ -3,7 +3,7 @@ package api
 import (
 	"context"
 
-	"mynah/api/social"
+	"mynah/groups"
 )
 
 type askInput struct {
@@ -39,7 +39,7 @@ type requestsInput struct {
 	Direction string `query:"direction" enum:"incoming,outgoing" default:"incoming"`
 }
 
-func (a *API) contactRequests(ctx context.Context, in *requestsInput) (*body[List[social.Request]], error) {
+func (a *API) contactRequests(ctx context.Context, in *requestsInput) (*body[List[groups.Request]], error) {
 	after, err := in.afterTime()
 	if err != nil {
 		return nil, err
@@ -48,12 +48,12 @@ func (a *API) contactRequests(ctx context.Context, in *requestsInput) (*body[Lis
 	if err != nil {
 		return nil, err
 	}
-	return peopleOf(ctx, a, rows, in.Limit, func(r social.Request) any { return social.TimeKey{At: r.Since, ID: r.ID} })
+	return peopleOf(ctx, a, rows, in.Limit, func(r groups.Request) any { return groups.TimeKey{At: r.Since, ID: r.ID} })
 }
 
 // afterTime reads the cursor of a list ordered by time, nil at its beginning.
-func (p *Page) afterTime() (*social.TimeKey, error) {
-	var key social.TimeKey
+func (p *Page) afterTime() (*groups.TimeKey, error) {
+	var key groups.TimeKey
 	if ok, err := p.after(&key); err != nil || !ok {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (p *Page) afterID() (id string, err error) {
 	return id, err
 }
 
-func (a *API) acceptContact(ctx context.Context, in *IDPath) (*body[social.Friend], error) {
+func (a *API) acceptContact(ctx context.Context, in *IDPath) (*body[groups.Friend], error) {
 	me := callerOf(ctx).Subject
 	if err := a.social.Accept(ctx, me, in.ID); err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func (a *API) endContactRequest(ctx context.Context, in *IDPath) (*empty, error)
 	return nil, a.social.EndRequest(ctx, callerOf(ctx).Subject, in.ID)
 }
 
-func (a *API) contact(ctx context.Context, in *IDPath) (*body[social.Friend], error) {
+func (a *API) contact(ctx context.Context, in *IDPath) (*body[groups.Friend], error) {
 	f, err := a.social.Friend(ctx, callerOf(ctx).Subject, in.ID)
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func (a *API) contact(ctx context.Context, in *IDPath) (*body[social.Friend], er
 	return personOf(ctx, a, f)
 }
 
-func (a *API) contacts(ctx context.Context, in *Page) (*body[List[social.Friend]], error) {
+func (a *API) contacts(ctx context.Context, in *Page) (*body[List[groups.Friend]], error) {
 	after, err := in.afterID()
 	if err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func (a *API) contacts(ctx context.Context, in *Page) (*body[List[social.Friend]
 	if err != nil {
 		return nil, err
 	}
-	return peopleOf(ctx, a, rows, in.Limit, func(f social.Friend) any { return f.ID })
+	return peopleOf(ctx, a, rows, in.Limit, func(f groups.Friend) any { return f.ID })
 }
 
 type remarkInput struct {
@@ -105,7 +105,7 @@ type remarkInput struct {
 	}
 }
 
-func (a *API) remarkContact(ctx context.Context, in *remarkInput) (*body[social.Friend], error) {
+func (a *API) remarkContact(ctx context.Context, in *remarkInput) (*body[groups.Friend], error) {
 	f, err := a.social.SetRemark(ctx, callerOf(ctx).Subject, in.ID, in.Body.Remark)
 	if err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func (a *API) removeContact(ctx context.Context, in *IDPath) (*empty, error) {
 	return nil, a.social.RemoveContact(ctx, callerOf(ctx).Subject, in.ID)
 }
 
-func (a *API) blocks(ctx context.Context, in *Page) (*body[List[social.BlockedPerson]], error) {
+func (a *API) blocks(ctx context.Context, in *Page) (*body[List[groups.BlockedPerson]], error) {
 	after, err := in.afterID()
 	if err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func (a *API) blocks(ctx context.Context, in *Page) (*body[List[social.BlockedPe
 	if err != nil {
 		return nil, err
 	}
-	return peopleOf(ctx, a, rows, in.Limit, func(b social.BlockedPerson) any { return b.ID })
+	return peopleOf(ctx, a, rows, in.Limit, func(b groups.BlockedPerson) any { return b.ID })
 }
 
 func (a *API) block(ctx context.Context, in *IDPath) (*empty, error) {
@@ -138,7 +138,7 @@ func (a *API) unblock(ctx context.Context, in *IDPath) (*empty, error) {
 	return nil, a.social.Unblock(ctx, callerOf(ctx).Subject, in.ID)
 }
 
-func (a *API) privacy(ctx context.Context, _ *empty) (*body[social.Privacy], error) {
+func (a *API) privacy(ctx context.Context, _ *empty) (*body[groups.Privacy], error) {
 	p, err := a.social.Privacy(ctx, callerOf(ctx).Subject)
 	if err != nil {
 		return nil, err
@@ -153,7 +153,7 @@ type privacyInput struct {
 	}
 }
 
-func (a *API) setPrivacy(ctx context.Context, in *privacyInput) (*body[social.Privacy], error) {
+func (a *API) setPrivacy(ctx context.Context, in *privacyInput) (*body[groups.Privacy], error) {
 	p, err := a.social.SetPrivacy(ctx, callerOf(ctx).Subject, in.Body.Write, in.Body.Presence)
 	if err != nil {
 		return nil, err

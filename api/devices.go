@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"time"
 
-	"mynah/api/accounts"
 	"mynah/authhook"
 	"mynah/chat"
+	"mynah/people"
 )
 
 // CredentialFields are how a device is to prove itself.
@@ -45,7 +45,7 @@ type credential struct {
 	KID     string     `json:"kid,omitempty" doc:"The kid that the header of the device's JWTs must have; sub must be its id"`
 }
 
-func credentialAnswer(c *accounts.Credential) credential {
+func credentialAnswer(c *people.Credential) credential {
 	return credential{Token: c.Token, Expires: c.Expires, KID: c.KeyID}
 }
 
@@ -65,8 +65,8 @@ type deviceInput struct {
 type deviceOutput struct {
 	Location string `header:"Location"`
 	Body     struct {
-		Device     accounts.Device `json:"device"`
-		Credential credential      `json:"credential"`
+		Device     people.Device `json:"device"`
+		Credential credential    `json:"credential"`
 	}
 }
 
@@ -92,7 +92,7 @@ func (a *API) createDevice(ctx context.Context, in *deviceInput) (*deviceOutput,
 			return nil, err
 		}
 	}
-	spec := accounts.DeviceSpec{
+	spec := people.DeviceSpec{
 		ID: b.ID, Role: authhook.Role(b.Role), Name: b.Name, Group: b.Group, Groups: b.Groups, Pub: b.Pub, Sub: b.Sub,
 	}
 	if b.Group != "" {
@@ -126,7 +126,7 @@ func (a *API) mayManageDevices(ctx context.Context, c *Caller, group string) err
 
 // seenDevice returns the device if the caller may see it: an admin, or the owner of its
 // group. To others it looks like one that does not exist.
-func (a *API) seenDevice(ctx context.Context, id string) (*accounts.Device, error) {
+func (a *API) seenDevice(ctx context.Context, id string) (*people.Device, error) {
 	d, err := a.accounts.Device(ctx, id)
 	if err != nil {
 		return nil, err
@@ -143,7 +143,7 @@ func (a *API) seenDevice(ctx context.Context, id string) (*accounts.Device, erro
 // ownDevice returns the device if the caller may manage it: an admin, or the owner of
 // its group if it is one that they could have made. A service's token, or one that opens
 // other groups, is not theirs to have.
-func (a *API) ownDevice(ctx context.Context, id string) (*accounts.Device, error) {
+func (a *API) ownDevice(ctx context.Context, id string) (*people.Device, error) {
 	d, err := a.seenDevice(ctx, id)
 	if err != nil || callerOf(ctx).Role == authhook.RoleAdmin {
 		return d, err
@@ -154,7 +154,7 @@ func (a *API) ownDevice(ctx context.Context, id string) (*accounts.Device, error
 	return d, nil
 }
 
-func (a *API) device(ctx context.Context, in *IDPath) (*body[accounts.Device], error) {
+func (a *API) device(ctx context.Context, in *IDPath) (*body[people.Device], error) {
 	d, err := a.seenDevice(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -167,7 +167,7 @@ type devicesInput struct {
 	Group string `query:"group" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"Only this group's; who is no admin must give it"`
 }
 
-func (a *API) devices(ctx context.Context, in *devicesInput) (*body[List[accounts.Device]], error) {
+func (a *API) devices(ctx context.Context, in *devicesInput) (*body[List[people.Device]], error) {
 	if err := a.mayManageDevices(ctx, callerOf(ctx), in.Group); err != nil {
 		return nil, err
 	}
@@ -179,7 +179,7 @@ func (a *API) devices(ctx context.Context, in *devicesInput) (*body[List[account
 	if err != nil {
 		return nil, err
 	}
-	return answer(listOf(rows, in.Limit, func(d accounts.Device) any { return d.ID })), nil
+	return answer(listOf(rows, in.Limit, func(d people.Device) any { return d.ID })), nil
 }
 
 type renameInput struct {
@@ -189,7 +189,7 @@ type renameInput struct {
 	}
 }
 
-func (a *API) renameDevice(ctx context.Context, in *renameInput) (*body[accounts.Device], error) {
+func (a *API) renameDevice(ctx context.Context, in *renameInput) (*body[people.Device], error) {
 	if _, err := a.ownDevice(ctx, in.ID); err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@
 //     a wrong password and a reset are answered with the same words and work.
 //     Ids are different: people choose them and they stand in every message, so
 //     to register one that cannot be had is refused, with the same words whether
-//     it is taken, was deleted or is reserved (and with accounts.RegisterAssigned
+//     it is taken, was deleted or is reserved (and with people.RegisterAssigned
 //     nobody chooses).
 //   - What is taken away is gone: an ended session, a disabled device or account
 //     is refused here with the next request and on MQTT as soon as the feed of
@@ -31,18 +31,12 @@
 //	idempotency.go  answers kept for a key
 //	page.go         keyset pagination
 //	docs.go         /openapi.json and /docs
-//	accounts/       people, identities, codes, sessions, keys, devices: the domain, without HTTP
-//	social/         contacts, groups, rooms, invitations and the table of rights: the domain, without HTTP
-//	directory/      what the broker asks about rights, from memory; used by the broker's process
-//	notice/         notices from the outbox to the log
-//	limit/          rates by address and target
-//	changes/        the feed of changes to rights, for the broker's directory
-//	seal/           encryption of what is kept in the database
-//	pgtx/           the transaction in the context
+//
+// The domain, which knows nothing of HTTP, is in packages people and groups.
 //
 // A handler is a method of API that takes a context and an input struct and
 // returns an output struct or an error. Errors for clients are *chat.Error; any
 // other is logged and answered as a failure of the server. A handler asks
-// callerOf who calls; it reads and writes through a store that uses pgtx, so that
+// callerOf who calls; it reads and writes through a store that uses schema/pgtx, so that
 // it takes part in the call's transaction. All SQL is in package schema.
 package api

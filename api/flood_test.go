@@ -5,8 +5,8 @@ import (
 	"net/http"
 	"testing"
 
-	"mynah/api/social"
 	"mynah/authhook"
+	"mynah/groups"
 )
 
 // Guards against a flood of messages to somebody who takes none from strangers: each
@@ -40,7 +40,7 @@ func TestAskingAgainIsNoNotice(t *testing.T) {
 	}
 
 	w.exec(`DELETE FROM outbox`)
-	w.made("club", social.JoinApproval) // with three who approve
+	w.made("club", groups.JoinApproval) // with three who approve
 	for _, note := range []string{"let me in", "let me in", "please"} {
 		w.do(http.MethodPost, "/v1/groups/club/join", eve, map[string]string{"note": note}).want(http.StatusOK)
 	}
@@ -74,7 +74,7 @@ func TestLimitsByAccount(t *testing.T) {
 	ask(frank, 0).problem(http.StatusTooManyRequests, "rate_limited")
 	ask(frank, 1).want(http.StatusCreated)
 
-	w.made("g", social.JoinOpen)
+	w.made("g", groups.JoinOpen)
 	ids := make([]string, 100)
 	for i := range ids {
 		ids[i] = fmt.Sprintf("guest%d", i)

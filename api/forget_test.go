@@ -12,10 +12,10 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"mynah/api"
-	"mynah/api/pgtx"
-	"mynah/api/social"
 	"mynah/authhook"
+	"mynah/groups"
 	"mynah/schema"
+	"mynah/schema/pgtx"
 )
 
 // Guards against a group that has no owner, or one who is gone, for ever: it is handed
@@ -23,7 +23,7 @@ import (
 func TestTransferToWhoIsLeaving(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.made("g", social.JoinOpen)
+	w.made("g", groups.JoinOpen)
 	owner := w.token("owner", authhook.RoleUser)
 	r := w.meanwhile(schema.LockPerson, "member", `DELETE FROM members WHERE account = 'member'`, func() *reply {
 		return w.do(http.MethodPost, "/v1/groups/g/transfer", owner, `{"to":"member"}`)
@@ -39,8 +39,8 @@ func TestTransferToWhoIsLeaving(t *testing.T) {
 func TestRequestsOfWhoIsLeaving(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.made("room", social.JoinOpen)
-	w.made("club", social.JoinApproval)
+	w.made("room", groups.JoinOpen)
+	w.made("club", groups.JoinApproval)
 	for i, call := range []struct{ path, body string }{
 		{"/v1/groups", `{"name":"mine"}`},
 		{"/v1/groups/room/join", `{}`},
@@ -68,7 +68,7 @@ func TestRequestsOfWhoIsLeaving(t *testing.T) {
 func TestForgettingAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	people := social.New(pgtx.New(w.db), social.Config{})
+	people := groups.New(pgtx.New(w.db), groups.Config{})
 	for range 10 {
 		w.exec(`TRUNCATE groups, members CASCADE;
 			INSERT INTO groups (id) VALUES ('g1'), ('g2');
@@ -104,7 +104,7 @@ func (w *world) column(sql string, args ...any) []string {
 // to be told of anybody.
 func TestFarewells(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *api.Config) { c.Social = social.Config{QuietAbove: 3} })
+	w := newWorld(t, func(c *api.Config) { c.Social = groups.Config{QuietAbove: 3} })
 	anna := w.register("anna")
 	w.exec(`INSERT INTO groups (id) VALUES ('owned'), ('small'), ('large'), ('others');
 		INSERT INTO members (grp, account, role) VALUES ('owned', 'anna', 'owner'), ('owned', 'bob', 'member'), ('small', 'anna', 'member'),
@@ -137,7 +137,7 @@ func TestHeirs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.exec(`INSERT INTO accounts (id, kind, disabled_at) VALUES ('meter', 'device', NULL), ('bot', 'service', NULL), ('asleep', 'user', now()), ('bob', 'user', NULL)`)
-	people := social.New(pgtx.New(w.db), social.Config{})
+	people := groups.New(pgtx.New(w.db), groups.Config{})
 	for i, test := range []struct{ others, heir string }{
 		{`('meter', 'member', 1), ('zoe', 'member', 3), ('bob', 'member', 4)`, "zoe"}, // tokens only speak of her
 		{`('meter', 'admin', 1), ('bot', 'admin', 2), ('bob', 'member', 4)`, "bob"},
@@ -159,7 +159,7 @@ func TestHeirs(t *testing.T) {
 	}
 
 	// Nor is a device made an owner or an admin.
-	w.made("room", social.JoinOpen)
+	w.made("room", groups.JoinOpen)
 	w.exec(`INSERT INTO members (grp, account) VALUES ('room', 'meter')`)
 	owner := w.token("owner", authhook.RoleUser)
 	w.do(http.MethodPost, "/v1/groups/room/transfer", owner, `{"to":"meter"}`).problem(http.StatusUnprocessableEntity, "invalid")

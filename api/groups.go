@@ -4,22 +4,22 @@ import (
 	"context"
 	"time"
 
-	"mynah/api/accounts"
-	"mynah/api/social"
 	"mynah/authhook"
 	"mynah/chat"
+	"mynah/groups"
+	"mynah/people"
 )
 
 // actor is the caller as the groups know it.
-func actor(ctx context.Context) social.Actor {
+func actor(ctx context.Context) groups.Actor {
 	c := callerOf(ctx)
-	return social.Actor{ID: c.Subject, Operator: c.Role == authhook.RoleAdmin, Device: c.Role == authhook.RoleDevice, Groups: c.Groups}
+	return groups.Actor{ID: c.Subject, Operator: c.Role == authhook.RoleAdmin, Device: c.Role == authhook.RoleDevice, Groups: c.Groups}
 }
 
 // ownsGroup returns nil if the subject may make and manage devices for the group.
 // Of any other group it is told the same, whether it exists or not.
 func (a *API) ownsGroup(ctx context.Context, subject, group string) error {
-	err := a.social.MayManageDevices(ctx, social.Actor{ID: subject}, group)
+	err := a.social.MayManageDevices(ctx, groups.Actor{ID: subject}, group)
 	if isRefusal(err) {
 		return chat.Refuse(chat.CodeNotAllowed, "Only the owner of a group manages its devices.")
 	}
@@ -40,7 +40,7 @@ type groupInput struct {
 
 type groupOutput struct {
 	Location string `header:"Location"`
-	Body     social.Group
+	Body     groups.Group
 }
 
 func (a *API) createGroup(ctx context.Context, in *groupInput) (*groupOutput, error) {
@@ -59,15 +59,15 @@ func (a *API) createGroup(ctx context.Context, in *groupInput) (*groupOutput, er
 	if err := a.countFor(ctx, c, a.limits.inviting, c.Subject, len(b.Invite)); err != nil {
 		return nil, err
 	}
-	if err := accounts.CheckAvatar(b.Avatar); err != nil {
+	if err := people.CheckAvatar(b.Avatar); err != nil {
 		return nil, err
 	}
 	ext, err := b.Ext.raw()
 	if err != nil {
 		return nil, err
 	}
-	g, err := a.social.Create(ctx, actor(ctx), social.GroupSpec{
-		ID: b.ID, Name: b.Name, Avatar: b.Avatar, Announcement: b.Announcement, Ext: ext, Join: social.Join(b.Join), Invite: b.Invite,
+	g, err := a.social.Create(ctx, actor(ctx), groups.GroupSpec{
+		ID: b.ID, Name: b.Name, Avatar: b.Avatar, Announcement: b.Announcement, Ext: ext, Join: groups.Join(b.Join), Invite: b.Invite,
 	})
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func validIDs(ids []string) error {
 	return nil
 }
 
-func (a *API) group(ctx context.Context, in *IDPath) (*body[social.Group], error) {
+func (a *API) group(ctx context.Context, in *IDPath) (*body[groups.Group], error) {
 	g, err := a.social.Group(ctx, actor(ctx), in.ID)
 	if err != nil {
 		return nil, err
@@ -92,7 +92,7 @@ func (a *API) group(ctx context.Context, in *IDPath) (*body[social.Group], error
 	return answer(*g), nil
 }
 
-func (a *API) myGroups(ctx context.Context, in *Page) (*body[List[social.Group]], error) {
+func (a *API) myGroups(ctx context.Context, in *Page) (*body[List[groups.Group]], error) {
 	after, err := in.afterID()
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (a *API) myGroups(ctx context.Context, in *Page) (*body[List[social.Group]]
 	if err != nil {
 		return nil, err
 	}
-	return answer(listOf(rows, in.Limit, func(g social.Group) any { return g.ID })), nil
+	return answer(listOf(rows, in.Limit, func(g groups.Group) any { return g.ID })), nil
 }
 
 type editGroupInput struct {
@@ -116,10 +116,10 @@ type editGroupInput struct {
 	}
 }
 
-func (a *API) editGroup(ctx context.Context, in *editGroupInput) (*body[social.Group], error) {
+func (a *API) editGroup(ctx context.Context, in *editGroupInput) (*body[groups.Group], error) {
 	b := &in.Body
 	if b.Avatar != nil {
-		if err := accounts.CheckAvatar(*b.Avatar); err != nil {
+		if err := people.CheckAvatar(*b.Avatar); err != nil {
 			return nil, err
 		}
 	}
@@ -127,8 +127,8 @@ func (a *API) editGroup(ctx context.Context, in *editGroupInput) (*body[social.G
 	if err != nil {
 		return nil, err
 	}
-	g, err := a.social.Edit(ctx, actor(ctx), in.ID, social.GroupEdit{
-		Name: b.Name, Avatar: b.Avatar, Announcement: b.Announcement, Ext: ext, Join: (*social.Join)(b.Join), Muted: b.Muted,
+	g, err := a.social.Edit(ctx, actor(ctx), in.ID, groups.GroupEdit{
+		Name: b.Name, Avatar: b.Avatar, Announcement: b.Announcement, Ext: ext, Join: (*groups.Join)(b.Join), Muted: b.Muted,
 	})
 	if err != nil {
 		return nil, err
@@ -159,7 +159,7 @@ type joinInput struct {
 }
 
 type joinOutput struct {
-	State social.Outcome `json:"state" enum:"member,asked" doc:"asked: wait for approval"`
+	State groups.Outcome `json:"state" enum:"member,asked" doc:"asked: wait for approval"`
 }
 
 func (a *API) joinGroup(ctx context.Context, in *joinInput) (*body[joinOutput], error) {
@@ -180,7 +180,7 @@ type membersInput struct {
 	Staff bool `query:"staff" doc:"Only the owner and the admins"`
 }
 
-func (a *API) members(ctx context.Context, in *membersInput) (*body[List[social.Person]], error) {
+func (a *API) members(ctx context.Context, in *membersInput) (*body[List[groups.Person]], error) {
 	after, err := in.afterID()
 	if err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func (a *API) members(ctx context.Context, in *membersInput) (*body[List[social.
 	if err != nil {
 		return nil, err
 	}
-	return peopleOf(ctx, a, rows, in.Limit, func(p social.Person) any { return p.ID })
+	return peopleOf(ctx, a, rows, in.Limit, func(p groups.Person) any { return p.ID })
 }
 
 // MemberPath is somebody in a group.
@@ -198,7 +198,7 @@ type MemberPath struct {
 	Who string `path:"who" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$"`
 }
 
-func (a *API) member(ctx context.Context, in *MemberPath) (*body[social.Person], error) {
+func (a *API) member(ctx context.Context, in *MemberPath) (*body[groups.Person], error) {
 	p, err := a.social.Member(ctx, actor(ctx), in.ID, in.Who)
 	if err != nil {
 		return nil, err
@@ -215,8 +215,8 @@ type editMemberInput struct {
 	}
 }
 
-func (a *API) editMember(ctx context.Context, in *editMemberInput) (*body[social.Person], error) {
-	e := social.MemberEdit{Role: (*social.Role)(in.Body.Role), Nickname: in.Body.Nickname}
+func (a *API) editMember(ctx context.Context, in *editMemberInput) (*body[groups.Person], error) {
+	e := groups.MemberEdit{Role: (*groups.Role)(in.Body.Role), Nickname: in.Body.Nickname}
 	if in.Body.Mute != nil {
 		var until time.Time
 		if *in.Body.Mute > 0 {
@@ -241,7 +241,7 @@ type GroupPage struct {
 	Page
 }
 
-func (a *API) bans(ctx context.Context, in *GroupPage) (*body[List[social.Ban]], error) {
+func (a *API) bans(ctx context.Context, in *GroupPage) (*body[List[groups.Ban]], error) {
 	after, err := in.afterID()
 	if err != nil {
 		return nil, err
@@ -250,7 +250,7 @@ func (a *API) bans(ctx context.Context, in *GroupPage) (*body[List[social.Ban]],
 	if err != nil {
 		return nil, err
 	}
-	return peopleOf(ctx, a, rows, in.Limit, func(b social.Ban) any { return b.ID })
+	return peopleOf(ctx, a, rows, in.Limit, func(b groups.Ban) any { return b.ID })
 }
 
 type banInput struct {

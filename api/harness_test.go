@@ -17,10 +17,10 @@ import (
 
 	"mynah"
 	"mynah/api"
-	"mynah/api/accounts"
 	"mynah/authhook"
 	"mynah/internal/leak"
 	"mynah/internal/pgtest"
+	"mynah/people"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -34,7 +34,7 @@ type world struct {
 	url  string
 	db   *pgxpool.Pool
 	api  *api.API
-	keys *accounts.Keys
+	keys *people.Keys
 	http *http.Client
 	log  *logBook
 }
@@ -57,7 +57,7 @@ func newWorldOn(tb testing.TB, database string, configure ...func(*api.Config)) 
 	tb.Cleanup(pool.Close)
 	w := &world{tb: tb, db: pool, log: &logBook{}}
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	w.keys = accounts.NewKeys(pool, accounts.KeysConfig{Secret: []byte(secret), Log: log})
+	w.keys = people.NewKeys(pool, people.KeysConfig{Secret: []byte(secret), Log: log})
 	verifier, err := authhook.NewVerifier(authhook.VerifierConfig{Secret: []byte(secret), LocalKeys: w.keys})
 	must(tb, err)
 	tb.Cleanup(verifier.Close)

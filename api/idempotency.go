@@ -9,8 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"mynah/api/seal"
 	"mynah/chat"
+	"mynah/people/seal"
 	"mynah/schema"
 )
 

@@ -4,10 +4,10 @@ import (
 	"context"
 	"time"
 
-	"mynah/api/social"
+	"mynah/groups"
 )
 
-func (a *API) joinRequests(ctx context.Context, in *GroupPage) (*body[List[social.JoinRequest]], error) {
+func (a *API) joinRequests(ctx context.Context, in *GroupPage) (*body[List[groups.JoinRequest]], error) {
 	after, err := in.afterTime()
 	if err != nil {
 		return nil, err
@@ -16,7 +16,7 @@ func (a *API) joinRequests(ctx context.Context, in *GroupPage) (*body[List[socia
 	if err != nil {
 		return nil, err
 	}
-	return peopleOf(ctx, a, rows, in.Limit, func(r social.JoinRequest) any { return social.TimeKey{At: r.At, ID: r.ID} })
+	return peopleOf(ctx, a, rows, in.Limit, func(r groups.JoinRequest) any { return groups.TimeKey{At: r.At, ID: r.ID} })
 }
 
 func (a *API) approveJoin(ctx context.Context, in *MemberPath) (*empty, error) {
@@ -45,7 +45,7 @@ func (a *API) invite(ctx context.Context, in *inviteInput) (*empty, error) {
 	return nil, a.social.Invite(ctx, actor(ctx), in.ID, in.Body.IDs)
 }
 
-func (a *API) invitations(ctx context.Context, in *GroupPage) (*body[List[social.Invitation]], error) {
+func (a *API) invitations(ctx context.Context, in *GroupPage) (*body[List[groups.Invitation]], error) {
 	after, err := in.afterID()
 	if err != nil {
 		return nil, err
@@ -54,14 +54,14 @@ func (a *API) invitations(ctx context.Context, in *GroupPage) (*body[List[social
 	if err != nil {
 		return nil, err
 	}
-	return peopleOf(ctx, a, rows, in.Limit, func(i social.Invitation) any { return i.ID })
+	return peopleOf(ctx, a, rows, in.Limit, func(i groups.Invitation) any { return i.ID })
 }
 
 func (a *API) uninvite(ctx context.Context, in *MemberPath) (*empty, error) {
 	return nil, a.social.Uninvite(ctx, actor(ctx), in.ID, in.Who)
 }
 
-func (a *API) myInvitations(ctx context.Context, in *Page) (*body[List[social.MyInvitation]], error) {
+func (a *API) myInvitations(ctx context.Context, in *Page) (*body[List[groups.MyInvitation]], error) {
 	after, err := in.afterID()
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func (a *API) myInvitations(ctx context.Context, in *Page) (*body[List[social.My
 	if err != nil {
 		return nil, err
 	}
-	return answer(listOf(rows, in.Limit, func(i social.MyInvitation) any { return i.Group })), nil
+	return answer(listOf(rows, in.Limit, func(i groups.MyInvitation) any { return i.Group })), nil
 }
 
 func (a *API) declineInvitation(ctx context.Context, in *IDPath) (*empty, error) {
@@ -86,7 +86,7 @@ type linkInput struct {
 }
 
 type linkOutput struct {
-	Link  social.Link `json:"link"`
+	Link  groups.Link `json:"link"`
 	Token string      `json:"token" doc:"Whoever has it may join. It is shown this once"`
 }
 
@@ -98,7 +98,7 @@ func (a *API) createLink(ctx context.Context, in *linkInput) (*body[linkOutput],
 	return answer(linkOutput{Link: *l, Token: token}), nil
 }
 
-func (a *API) links(ctx context.Context, in *GroupPage) (*body[List[social.Link]], error) {
+func (a *API) links(ctx context.Context, in *GroupPage) (*body[List[groups.Link]], error) {
 	after, err := in.afterID()
 	if err != nil {
 		return nil, err
@@ -107,7 +107,7 @@ func (a *API) links(ctx context.Context, in *GroupPage) (*body[List[social.Link]
 	if err != nil {
 		return nil, err
 	}
-	return answer(listOf(rows, in.Limit, func(l social.Link) any { return l.ID })), nil
+	return answer(listOf(rows, in.Limit, func(l groups.Link) any { return l.ID })), nil
 }
 
 type linkPath struct {
@@ -125,7 +125,7 @@ type followInput struct {
 	}
 }
 
-func (a *API) joinByLink(ctx context.Context, in *followInput) (*body[social.Group], error) {
+func (a *API) joinByLink(ctx context.Context, in *followInput) (*body[groups.Group], error) {
 	g, err := a.social.JoinByLink(ctx, actor(ctx), in.Body.Token)
 	if err != nil {
 		return nil, err

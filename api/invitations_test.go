@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"mynah/api/social"
 	"mynah/authhook"
+	"mynah/groups"
 )
 
 // Guards against a list of invitations that tells who has blocked the inviter, in which
@@ -15,7 +15,7 @@ import (
 func TestInvitationsTellNothingOfBlocks(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.made("g", social.JoinInvitation)
+	w.made("g", groups.JoinInvitation)
 	owner, admin := w.token("owner", authhook.RoleUser), w.token("admin", authhook.RoleUser)
 	bob, carl := w.token("bob", authhook.RoleUser), w.token("carl", authhook.RoleUser)
 	w.do(http.MethodPut, "/v1/blocks/owner", bob, nil).want(http.StatusNoContent)

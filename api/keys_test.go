@@ -19,13 +19,13 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"mynah/api/accounts"
 	"mynah/authhook"
 	"mynah/internal/waitfor"
+	"mynah/people"
 )
 
-func newKeys(w *world, secret string) *accounts.Keys {
-	return accounts.NewKeys(w.db, accounts.KeysConfig{Secret: []byte(secret), Log: slog.New(slog.DiscardHandler)})
+func newKeys(w *world, secret string) *people.Keys {
+	return people.NewKeys(w.db, people.KeysConfig{Secret: []byte(secret), Log: slog.New(slog.DiscardHandler)})
 }
 
 func TestSigningKeyIsSealed(t *testing.T) {
@@ -37,7 +37,7 @@ func TestSigningKeyIsSealed(t *testing.T) {
 	if !sealed || length <= ed25519.SeedSize {
 		t.Errorf("the private key is stored as it is (%d bytes)", length)
 	}
-	if err := newKeys(w, "another secret").Start(t.Context()); !errors.Is(err, accounts.ErrKeySecret) {
+	if err := newKeys(w, "another secret").Start(t.Context()); !errors.Is(err, people.ErrKeySecret) {
 		t.Errorf("with another secret: %v", err)
 	}
 	// The remedy that the error names, and the one for a database of one's own.
@@ -47,7 +47,7 @@ func TestSigningKeyIsSealed(t *testing.T) {
 	}
 	must(t, other.Start(t.Context()))
 	must(t, other.Stop(t.Context()))
-	third := accounts.NewKeys(w.db, accounts.KeysConfig{Secret: []byte("a third"), Takeover: true, Log: slog.New(slog.DiscardHandler)})
+	third := people.NewKeys(w.db, people.KeysConfig{Secret: []byte("a third"), Takeover: true, Log: slog.New(slog.DiscardHandler)})
 	must(t, third.Start(t.Context()))
 	must(t, third.Stop(t.Context()))
 	if _, _, err := third.Sign(authhook.TokenClaims{Subject: "anna"}); err != nil {
@@ -99,13 +99,13 @@ func TestRecallKeys(t *testing.T) {
 	w := newWorld(t)
 	anna := w.register("anna")
 	file := filepath.Join(t.TempDir(), "below", "keys.json")
-	cfg := accounts.KeysConfig{Secret: []byte(secret), File: file, Log: slog.New(slog.DiscardHandler)}
-	recall := func() (*accounts.Keys, int, error) {
-		k := accounts.NewKeys(w.db, cfg)
+	cfg := people.KeysConfig{Secret: []byte(secret), File: file, Log: slog.New(slog.DiscardHandler)}
+	recall := func() (*people.Keys, int, error) {
+		k := people.NewKeys(w.db, cfg)
 		n, err := k.Recall()
 		return k, n, err
 	}
-	believes := func(k *accounts.Keys) bool {
+	believes := func(k *people.Keys) bool {
 		v, err := authhook.NewVerifier(authhook.VerifierConfig{LocalKeys: k})
 		must(t, err)
 		defer v.Close()
@@ -118,7 +118,7 @@ func TestRecallKeys(t *testing.T) {
 	if k, n, err := recall(); n != 0 || err != nil || believes(k) {
 		t.Fatalf("without a file: %d keys, %v", n, err)
 	}
-	first := accounts.NewKeys(w.db, cfg)
+	first := people.NewKeys(w.db, cfg)
 	must(t, first.Start(t.Context()))
 	must(t, first.Stop(t.Context()))
 	good, err := os.ReadFile(file)
@@ -127,7 +127,7 @@ func TestRecallKeys(t *testing.T) {
 	if n != 1 || err != nil || !believes(k) {
 		t.Fatalf("from the file: %d keys, %v", n, err)
 	}
-	if _, _, err := k.Sign(authhook.TokenClaims{Subject: "anna"}); !errors.Is(err, accounts.ErrKeySecret) {
+	if _, _, err := k.Sign(authhook.TokenClaims{Subject: "anna"}); !errors.Is(err, people.ErrKeySecret) {
 		t.Errorf("sign with public keys: %v", err)
 	}
 	for name, content := range map[string]string{
@@ -142,7 +142,7 @@ func TestRecallKeys(t *testing.T) {
 
 	// A reading of other keys replaces the file.
 	must(t, os.WriteFile(file, good, 0o600))
-	second := accounts.NewKeys(w.db, cfg)
+	second := people.NewKeys(w.db, cfg)
 	_, err = second.Rotate(t.Context(), true)
 	must(t, err)
 	if k, n, err := recall(); n != 1 || err != nil || believes(k) {

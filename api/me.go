@@ -3,10 +3,10 @@ package api
 import (
 	"context"
 
-	"mynah/api/accounts"
+	"mynah/people"
 )
 
-func (a *API) me(ctx context.Context, _ *empty) (*body[accounts.Account], error) {
+func (a *API) me(ctx context.Context, _ *empty) (*body[people.Account], error) {
 	me, err := a.accounts.Me(ctx, callerOf(ctx).Subject)
 	if err != nil {
 		return nil, err
@@ -27,8 +27,8 @@ type editInput struct {
 	}
 }
 
-func (a *API) editMe(ctx context.Context, in *editInput) (*body[accounts.Account], error) {
-	edit := accounts.Edit{Name: in.Body.Name, Avatar: in.Body.Avatar}
+func (a *API) editMe(ctx context.Context, in *editInput) (*body[people.Account], error) {
+	edit := people.Edit{Name: in.Body.Name, Avatar: in.Body.Avatar}
 	if in.Body.Ext != nil {
 		raw, err := in.Body.Ext.raw()
 		if err != nil {
@@ -82,7 +82,7 @@ func (a *API) changePassword(ctx context.Context, in *passwordInput) (*empty, er
 }
 
 type identities struct {
-	Items []accounts.Identity `json:"items" nullable:"false"`
+	Items []people.Identity `json:"items" nullable:"false"`
 }
 
 func (a *API) identities(ctx context.Context, _ *empty) (*body[identities], error) {
@@ -94,7 +94,7 @@ func (a *API) identities(ctx context.Context, _ *empty) (*body[identities], erro
 }
 
 // link adds a proven identity to the caller's account.
-func (a *API) link(ctx context.Context, prove func() (accounts.Proof, error)) (*empty, error) {
+func (a *API) link(ctx context.Context, prove func() (people.Proof, error)) (*empty, error) {
 	c := callerOf(ctx)
 	// Before the proof is asked for: it may be for one use.
 	if err := a.fresh(c); err != nil {
@@ -110,21 +110,21 @@ func (a *API) link(ctx context.Context, prove func() (accounts.Proof, error)) (*
 type linkCodeInput struct{ Body CodeProof }
 
 func (a *API) linkCode(ctx context.Context, in *linkCodeInput) (*empty, error) {
-	return a.link(ctx, func() (accounts.Proof, error) {
-		return a.accounts.CheckCode(ctx, in.Body.Challenge, in.Body.Code, accounts.PurposeLink)
+	return a.link(ctx, func() (people.Proof, error) {
+		return a.accounts.CheckCode(ctx, in.Body.Challenge, in.Body.Code, people.PurposeLink)
 	})
 }
 
 type linkWeChatInput struct{ Body WeChatProof }
 
 func (a *API) linkWeChat(ctx context.Context, in *linkWeChatInput) (*empty, error) {
-	return a.link(ctx, func() (accounts.Proof, error) { return a.accounts.CheckWeChat(ctx, in.Body.Code) })
+	return a.link(ctx, func() (people.Proof, error) { return a.accounts.CheckWeChat(ctx, in.Body.Code) })
 }
 
 type linkTicketInput struct{ Body TicketProof }
 
 func (a *API) linkTicket(ctx context.Context, in *linkTicketInput) (*empty, error) {
-	return a.link(ctx, func() (accounts.Proof, error) {
+	return a.link(ctx, func() (people.Proof, error) {
 		return a.accounts.CheckTicket(ctx, in.Body.Ticket, in.Body.Verifier)
 	})
 }
@@ -141,9 +141,9 @@ func (a *API) unlink(ctx context.Context, in *unlinkInput) (*empty, error) {
 	return nil, a.accounts.Unlink(ctx, c.Subject, in.Provider)
 }
 
-func (a *API) sessions(ctx context.Context, in *Page) (*body[List[accounts.Session]], error) {
+func (a *API) sessions(ctx context.Context, in *Page) (*body[List[people.Session]], error) {
 	c := callerOf(ctx)
-	var after accounts.SessionKey
+	var after people.SessionKey
 	ok, err := in.after(&after)
 	if err != nil {
 		return nil, err
@@ -159,8 +159,8 @@ func (a *API) sessions(ctx context.Context, in *Page) (*body[List[accounts.Sessi
 	for i := range rows {
 		rows[i].Current = rows[i].ID == c.Session
 	}
-	return answer(listOf(rows, in.Limit, func(s accounts.Session) any {
-		return accounts.SessionKey{Created: s.Created, ID: s.ID}
+	return answer(listOf(rows, in.Limit, func(s people.Session) any {
+		return people.SessionKey{Created: s.Created, ID: s.ID}
 	})), nil
 }
 

@@ -20,7 +20,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"mynah/api"
-	"mynah/api/accounts"
+	"mynah/people"
 )
 
 // provider is a small OpenID Connect provider: discovery, JWKS, an authorization
@@ -169,7 +169,7 @@ func (w *world) browser(start string, change func(*url.URL) bool) *url.URL {
 
 func withProvider(issuer string) func(*api.Config) {
 	return func(c *api.Config) {
-		c.Accounts.OIDC = []accounts.OIDC{{Name: "corp", Issuer: issuer, ClientID: "mynah", Secret: "client secret"}}
+		c.Accounts.OIDC = []people.OIDC{{Name: "corp", Issuer: issuer, ClientID: "mynah", Secret: "client secret"}}
 		c.Accounts.Redirects = []string{"https://app.example.com/signed-in"}
 	}
 }

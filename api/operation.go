@@ -11,8 +11,8 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
-	"mynah/api/limit"
 	"mynah/authhook"
+	"mynah/internal/ratelimit"
 )
 
 // bodyLimit is the most that a request's body may have, in bytes. The largest
@@ -24,8 +24,8 @@ type route struct {
 	huma.Operation
 	public     bool // no token needed
 	idempotent bool // takes an Idempotency-Key
-	perAddress *limit.Limiter
-	perAccount *limit.Limiter
+	perAddress *ratelimit.Limiter
+	perAccount *ratelimit.Limiter
 }
 
 type option func(*route)
@@ -51,13 +51,13 @@ func status(code int) option {
 }
 
 // perAddress is an option: an address may call so many times in the period.
-func perAddress(l *limit.Limiter) option {
+func perAddress(l *ratelimit.Limiter) option {
 	return func(r *route) { r.perAddress = l }
 }
 
 // perAccount is an option: somebody may call so many times in the period. It comes on
 // top of the limit that all changes have.
-func perAccount(l *limit.Limiter) option {
+func perAccount(l *ratelimit.Limiter) option {
 	return func(r *route) { r.perAccount = l }
 }
 
@@ -221,7 +221,7 @@ func (a *API) refuse(ctx huma.Context, err error) {
 func (a *API) admit(ctx context.Context, r *route) (context.Context, error) {
 	req := requestOf(ctx)
 	if r.perAddress != nil {
-		if err := req.count(r.perAddress, limit.Address(req.address), 1); err != nil {
+		if err := req.count(r.perAddress, ratelimit.Address(req.address), 1); err != nil {
 			return nil, err
 		}
 	}
@@ -250,7 +250,7 @@ func (a *API) admit(ctx context.Context, r *route) (context.Context, error) {
 
 // countFor counts n for the key, which stands for what the caller does. Administrators and services, which the operator
 // has made, may do as much as they like.
-func (a *API) countFor(ctx context.Context, c *Caller, l *limit.Limiter, key string, n int) error {
+func (a *API) countFor(ctx context.Context, c *Caller, l *ratelimit.Limiter, key string, n int) error {
 	if c.Role == authhook.RoleAdmin || c.Role == authhook.RoleService {
 		return nil
 	}

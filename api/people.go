@@ -3,8 +3,8 @@ package api
 import (
 	"context"
 
-	"mynah/api/accounts"
 	"mynah/chat"
+	"mynah/people"
 )
 
 // IDPath is the id of an account or a group in a path.
@@ -12,7 +12,7 @@ type IDPath struct {
 	ID string `path:"id" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$"`
 }
 
-func (a *API) profile(ctx context.Context, in *IDPath) (*body[accounts.Profile], error) {
+func (a *API) profile(ctx context.Context, in *IDPath) (*body[people.Profile], error) {
 	list, err := a.accounts.Profiles(ctx, callerOf(ctx).Subject, []string{in.ID})
 	if err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ type lookUpInput struct {
 }
 
 type profiles struct {
-	Items []accounts.Profile `json:"items" nullable:"false" doc:"One for each id, in the same order; blank for who cannot be seen"`
+	Items []people.Profile `json:"items" nullable:"false" doc:"One for each id, in the same order; blank for who cannot be seen"`
 }
 
 func (a *API) lookUp(ctx context.Context, in *lookUpInput) (*body[profiles], error) {
@@ -102,7 +102,7 @@ type findInput struct {
 }
 
 // find is a POST, so that phone numbers are not in the addresses that proxies log.
-func (a *API) find(ctx context.Context, in *findInput) (*body[accounts.Profile], error) {
+func (a *API) find(ctx context.Context, in *findInput) (*body[people.Profile], error) {
 	p, err := a.accounts.Find(ctx, callerOf(ctx).Subject, in.Body.By, in.Body.Key)
 	if err != nil {
 		return nil, err

@@ -13,8 +13,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/validation"
 
-	"mynah/api/pgtx"
 	"mynah/chat"
+	"mynah/schema/pgtx"
 )
 
 // statuses is the one table from the protocol's codes to HTTP statuses.

@@ -16,8 +16,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"mynah/api/limit"
 	"mynah/chat"
+	"mynah/internal/ratelimit"
 )
 
 // request is what the API notes about a request under way.
@@ -32,7 +32,7 @@ type request struct {
 }
 
 // count counts n for the key.
-func (r *request) count(l *limit.Limiter, key string, n int) error {
+func (r *request) count(l *ratelimit.Limiter, key string, n int) error {
 	if err := l.AllowN(key, n); err != nil {
 		return err
 	}

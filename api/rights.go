@@ -11,7 +11,7 @@ var callerRoles = []authhook.Role{authhook.RoleUser, authhook.RoleDevice, authho
 // rightsByCall is which role may make which call that needs a token, by the name of the
 // operation: a letter for each of user, device, service, archiver, admin. What somebody
 // may do in a certain group, as its owner for example, is decided by the table of package
-// social besides, where a device is a member only.
+// groups besides, where a device is a member only.
 //
 //	y  allowed
 //	p  not allowed: for people

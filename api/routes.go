@@ -4,27 +4,27 @@ import (
 	"net/http"
 	"time"
 
-	"mynah/api/limit"
+	"mynah/internal/ratelimit"
 )
 
 // limits are rates. Those by address are of what can be tried from outside: they keep
 // one machine from trying everything at everybody; what concerns one target (an
-// account, a phone number) is counted in accounts, and much more strictly. Those by
+// account, a phone number) is counted in package people, and much more strictly. Those by
 // account keep somebody from flooding others with notices, which are messages in the
 // log. A person does not come near them.
 type limits struct {
-	signIn, register, codes, refresh, links *limit.Limiter // by address
-	changes                                 *limit.Limiter // calls that change anything, by account
-	asking                                  *limit.Limiter // contact requests
-	askingOne                               *limit.Limiter // … to one person
-	inviting                                *limit.Limiter // people invited to groups
-	joining                                 *limit.Limiter // groups joined, asked to be let into, or left
+	signIn, register, codes, refresh, links *ratelimit.Limiter // by address
+	changes                                 *ratelimit.Limiter // calls that change anything, by account
+	asking                                  *ratelimit.Limiter // contact requests
+	askingOne                               *ratelimit.Limiter // … to one person
+	inviting                                *ratelimit.Limiter // people invited to groups
+	joining                                 *ratelimit.Limiter // groups joined, asked to be let into, or left
 }
 
 // newLimits scales the rates by address by Config.AddressLimits.
 func newLimits(scale float64, now func() time.Time) limits {
-	per := func(burst float64, period time.Duration) *limit.Limiter {
-		return limit.New(max(int(burst*scale), 1), period, now)
+	per := func(burst float64, period time.Duration) *ratelimit.Limiter {
+		return ratelimit.New(max(int(burst*scale), 1), period, now)
 	}
 	return limits{
 		signIn:    per(300, 15*time.Minute),
@@ -32,11 +32,11 @@ func newLimits(scale float64, now func() time.Time) limits {
 		codes:     per(60, time.Hour),
 		refresh:   per(3000, 15*time.Minute),
 		links:     per(600, 15*time.Minute),
-		changes:   limit.New(1200, 15*time.Minute, now),
-		asking:    limit.New(120, time.Hour, now),
-		askingOne: limit.New(10, time.Hour, now),
-		inviting:  limit.New(1000, time.Hour, now),
-		joining:   limit.New(600, time.Hour, now),
+		changes:   ratelimit.New(1200, 15*time.Minute, now),
+		asking:    ratelimit.New(120, time.Hour, now),
+		askingOne: ratelimit.New(10, time.Hour, now),
+		inviting:  ratelimit.New(1000, time.Hour, now),
+		joining:   ratelimit.New(600, time.Hour, now),
 	}
 }
 

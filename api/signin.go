@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"mynah/api/accounts"
 	"mynah/chat"
+	"mynah/people"
 )
 
 // signedIn is the answer to every way of signing in, and to refreshing.
@@ -27,7 +27,7 @@ type signedInOutput struct {
 	Body     signedIn
 }
 
-func signedInAnswer(t *accounts.Tokens, created bool) *signedInOutput {
+func signedInAnswer(t *people.Tokens, created bool) *signedInOutput {
 	return &signedInOutput{Location: "/v1/me/sessions/" + t.Session, Body: signedIn{
 		Account: t.Account, Session: t.Session, AccessToken: t.Access, TokenType: "Bearer",
 		ExpiresIn: int(t.AccessTTL / time.Second), RefreshToken: t.Refresh, DeviceToken: t.Device, Created: created,
@@ -40,8 +40,8 @@ type DeviceField struct {
 	Device      string `json:"device,omitempty" maxLength:"64" doc:"What the person calls this device, for the list of devices" example:"Anna's phone"`
 }
 
-func client(ctx context.Context, d DeviceField) accounts.Client {
-	return accounts.Client{Address: requestOf(ctx).address, Device: d.Device, DeviceToken: d.DeviceToken}
+func client(ctx context.Context, d DeviceField) people.Client {
+	return people.Client{Address: requestOf(ctx).address, Device: d.Device, DeviceToken: d.DeviceToken}
 }
 
 // The proofs. Each is a body of its own, for signing in and for linking. They are
@@ -103,11 +103,11 @@ func (a *API) askCode(ctx context.Context, in *codeInput) (*body[codeAsked], err
 	if err != nil {
 		return nil, err
 	}
-	return answer(codeAsked{Challenge: challenge, ExpiresIn: int(accounts.CodeTTL / time.Second)}), nil
+	return answer(codeAsked{Challenge: challenge, ExpiresIn: int(people.CodeTTL / time.Second)}), nil
 }
 
 // signIn opens a session for a proof, or passes on why there is none.
-func (a *API) signIn(ctx context.Context, p accounts.Proof, err error, d DeviceField) (*signedInOutput, error) {
+func (a *API) signIn(ctx context.Context, p people.Proof, err error, d DeviceField) (*signedInOutput, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ type signInCodeInput struct {
 }
 
 func (a *API) signInCode(ctx context.Context, in *signInCodeInput) (*signedInOutput, error) {
-	p, err := a.accounts.CheckCode(ctx, in.Body.Challenge, in.Body.Code, accounts.PurposeSignIn)
+	p, err := a.accounts.CheckCode(ctx, in.Body.Challenge, in.Body.Code, people.PurposeSignIn)
 	return a.signIn(ctx, p, err, in.Body.DeviceField)
 }
 
@@ -200,15 +200,15 @@ type ways struct {
 
 func (a *API) ways(context.Context, *empty) (*body[ways], error) {
 	c := &a.cfg.Accounts
-	w := ways{Registration: string(c.Registration), Methods: []string{accounts.ProviderPassword}, OIDC: a.accounts.Providers()}
+	w := ways{Registration: string(c.Registration), Methods: []string{people.ProviderPassword}, OIDC: a.accounts.Providers()}
 	if c.SMS != nil {
-		w.Methods = append(w.Methods, accounts.ProviderPhone)
+		w.Methods = append(w.Methods, people.ProviderPhone)
 	}
 	if c.Mail != nil {
-		w.Methods = append(w.Methods, accounts.ProviderMail)
+		w.Methods = append(w.Methods, people.ProviderMail)
 	}
 	if c.WeChat.AppID != "" {
-		w.Methods = append(w.Methods, accounts.ProviderWeChat)
+		w.Methods = append(w.Methods, people.ProviderWeChat)
 	}
 	return answer(w), nil
 }
@@ -255,7 +255,7 @@ type callbackInput struct {
 }
 
 func (a *API) finishOIDC(ctx context.Context, in *callbackInput) (*redirectOutput, error) {
-	address, err := a.accounts.FinishOIDC(ctx, in.Provider, accounts.Callback{
+	address, err := a.accounts.FinishOIDC(ctx, in.Provider, people.Callback{
 		State: in.State, Code: in.Code, Failure: in.Failure, Cookie: in.Cookie,
 	})
 	if err != nil {

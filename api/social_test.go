@@ -9,55 +9,55 @@ import (
 	"testing"
 
 	"mynah/api"
-	"mynah/api/social"
 	"mynah/authhook"
+	"mynah/groups"
 )
 
 // deed is a call that takes an action of the table of rights.
 type deed struct {
-	action             social.Action
+	action             groups.Action
 	method, path, body string
 }
 
 // deeds have an example for each action that HTTP has. GROUP and LINK stand for
 // the group and a link's token.
 var deeds = []deed{
-	{social.ViewGroup, http.MethodGet, "/v1/groups/GROUP", ""},
-	{social.ViewMembers, http.MethodGet, "/v1/groups/GROUP/members", ""},
-	{social.ViewMembers, http.MethodGet, "/v1/groups/GROUP/members?staff=true", ""},
-	{social.ViewMembers, http.MethodGet, "/v1/groups/GROUP/members/member2", ""},
-	{social.EditGroup, http.MethodPatch, "/v1/groups/GROUP", `{"name":"new"}`},
-	{social.EditGroup, http.MethodPatch, "/v1/groups/GROUP", `{"announcement":"new","ext":{"a":1}}`},
-	{social.SetJoin, http.MethodPatch, "/v1/groups/GROUP", `{"join":"approval"}`},
-	{social.MuteAll, http.MethodPatch, "/v1/groups/GROUP", `{"muted":true}`},
-	{social.Dissolve, http.MethodDelete, "/v1/groups/GROUP", ""},
-	{social.Transfer, http.MethodPost, "/v1/groups/GROUP/transfer", `{"to":"member2"}`},
-	{social.SetAdmins, http.MethodPatch, "/v1/groups/GROUP/members/member2", `{"role":"admin"}`},
-	{social.JoinByLink, http.MethodPost, "/v1/links/join", `{"token":"LINK"}`},
-	{social.Leave, http.MethodPost, "/v1/groups/GROUP/leave", ""},
-	{social.Invite, http.MethodPost, "/v1/groups/GROUP/invitations", `{"ids":["guest"]}`},
-	{social.ManageInvitations, http.MethodGet, "/v1/groups/GROUP/invitations", ""},
-	{social.ManageInvitations, http.MethodDelete, "/v1/groups/GROUP/invitations/guest", ""},
-	{social.ManageLinks, http.MethodPost, "/v1/groups/GROUP/links", `{}`},
-	{social.ManageLinks, http.MethodGet, "/v1/groups/GROUP/links", ""},
-	{social.ManageLinks, http.MethodDelete, "/v1/groups/GROUP/links/LINKID", ""},
-	{social.DecideRequests, http.MethodGet, "/v1/groups/GROUP/requests", ""},
-	{social.DecideRequests, http.MethodPost, "/v1/groups/GROUP/requests/asker/approve", ""},
-	{social.DecideRequests, http.MethodDelete, "/v1/groups/GROUP/requests/asker", ""},
-	{social.RemoveMember, http.MethodDelete, "/v1/groups/GROUP/members/member2", ""},
-	{social.RemoveAdmin, http.MethodDelete, "/v1/groups/GROUP/members/admin2", ""},
-	{social.RemoveMember, http.MethodPut, "/v1/groups/GROUP/bans/member2", `{"reason":"spam"}`},
-	{social.RemoveAdmin, http.MethodPut, "/v1/groups/GROUP/bans/admin2", `{}`},
-	{social.ManageBans, http.MethodGet, "/v1/groups/GROUP/bans", ""},
-	{social.ManageBans, http.MethodDelete, "/v1/groups/GROUP/bans/banned", ""},
-	{social.MuteMember, http.MethodPatch, "/v1/groups/GROUP/members/member2", `{"mute":60}`},
-	{social.MuteAdmin, http.MethodPatch, "/v1/groups/GROUP/members/admin2", `{"mute":60}`},
-	{social.NameOthers, http.MethodPatch, "/v1/groups/GROUP/members/member2", `{"nickname":"m"}`},
-	{social.ManageDevices, http.MethodGet, "/v1/devices?group=GROUP", ""},
+	{groups.ViewGroup, http.MethodGet, "/v1/groups/GROUP", ""},
+	{groups.ViewMembers, http.MethodGet, "/v1/groups/GROUP/members", ""},
+	{groups.ViewMembers, http.MethodGet, "/v1/groups/GROUP/members?staff=true", ""},
+	{groups.ViewMembers, http.MethodGet, "/v1/groups/GROUP/members/member2", ""},
+	{groups.EditGroup, http.MethodPatch, "/v1/groups/GROUP", `{"name":"new"}`},
+	{groups.EditGroup, http.MethodPatch, "/v1/groups/GROUP", `{"announcement":"new","ext":{"a":1}}`},
+	{groups.SetJoin, http.MethodPatch, "/v1/groups/GROUP", `{"join":"approval"}`},
+	{groups.MuteAll, http.MethodPatch, "/v1/groups/GROUP", `{"muted":true}`},
+	{groups.Dissolve, http.MethodDelete, "/v1/groups/GROUP", ""},
+	{groups.Transfer, http.MethodPost, "/v1/groups/GROUP/transfer", `{"to":"member2"}`},
+	{groups.SetAdmins, http.MethodPatch, "/v1/groups/GROUP/members/member2", `{"role":"admin"}`},
+	{groups.JoinByLink, http.MethodPost, "/v1/links/join", `{"token":"LINK"}`},
+	{groups.Leave, http.MethodPost, "/v1/groups/GROUP/leave", ""},
+	{groups.Invite, http.MethodPost, "/v1/groups/GROUP/invitations", `{"ids":["guest"]}`},
+	{groups.ManageInvitations, http.MethodGet, "/v1/groups/GROUP/invitations", ""},
+	{groups.ManageInvitations, http.MethodDelete, "/v1/groups/GROUP/invitations/guest", ""},
+	{groups.ManageLinks, http.MethodPost, "/v1/groups/GROUP/links", `{}`},
+	{groups.ManageLinks, http.MethodGet, "/v1/groups/GROUP/links", ""},
+	{groups.ManageLinks, http.MethodDelete, "/v1/groups/GROUP/links/LINKID", ""},
+	{groups.DecideRequests, http.MethodGet, "/v1/groups/GROUP/requests", ""},
+	{groups.DecideRequests, http.MethodPost, "/v1/groups/GROUP/requests/asker/approve", ""},
+	{groups.DecideRequests, http.MethodDelete, "/v1/groups/GROUP/requests/asker", ""},
+	{groups.RemoveMember, http.MethodDelete, "/v1/groups/GROUP/members/member2", ""},
+	{groups.RemoveAdmin, http.MethodDelete, "/v1/groups/GROUP/members/admin2", ""},
+	{groups.RemoveMember, http.MethodPut, "/v1/groups/GROUP/bans/member2", `{"reason":"spam"}`},
+	{groups.RemoveAdmin, http.MethodPut, "/v1/groups/GROUP/bans/admin2", `{}`},
+	{groups.ManageBans, http.MethodGet, "/v1/groups/GROUP/bans", ""},
+	{groups.ManageBans, http.MethodDelete, "/v1/groups/GROUP/bans/banned", ""},
+	{groups.MuteMember, http.MethodPatch, "/v1/groups/GROUP/members/member2", `{"mute":60}`},
+	{groups.MuteAdmin, http.MethodPatch, "/v1/groups/GROUP/members/admin2", `{"mute":60}`},
+	{groups.NameOthers, http.MethodPatch, "/v1/groups/GROUP/members/member2", `{"nickname":"m"}`},
+	{groups.ManageDevices, http.MethodGet, "/v1/devices?group=GROUP", ""},
 }
 
 // made makes a group in which everybody of the table is.
-func (w *world) made(id string, join social.Join) {
+func (w *world) made(id string, join groups.Join) {
 	w.tb.Helper()
 	w.exec(strings.NewReplacer("GROUP", id, "JOIN", string(join)).Replace(`
 		INSERT INTO groups (id, name, join_policy) VALUES ('GROUP', 'old', 'JOIN');
@@ -75,13 +75,13 @@ func (w *world) made(id string, join social.Join) {
 func TestEveryRoleEveryAction(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	tokens := map[social.Role]string{}
-	for _, role := range social.Roles() {
+	tokens := map[groups.Role]string{}
+	for _, role := range groups.Roles() {
 		kind := authhook.RoleUser
 		switch role {
-		case social.Operator:
+		case groups.Operator:
 			kind = authhook.RoleAdmin
-		case social.Device:
+		case groups.Device:
 			kind = authhook.RoleDevice
 		}
 		tokens[role] = w.token(string(role), kind)
@@ -89,8 +89,8 @@ func TestEveryRoleEveryAction(t *testing.T) {
 	statuses := map[string]int{"not_allowed": 403, "not_member": 403, "not_found": 404}
 	n := 0
 	for _, d := range deeds {
-		for _, join := range social.Joins() {
-			for _, role := range social.Roles() {
+		for _, join := range groups.Joins() {
+			for _, role := range groups.Roles() {
 				n++
 				group := fmt.Sprintf("x%d", n)
 				w.made(group, join)
@@ -102,10 +102,10 @@ func TestEveryRoleEveryAction(t *testing.T) {
 				}
 				r := w.do(d.method, replace.Replace(d.path), tokens[role], body)
 				acting := role
-				if role == social.Operator && (d.action == social.JoinByLink || d.action == social.Leave) {
-					acting = social.Outsider // operators come and go as anybody does
+				if role == groups.Operator && (d.action == groups.JoinByLink || d.action == groups.Leave) {
+					acting = groups.Outsider // operators come and go as anybody does
 				}
-				err := social.May(acting, d.action, join)
+				err := groups.May(acting, d.action, join)
 				if err == nil {
 					if r.Status/100 != 2 {
 						t.Errorf("%s %s by %s in a group of join %s: status %d: %s", d.method, d.path, role, join, r.Status, r.Body)
@@ -113,7 +113,7 @@ func TestEveryRoleEveryAction(t *testing.T) {
 					continue
 				}
 				want, _, _ := strings.Cut(err.Error(), ":")
-				if d.action == social.ManageDevices {
+				if d.action == groups.ManageDevices {
 					want = "not_allowed" // of any group that is not one's own
 				}
 				if r.Status != statuses[want] || r.get("code") != want {
@@ -122,14 +122,14 @@ func TestEveryRoleEveryAction(t *testing.T) {
 			}
 		}
 	}
-	covered := map[social.Action]bool{social.Speak: true, social.SpeakMuted: true} // on MQTT: package directory
+	covered := map[groups.Action]bool{groups.Speak: true, groups.SpeakMuted: true} // on MQTT: package directory
 	for _, d := range deeds {
 		covered[d.action] = true
 	}
-	for _, a := range []social.Action{social.JoinGroup, social.AskToJoin, social.NameOneself} { // TestJoining
+	for _, a := range []groups.Action{groups.JoinGroup, groups.AskToJoin, groups.NameOneself} { // TestJoining
 		covered[a] = true
 	}
-	for _, a := range social.Actions() {
+	for _, a := range groups.Actions() {
 		if !covered[a] {
 			t.Errorf("no call takes the action %q", a)
 		}
@@ -156,7 +156,7 @@ func TestJoining(t *testing.T) {
 		{"member", "invitation", 200, "member"},
 	} {
 		group := fmt.Sprintf("j%d", i)
-		w.made(group, social.Join(row.join))
+		w.made(group, groups.Join(row.join))
 		r := w.do(http.MethodPost, "/v1/groups/"+group+"/join", w.token(row.who, authhook.RoleUser), `{}`).want(row.status)
 		if row.status == 200 && r.get("state") != row.state {
 			t.Errorf("%s joins %s: %s", row.who, row.join, r.Body)
@@ -170,7 +170,7 @@ func TestJoining(t *testing.T) {
 		}
 	}
 	// A group that was dissolved is not there, and its id is not had again.
-	w.made("gone", social.JoinOpen)
+	w.made("gone", groups.JoinOpen)
 	w.do(http.MethodDelete, "/v1/groups/gone", w.token("owner", authhook.RoleUser), nil).want(204)
 	for _, who := range []string{"owner", "member", "outsider"} {
 		w.do(http.MethodGet, "/v1/groups/gone", w.token(who, authhook.RoleUser), nil).problem(404, "not_found")
@@ -183,7 +183,7 @@ func TestJoining(t *testing.T) {
 // Limits hold although all come at once; without the locks more get in.
 func TestLimitsAtOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *api.Config) { c.Social = social.Config{MaxMembers: 5, MaxGroups: 3} })
+	w := newWorld(t, func(c *api.Config) { c.Social = groups.Config{MaxMembers: 5, MaxGroups: 3} })
 	ctx := context.Background()
 	w.exec(`INSERT INTO groups (id, join_policy) SELECT 'g' || i, 'open' FROM generate_series(1, 12) i`)
 	atOnce := func(n int, call func(i int) *reply) (ok int) {

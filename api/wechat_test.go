@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"mynah/api"
-	"mynah/api/accounts"
+	"mynah/people"
 )
 
 // newWeChat is a stand-in for api.weixin.qq.com that speaks code2session as it is
@@ -68,7 +68,7 @@ func newWeChat(tb testing.TB) *httptest.Server {
 
 func withWeChat(base, secret string) func(*api.Config) {
 	return func(c *api.Config) {
-		c.Accounts.WeChat = accounts.WeChat{AppID: "wx123", Secret: secret, BaseURL: base}
+		c.Accounts.WeChat = people.WeChat{AppID: "wx123", Secret: secret, BaseURL: base}
 	}
 }
 

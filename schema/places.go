@@ -1,6 +1,6 @@
 package schema
 
-// Queries of the places where people have signed in (api/accounts/places.go).
+// Queries of the places where people have signed in (people/places.go).
 const (
 	// SelectPlaceSalt gives what tells this database's places from another's.
 	SelectPlaceSalt = `SELECT id::text FROM database_identity`

@@ -10,10 +10,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"mynah/api/pgtx"
 	"mynah/internal/pgdial"
 	"mynah/internal/postgres"
 	"mynah/schema"
+	"mynah/schema/pgtx"
 )
 
 // application is what PostgreSQL shows of the sessions of this process that are no

@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"mynah/api/accounts"
 	"mynah/authhook"
+	"mynah/people"
 )
 
 // keysFile has the API's public keys for a broker that starts while the database is
@@ -20,8 +20,8 @@ const keysPause = 2 * time.Second
 
 // newKeys returns the API's own signing keys, which the secret seals in the database.
 // The public ones are kept in the file, if one is named.
-func (s *server) newKeys(secret Secret, file string, takeover bool) *accounts.Keys {
-	return accounts.NewKeys(s.pool, accounts.KeysConfig{
+func (s *server) newKeys(secret Secret, file string, takeover bool) *people.Keys {
+	return people.NewKeys(s.pool, people.KeysConfig{
 		Secret: []byte(secret.Reveal()), Issuer: s.cfg.PublicURL, File: file, Takeover: takeover, Log: s.log.With("part", "keys"),
 	})
 }
@@ -32,7 +32,7 @@ func (s *server) newKeys(secret Secret, file string, takeover bool) *accounts.Ke
 func (s *server) startKeys(ctx context.Context, secret Secret, ours bool) error {
 	s.keys = s.newKeys(secret, "", ours)
 	if err := s.keys.Start(ctx); err != nil {
-		if errors.Is(err, accounts.ErrKeySecret) {
+		if errors.Is(err, people.ErrKeySecret) {
 			return refuse("jwt-secret", "%w", err)
 		}
 		return fmt.Errorf("read the signing keys: %w", err)
@@ -52,7 +52,7 @@ func (s *server) followKeys(ctx context.Context, secret Secret) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, accounts.ErrKeySecret):
+	case errors.Is(err, people.ErrKeySecret):
 		return refuse("jwt-secret", "%w", err)
 	}
 	kept, unread := s.keys.Recall()
@@ -75,7 +75,7 @@ func (s *server) followKeys(ctx context.Context, secret Secret) error {
 			if err == nil {
 				break
 			}
-			if errors.Is(err, accounts.ErrKeySecret) && !told {
+			if errors.Is(err, people.ErrKeySecret) && !told {
 				// With the database there this is refused at start.
 				s.log.Error("--jwt-secret: the next start will be refused", "err", err)
 				told = true

@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"mynah/api"
-	"mynah/api/accounts"
+	"mynah/people"
 )
 
 // People says how people get accounts and sign in. The API checks the values and
@@ -53,32 +53,32 @@ func (o *People) validate() error {
 
 // accounts returns what the API wants. With dev codes are logged where nothing is
 // set to send them.
-func (o *People) accounts(dev bool, log *slog.Logger) (accounts.Config, error) {
-	cfg := accounts.Config{
-		Registration: accounts.Registration(o.Registration),
-		WeChat:       accounts.WeChat{AppID: o.WeChatAppID, Secret: o.WeChatSecret.Reveal(), BaseURL: o.WeChatBaseURL},
+func (o *People) accounts(dev bool, log *slog.Logger) (people.Config, error) {
+	cfg := people.Config{
+		Registration: people.Registration(o.Registration),
+		WeChat:       people.WeChat{AppID: o.WeChatAppID, Secret: o.WeChatSecret.Reveal(), BaseURL: o.WeChatBaseURL},
 		Redirects:    o.OIDCRedirect,
 		PublicURL:    o.PublicURL,
 	}
 	var errs []error
 	if dev {
-		cfg.Mail, cfg.SMS = accounts.LogSender{Log: log}, accounts.LogSender{Log: log}
+		cfg.Mail, cfg.SMS = people.LogSender{Log: log}, people.LogSender{Log: log}
 	}
 	if o.SMTPURL != "" {
-		smtp, err := accounts.NewSMTP(o.SMTPURL.Reveal())
+		smtp, err := people.NewSMTP(o.SMTPURL.Reveal())
 		errs = append(errs, err)
 		cfg.Mail = smtp
 	}
 	switch {
 	case o.SMSWebhook != "":
-		webhook, err := accounts.NewWebhook(o.SMSWebhook.Reveal(), o.SMSWebhookSecret.Reveal(), nil)
+		webhook, err := people.NewWebhook(o.SMSWebhook.Reveal(), o.SMSWebhookSecret.Reveal(), nil)
 		errs = append(errs, err)
 		cfg.SMS = webhook
 	case o.SMSWebhookSecret != "":
 		errs = append(errs, refuse("sms-webhook-secret", "is of no use without --sms-webhook; give both"))
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.OIDC)) {
-		cfg.OIDC = append(cfg.OIDC, accounts.OIDC{
+		cfg.OIDC = append(cfg.OIDC, people.OIDC{
 			Name: name, Issuer: o.OIDC[name], ClientID: o.OIDCClientID[name], Secret: o.OIDCSecret[name].Reveal(),
 		})
 	}

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"mynah/api/directory"
-	"mynah/api/notice"
-	"mynah/api/social"
 	"mynah/authhook"
+	"mynah/directory"
+	"mynah/groups"
+	"mynah/outreach"
 )
 
 // directoryFile is where the broker keeps the rights that it knows, below the data
@@ -34,8 +34,8 @@ func (r *Rights) validate() error {
 }
 
 // social returns the limits as the API and the directory want them.
-func (r *Rights) social() social.Config {
-	return social.Config{MaxMembers: r.MaxGroupMembers, MaxGroups: r.MaxGroups}
+func (r *Rights) social() groups.Config {
+	return groups.Config{MaxMembers: r.MaxGroupMembers, MaxGroups: r.MaxGroups}
 }
 
 // startDirectory has the broker know groups, contacts and blocks. It goes on
@@ -66,7 +66,7 @@ func (s *server) startNotices(ctx context.Context, brokerURL string, token func(
 	if err != nil {
 		return err
 	}
-	r, err := notice.New(notice.Config{
+	r, err := outreach.New(outreach.Config{
 		DatabaseURL: s.cfg.DatabaseURL.Reveal(), BrokerURL: brokerURL, TLS: trust, Token: token, Logger: s.log.With("part", "notices"),
 	})
 	if err != nil {
@@ -85,7 +85,7 @@ func (s *server) noticesToken() (func(context.Context) (string, error), error) {
 	case s.cfg.TokenFile != "":
 		return fromFile(s.cfg.TokenFile), nil
 	case s.cfg.JWTSecret != "":
-		return s.ownToken(s.cfg.JWTSecret, notice.Subject, authhook.RoleService), nil
+		return s.ownToken(s.cfg.JWTSecret, outreach.Subject, authhook.RoleService), nil
 	}
-	return nil, refuse("token-file", "is not set, nor is --jwt-secret; notices are published with a token of role service whose sub is %s: give one of them", notice.Subject)
+	return nil, refuse("token-file", "is not set, nor is --jwt-secret; notices are published with a token of role service whose sub is %s: give one of them", outreach.Subject)
 }

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 
-	"mynah/api/notice"
 	"mynah/archiver"
 	"mynah/authhook"
+	"mynah/outreach"
 )
 
 type serveCmd struct {
@@ -103,7 +103,7 @@ func (c *serveCmd) serve(ctx context.Context, p *process) (err error) {
 			return err
 		}
 	}
-	if err := s.startNotices(ctx, address, s.ownToken(secret, notice.Subject, authhook.RoleService)); err != nil {
+	if err := s.startNotices(ctx, address, s.ownToken(secret, outreach.Subject, authhook.RoleService)); err != nil {
 		return err
 	}
 

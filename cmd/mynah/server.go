@@ -13,12 +13,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"mynah/api"
-	"mynah/api/accounts"
-	"mynah/api/directory"
 	"mynah/authhook"
 	"mynah/broker"
 	"mynah/broker/listener"
 	"mynah/broker/msglog"
+	"mynah/directory"
+	"mynah/people"
 )
 
 // roomPause is between two looks at a disk that is full.
@@ -38,7 +38,7 @@ type server struct {
 	web       *webServer // nil in commands without HTTP
 	webTLS    *webServer // nil if switched off
 	pool      *pgxpool.Pool
-	keys      *accounts.Keys
+	keys      *people.Keys
 	verifier  *authhook.Verifier
 	broker    *broker.Broker
 	directory *directory.Directory // nil without a database

@@ -1,0 +1,470 @@
+package groups
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"mynah/chat"
+	"mynah/people/displaytext"
+	"mynah/schema"
+	"mynah/schema/pgtx"
+)
+
+// Group is a group as those see it who may.
+type Group struct {
+	ID           string          `json:"id"`
+	Name         string          `json:"name"`
+	Avatar       string          `json:"avatar,omitempty" doc:"An https address, or the id of an uploaded file"`
+	Announcement string          `json:"announcement,omitempty"`
+	Ext          json.RawMessage `json:"ext,omitempty" doc:"An object of the application's own"`
+	Join         Join            `json:"join" enum:"open,approval,invitation" doc:"open: whoever subscribes to group/<id> becomes a member"`
+	Muted        bool            `json:"muted" doc:"Only the owner and admins may speak"`
+	Members      int             `json:"members"`
+	Created      time.Time       `json:"created"`
+	Me           *Membership     `json:"me,omitempty" doc:"Your own membership; absent if you are no member"`
+}
+
+// Membership is one's own place in a group.
+type Membership struct {
+	Role       Role       `json:"role" enum:"owner,admin,member"`
+	Nickname   string     `json:"nickname,omitempty"`
+	MutedUntil *time.Time `json:"muted_until,omitempty"`
+	Joined     *time.Time `json:"joined,omitempty" doc:"Absent if you are a member by your token only"`
+}
+
+// groupNotice is the body of notices about groups. Fields that do not concern a
+// notice are left out.
+type groupNotice struct {
+	Group        string     `json:"group"`
+	By           string     `json:"by,omitempty"`
+	Who          string     `json:"who,omitempty"`
+	Name         *string    `json:"name,omitempty"`
+	Avatar       *string    `json:"avatar,omitempty"`
+	Announcement *string    `json:"announcement,omitempty"`
+	Join         *Join      `json:"join,omitempty"`
+	Muted        *bool      `json:"muted,omitempty"`
+	Until        *time.Time `json:"until,omitempty"`
+	Role         Role       `json:"role,omitempty"`
+	Note         string     `json:"note,omitempty"`
+}
+
+// standing is a group and what an actor is in it.
+type standing struct {
+	Group
+	role      Role
+	row       bool // the actor has a membership in the database
+	dissolved bool
+}
+
+// scanGroup reads the columns of schema.SelectMyGroups, or with more, those of
+// schema.SelectStanding.
+func scanGroup(row pgx.Row, more ...any) (g Group, dissolved bool, err error) {
+	var role, nickname string
+	var muted, joined *time.Time
+	fields := []any{
+		&g.ID, &g.Name, &g.Avatar, &g.Announcement, &g.Ext, &g.Join, &g.Muted, &g.Members, &g.Created, &dissolved,
+		&role, &nickname, &muted, &joined,
+	}
+	if err := row.Scan(append(fields, more...)...); err != nil {
+		return g, false, err
+	}
+	if string(g.Ext) == "{}" {
+		g.Ext = nil
+	}
+	if muted != nil && !muted.After(time.Now()) {
+		muted = nil
+	}
+	if role != "" {
+		g.Me = &Membership{Role: Role(role), Nickname: nickname, MutedUntil: muted, Joined: joined}
+	}
+	return g, dissolved, nil
+}
+
+// standing reads a group and what the actor is in it. A group that was dissolved
+// is not there.
+func (s *Service) standing(ctx context.Context, a Actor, group string) (*standing, error) {
+	var st standing
+	var banned, invited bool
+	var err error
+	st.Group, st.dissolved, err = scanGroup(s.db.Q(ctx).QueryRow(ctx, schema.SelectStanding, group, a.ID), &banned, &invited)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && st.dissolved {
+		return nil, errNoGroup
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read group: %w", err)
+	}
+	st.row = st.Me != nil
+	byToken := slices.Contains(a.Groups, group)
+	switch {
+	case a.Operator:
+		st.role = Operator
+	case banned:
+		st.role = Banned
+	case st.row:
+		st.role = st.Me.Role
+	case byToken:
+		st.role = Member
+		st.Me = &Membership{Role: Member}
+	case invited:
+		st.role = Invited
+	default:
+		st.role = Outsider
+	}
+	if a.Device && st.Me != nil && st.role != Banned {
+		st.role = Device
+	}
+	return &st, nil
+}
+
+// view returns the group if the actor may take the action.
+func (s *Service) view(ctx context.Context, a Actor, group string, action Action) (*standing, error) {
+	st, err := s.standing(ctx, a, group)
+	if err != nil {
+		return nil, err
+	}
+	return st, May(st.role, action, st.Join)
+}
+
+// change runs fn in a transaction in which nobody else changes the group, if the
+// table lets the actor take the action. persons are those whose membership may
+// change, or must not meanwhile.
+func (s *Service) change(ctx context.Context, a Actor, group string, action Action, persons []string, fn func(context.Context, *standing) error) error {
+	return s.db.Tx(ctx, func(ctx context.Context) error {
+		if err := s.lockPersons(ctx, persons...); err != nil {
+			return err
+		}
+		if _, err := s.exec(ctx, "lock group", schema.LockGroup, group); err != nil {
+			return err
+		}
+		st, err := s.view(ctx, a, group, action)
+		if err != nil {
+			return err
+		}
+		return fn(ctx, st)
+	})
+}
+
+// allow asks the table about one action more.
+func (st *standing) allow(action Action) error { return May(st.role, action, st.Join) }
+
+// tell puts a notice for the whole group into the outbox.
+func (s *Service) tell(ctx context.Context, kind string, n groupNotice) error {
+	return s.notice(ctx, chat.GroupTopic(n.Group), kind, n)
+}
+
+// tellOfMember puts a notice about a member who comes or goes into the outbox:
+// for the group unless it is large, and for that person.
+func (s *Service) tellOfMember(ctx context.Context, st *standing, kind string, n groupNotice) error {
+	if st.Members <= s.cfg.QuietAbove {
+		if err := s.tell(ctx, kind, n); err != nil {
+			return err
+		}
+	}
+	return s.notice(ctx, chat.UserTopic(n.Who), kind, n)
+}
+
+// GroupSpec is what a new group is to be.
+type GroupSpec struct {
+	ID                         string // "" for one of the server's choice
+	Name, Avatar, Announcement string
+	Ext                        json.RawMessage
+	Join                       Join // "" for JoinInvitation
+	Invite                     []string
+}
+
+// GroupEdit is a change of a group; what is nil stays.
+type GroupEdit struct {
+	Name, Avatar, Announcement *string
+	Ext                        json.RawMessage
+	Join                       *Join
+	Muted                      *bool
+}
+
+const maxExt = 16 << 10
+
+var errExt = chat.Refuse(chat.CodeInvalid, fmt.Sprintf("ext has at most %d bytes, as PostgreSQL writes it.", maxExt))
+
+// checkGroup refuses what a group cannot have, and returns the name that it gets.
+func checkGroup(name, announcement string, ext json.RawMessage) (string, error) {
+	if len(ext) > maxExt {
+		return "", errExt
+	}
+	// An announcement may have lines; a name is one.
+	for line := range strings.SplitSeq(strings.ReplaceAll(announcement, "\t", " "), "\n") {
+		if err := displaytext.Check("An announcement", strings.TrimSuffix(line, "\r")); err != nil {
+			return "", err
+		}
+	}
+	return displaytext.Name("A name", name)
+}
+
+// Create makes a group that the actor owns.
+func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group, err error) {
+	if a.Device {
+		return nil, errDevice
+	}
+	if spec.Name, err = checkGroup(spec.Name, spec.Announcement, spec.Ext); err != nil {
+		return nil, err
+	}
+	if spec.ID == "" {
+		spec.ID = "g" + strings.ToLower(rand.Text()[:20])
+	}
+	if spec.Join == "" {
+		spec.Join = JoinInvitation
+	}
+	if len(spec.Ext) == 0 {
+		spec.Ext = json.RawMessage("{}")
+	}
+	err = s.db.Tx(ctx, func(ctx context.Context) error {
+		if err := s.lockPersons(ctx, a.ID); err != nil {
+			return err
+		}
+		if err := s.present(ctx, a.ID); err != nil {
+			return err
+		}
+		if err := s.noDevice(ctx, a.ID); err != nil {
+			return err
+		}
+		if err := s.roomForGroup(ctx, a.ID, a.ID); err != nil {
+			return err
+		}
+		made, err := s.exec(ctx, "make group", schema.InsertGroup, spec.ID, spec.Name, spec.Avatar, spec.Announcement, string(spec.Ext), string(spec.Join))
+		if pgtx.OutOfRange(err, "groups_ext_check") {
+			return errExt
+		}
+		if err != nil {
+			return err
+		}
+		if made == 0 {
+			return chat.Refuse(chat.CodeConflict, "This id cannot be had. Choose another.")
+		}
+		if _, err := s.exec(ctx, "make owner", schema.InsertMember, spec.ID, a.ID, string(Owner)); err != nil {
+			return err
+		}
+		st, err := s.standing(ctx, Actor{ID: a.ID}, spec.ID)
+		if err != nil {
+			return err
+		}
+		if err := s.tellOfMember(ctx, st, "notice.group.created", groupNotice{Group: spec.ID, Who: a.ID, Name: &spec.Name}); err != nil {
+			return err
+		}
+		if err := s.invite(ctx, st, a.ID, spec.Invite); err != nil {
+			return err
+		}
+		g = &st.Group
+		return nil
+	})
+	return g, err
+}
+
+// roomForGroup returns nil if the person may be in one group more. The person
+// must be locked. by is who reads the refusal.
+func (s *Service) roomForGroup(ctx context.Context, person, by string) error {
+	n, err := s.count(ctx, schema.CountGroups, person)
+	if err != nil {
+		return err
+	}
+	switch {
+	case n < s.cfg.MaxGroups:
+		return nil
+	case person == by:
+		return chat.Refuse(chat.CodeLimit, fmt.Sprintf("You are in %d groups, which is as many as one can be in.", n))
+	}
+	return chat.Refuse(chat.CodeLimit, "This person is in as many groups as one can be in.")
+}
+
+// Group returns a group.
+func (s *Service) Group(ctx context.Context, a Actor, group string) (*Group, error) {
+	st, err := s.view(ctx, a, group, ViewGroup)
+	if err != nil {
+		return nil, err
+	}
+	if st.role == Outsider { // what is said inside stays inside
+		st.Announcement = ""
+	}
+	return &st.Group, nil
+}
+
+// Groups returns at most limit groups that the person is in, after the id.
+func (s *Service) Groups(ctx context.Context, me, after string, limit int) ([]Group, error) {
+	return list(ctx, s, "read groups", func(row pgx.CollectableRow) (Group, error) {
+		g, _, err := scanGroup(row)
+		return g, err
+	}, schema.SelectMyGroups, me, after, limit)
+}
+
+// Edit changes a group. A notice tells of each thing that has changed.
+func (s *Service) Edit(ctx context.Context, a Actor, group string, e GroupEdit) (g *Group, err error) {
+	deref := func(p *string) string {
+		if p == nil {
+			return ""
+		}
+		return *p
+	}
+	name, err := checkGroup(deref(e.Name), deref(e.Announcement), e.Ext)
+	if err != nil {
+		return nil, err
+	}
+	if e.Name != nil {
+		e.Name = &name
+	}
+	err = s.change(ctx, a, group, ViewGroup, nil, func(ctx context.Context, st *standing) error {
+		for _, need := range []struct {
+			asked  bool
+			action Action
+		}{
+			{e.Name != nil || e.Avatar != nil || e.Announcement != nil || e.Ext != nil, EditGroup},
+			{e.Join != nil, SetJoin},
+			{e.Muted != nil, MuteAll},
+			{true, ViewMembers}, // to change nothing is for members, too
+		} {
+			if need.asked {
+				if err := st.allow(need.action); err != nil {
+					return err
+				}
+			}
+		}
+		var ext *string
+		if e.Ext != nil {
+			text := string(e.Ext)
+			ext = &text
+		}
+		_, err := s.exec(ctx, "edit group", schema.UpdateGroup, group, e.Name, e.Avatar, e.Announcement, ext, e.Join, e.Muted)
+		if pgtx.OutOfRange(err, "groups_ext_check") {
+			return errExt // 1e308 is five bytes here and 309 digits in jsonb
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.tellOfEdit(ctx, &st.Group, a.ID, e); err != nil {
+			return err
+		}
+		if st, err = s.standing(ctx, a, group); err != nil {
+			return err
+		}
+		g = &st.Group
+		return nil
+	})
+	return g, err
+}
+
+// tellOfEdit writes a notice for each thing that an edit changes.
+func (s *Service) tellOfEdit(ctx context.Context, old *Group, by string, e GroupEdit) error {
+	notices := map[string]groupNotice{}
+	base := groupNotice{Group: old.ID, By: by}
+	add := func(kind string, changed bool, fill func(*groupNotice)) {
+		if changed {
+			n, ok := notices[kind]
+			if !ok {
+				n = base
+			}
+			fill(&n)
+			notices[kind] = n
+		}
+	}
+	add("notice.group.renamed", e.Name != nil && *e.Name != old.Name, func(n *groupNotice) { n.Name = e.Name })
+	add("notice.group.announced", e.Announcement != nil && *e.Announcement != old.Announcement, func(n *groupNotice) { n.Announcement = e.Announcement })
+	add("notice.group.changed", e.Avatar != nil && *e.Avatar != old.Avatar, func(n *groupNotice) { n.Avatar = e.Avatar })
+	add("notice.group.changed", e.Join != nil && *e.Join != old.Join, func(n *groupNotice) { n.Join = e.Join })
+	add("notice.group.changed", e.Ext != nil, func(*groupNotice) {})
+	add("notice.group.muted", e.Muted != nil && *e.Muted && !old.Muted, func(n *groupNotice) { n.Muted = e.Muted })
+	add("notice.group.unmuted", e.Muted != nil && !*e.Muted && old.Muted, func(n *groupNotice) { n.Muted = e.Muted })
+	kinds := make([]string, 0, len(notices))
+	for kind := range notices {
+		kinds = append(kinds, kind)
+	}
+	slices.Sort(kinds)
+	for _, kind := range kinds {
+		if err := s.tell(ctx, kind, notices[kind]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Dissolve ends a group for all. Its messages stay in the archive; its id is not
+// used again. The credentials of its devices are revoked: nobody but an operator
+// could do that afterwards. The members can read until the notice about it is in the log.
+func (s *Service) Dissolve(ctx context.Context, a Actor, group string) error {
+	return s.change(ctx, a, group, Dissolve, nil, func(ctx context.Context, _ *standing) error {
+		return s.dissolve(ctx, group, a.ID)
+	})
+}
+
+// dissolve ends a group that is locked.
+func (s *Service) dissolve(ctx context.Context, group, by string) error {
+	for _, statement := range []string{
+		schema.DissolveGroup, schema.DeleteGroupRequests, schema.DeleteGroupInvitations, schema.DeleteGroupLinks,
+		schema.RevokeGroupDevices,
+	} {
+		if _, err := s.exec(ctx, "dissolve group", statement, group); err != nil {
+			return err
+		}
+	}
+	return s.tell(ctx, "notice.group.dissolved", groupNotice{Group: group, By: by})
+}
+
+// Transfer makes a member the owner; who was it becomes an admin. The heir is locked:
+// one who is being forgotten would leave the group without an owner.
+func (s *Service) Transfer(ctx context.Context, a Actor, group, to string) error {
+	return s.change(ctx, a, group, Transfer, []string{to}, func(ctx context.Context, _ *standing) error {
+		heir, err := s.member(ctx, group, to)
+		if err != nil {
+			return err
+		}
+		if heir.Role == Owner {
+			return nil
+		}
+		if err := s.noDevice(ctx, to); err != nil {
+			return err
+		}
+		owner, err := s.owner(ctx, group)
+		if err != nil {
+			return err
+		}
+		if owner != "" {
+			if _, err := s.exec(ctx, "retire owner", schema.UpdateMemberRole, group, owner, string(Admin)); err != nil {
+				return err
+			}
+		}
+		if _, err := s.exec(ctx, "set owner", schema.UpdateMemberRole, group, to, string(Owner)); err != nil {
+			return err
+		}
+		return s.tell(ctx, "notice.group.transferred", groupNotice{Group: group, By: a.ID, Who: to})
+	})
+}
+
+var errDevice = chat.Refuse(chat.CodeInvalid, "A device is a member only: it cannot own or administer a group.")
+
+// noDevice returns nil unless the account is a device's. Its token is in a thing that
+// hangs somewhere, for years.
+func (s *Service) noDevice(ctx context.Context, id string) error {
+	var device bool
+	if err := s.db.Q(ctx).QueryRow(ctx, schema.IsDevice, id).Scan(&device); err != nil {
+		return fmt.Errorf("read account: %w", err)
+	}
+	if device {
+		return errDevice
+	}
+	return nil
+}
+
+// Hold keeps the group as it is until the context's transaction ends.
+func (s *Service) Hold(ctx context.Context, group string) error {
+	_, err := s.exec(ctx, "lock group", schema.LockGroup, group)
+	return err
+}
+
+// MayManageDevices returns nil if the actor may make devices for the group.
+func (s *Service) MayManageDevices(ctx context.Context, a Actor, group string) error {
+	_, err := s.view(ctx, a, group, ManageDevices)
+	return err
+}

@@ -1,0 +1,159 @@
+package people
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/alexedwards/argon2id"
+
+	"mynah/chat"
+)
+
+// passwordParams cost some 40 ms of one core and 19 MiB: OWASP's second choice
+// for argon2id, which leaves room for a few hashes a second on two cores beside
+// the broker. A stored hash carries its own parameters, so they can be raised.
+var passwordParams = &argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
+
+// How many hashes wait, and how long.
+const (
+	hashesQueued = 64
+	hashPatience = 5 * time.Second
+	mostRest     = 200 * time.Millisecond // see slot
+)
+
+// hashesAtOnce returns how many passwords are hashed at once on that many cores: half of
+// them, so that the others are left to the chat, which shares the process or the machine.
+// Each takes 19 MiB.
+func hashesAtOnce(cores int) int { return max(cores/2, 1) }
+
+// hasher hashes passwords, a few at a time: a flood of sign-ins must not take the
+// memory and the cores from the chat.
+type hasher struct {
+	queue chan struct{} // waiting or running
+	slots chan struct{} // running, or resting
+	rests bool          // a slot rests after each hash for as long as it took
+	dummy string        // a hash that no password fits
+}
+
+func newHasher() (*hasher, error) {
+	atOnce := hashesAtOnce(runtime.GOMAXPROCS(0))
+	// The dummy is made with a random password, so that nobody knows it.
+	dummy, err := argon2id.CreateHash(randomToken(), passwordParams)
+	if err != nil {
+		return nil, fmt.Errorf("make dummy hash: %w", err)
+	}
+	return &hasher{
+		queue: make(chan struct{}, hashesQueued+atOnce),
+		slots: make(chan struct{}, atOnce),
+		rests: atOnce == 1,
+		dummy: dummy,
+	}, nil
+}
+
+var errBusy = chat.Refuse(chat.CodeUnavailable, "Too many people are signing in right now. Try again.")
+
+// slot waits for its turn. The caller must call release if err is nil.
+func (h *hasher) slot(ctx context.Context) (release func(), err error) {
+	select {
+	case h.queue <- struct{}{}:
+	default:
+		return nil, errBusy
+	}
+	patience := time.NewTimer(hashPatience)
+	defer patience.Stop()
+	select {
+	case h.slots <- struct{}{}:
+		began := time.Now()
+		return func() {
+			<-h.queue
+			// On few cores the others are not left to the chat alone: PostgreSQL and
+			// the system need them, too. So a core rests from hashing as well.
+			if h.rests {
+				time.AfterFunc(min(time.Since(began), mostRest), func() { <-h.slots })
+			} else {
+				<-h.slots
+			}
+		}, nil
+	case <-patience.C:
+		err = errBusy
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	<-h.queue
+	return nil, err
+}
+
+// hash returns the hash of a password.
+func (h *hasher) hash(ctx context.Context, password string) (string, error) {
+	release, err := h.slot(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	hash, err := argon2id.CreateHash(password, passwordParams)
+	if err != nil {
+		return "", fmt.Errorf("hash password: %w", err)
+	}
+	return hash, nil
+}
+
+// fits reports whether the password has the hash. With an empty hash it does the
+// same work and reports false: time must not tell that there is no such account.
+func (h *hasher) fits(ctx context.Context, password, hash string) (bool, error) {
+	release, err := h.slot(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	known := hash != ""
+	if !known {
+		hash = h.dummy
+	}
+	ok, err := argon2id.ComparePasswordAndHash(password, hash)
+	if err != nil {
+		return false, fmt.Errorf("compare password: %w", err)
+	}
+	return ok && known, nil
+}
+
+// Bounds of a password. The upper one keeps hashing cheap to refuse; 256 bytes
+// are room for a sentence in any script.
+const (
+	minPasswordRunes = 8
+	maxPasswordBytes = 256
+)
+
+// common are the passwords that attackers try first and that are long enough.
+var common = strings.Fields(`12345678 123456789 1234567890 87654321 11111111 88888888 00000000 66666666
+	12341234 11223344 147258369 789456123 123123123 password password1 password123 passw0rd p@ssw0rd
+	qwertyui qwerty123 qwertyuiop 1q2w3e4r 1qaz2wsx 1q2w3e4r5t zaq12wsx abcd1234 abc12345 a1234567
+	a12345678 aa123456 asdfghjk asdf1234 iloveyou sunshine princess football baseball welcome1
+	admin123 administrator letmein1 woaini1314 5201314520 qq123456 asd123456 changeme trustno1`)
+
+// checkPassword returns nil if the password may be set for the account.
+func checkPassword(password, account string) error {
+	switch {
+	case utf8.RuneCountInString(password) < minPasswordRunes:
+		return chat.Refuse(chat.CodeInvalid, fmt.Sprintf("A password has at least %d characters.", minPasswordRunes))
+	case len(password) > maxPasswordBytes:
+		return chat.Refuse(chat.CodeInvalid, fmt.Sprintf("A password has at most %d bytes.", maxPasswordBytes))
+	}
+	lower := strings.ToLower(password)
+	if slices.Contains(common, lower) {
+		return errWeak
+	}
+	if account != "" && strings.Contains(lower, strings.ToLower(account)) && len(password) < len(account)+minPasswordRunes {
+		return errWeak
+	}
+	if strings.Count(password, password[:1]) == len(password) {
+		return errWeak
+	}
+	return nil
+}
+
+var errWeak = chat.Refuse(chat.CodeInvalid, "This password is among the first that would be guessed. Choose another.")
