@@ -22,6 +22,8 @@ import (
 	"mynah/broker/listener"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/presence"
+	"mynah/broker/pubsub"
 	"mynah/broker/state"
 	"mynah/chat"
 )
@@ -101,10 +103,10 @@ type Broker struct {
 	state    state.Store
 	engine   *delivery.Engine
 	mochi    *mqtt.Server
-	plain    *plainTopics
+	topics   *pubsub.Topics
 	policy   *authhook.Policy
 	auth     *authhook.Hook
-	presence *presence
+	presence *presence.Tracker
 	metrics  *metrics
 	doors    *listener.Metrics
 	tcp      []*listener.TCP
@@ -112,7 +114,7 @@ type Broker struct {
 	lookups  bool // the policy may have to wait for a directory
 
 	devices *devices
-	wills   wills
+	wills   pubsub.Wills
 	system  system
 	queue   *queue
 	batches chan batch
@@ -209,27 +211,24 @@ func (b *Broker) open() (err error) {
 	if err := b.embed(); err != nil {
 		return err
 	}
-	b.plain = &plainTopics{may: b.mayReceive, retained: retained{store: b.state, logger: b.logger}}
+	if b.presence, err = presence.New(presence.Config{
+		Store: b.state, Logger: b.logger, Settle: max(b.cfg.PresenceSettle, 0), Notify: b.publishPresence,
+	}); err != nil {
+		return fmt.Errorf("restore presence: %w", err)
+	}
+	if b.topics, err = pubsub.New(pubsub.Config{
+		Store: b.state, Logger: b.logger, MayRead: b.mayReceive, Presence: b.presence,
+	}); err != nil {
+		return fmt.Errorf("restore retained messages: %w", err)
+	}
 	b.engine, err = delivery.New(delivery.Config{
-		Log: b.log, State: b.state, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.plain, OnEnd: b.sessionEnded,
+		Log: b.log, State: b.state, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.topics, OnEnd: b.sessionEnded,
 		Limits: &outbox.Limits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
 	})
 	if err != nil {
 		return err
 	}
 	b.queue.audience = b.engine.Audience
-	b.presence = &presence{
-		settle: max(b.cfg.PresenceSettle, 0), store: b.state, logger: b.logger, now: time.Now,
-		subjects: map[string]*seen{}, away: map[string]int64{},
-		plain: b.plain,
-	}
-	b.plain.presence = b.presence
-	if err := b.plain.retained.restore(); err != nil {
-		return fmt.Errorf("restore retained messages: %w", err)
-	}
-	if err := b.presence.restore(); err != nil {
-		return fmt.Errorf("restore presence: %w", err)
-	}
 	b.metrics = newMetrics(b.cfg.Registry, b)
 	return b.openDoors()
 }
@@ -407,7 +406,7 @@ func (b *Broker) end(ctx context.Context) error {
 		close(stored)
 		<-parted
 		last.begin("to store who was online")
-		b.presence.stop()
+		b.presence.Stop()
 		last.begin("to store the positions of sessions")
 		b.engine.Stop()
 		last.begin("to close the message log")

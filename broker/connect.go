@@ -198,9 +198,9 @@ func (b *Broker) establish(c *conn, cl *mqtt.Client, pk packets.Packet, w *will)
 	if !resumed {
 		b.devices.over(session.Key)
 	}
-	b.wills.back(session.Key, resumed)
+	b.wills.ClientReturned(session.Key, resumed)
 	b.conns.Store(c.Conn, c)
-	b.presence.came(id.Subject)
+	b.presence.Connected(id.Subject)
 	b.regroupSince(c, before)
 	return nil
 }
@@ -246,12 +246,12 @@ func (b *Broker) finish(c *conn) {
 	// A client that sees its connection closed may count on its session being away.
 	cl.Stop(nil)
 	b.fireWill(c)
-	b.presence.gone(c.subject())
+	b.presence.Disconnected(c.subject())
 	b.auth.OnDisconnect(cl, nil, expiry == 0)
 }
 
 // sessionEnded is told that a session has ended, with its locks held.
 func (b *Broker) sessionEnded(k session.Key) {
 	b.devices.over(k)
-	b.wills.ended(k)
+	b.wills.SessionEnded(k)
 }

@@ -31,13 +31,13 @@ func (b *Broker) keepHouse() {
 		case <-second.C:
 			if _, last := b.log.Bounds(); last != told {
 				told = last
-				b.plain.publishLatest(LastTopic, strconv.AppendUint(nil, last, 10), 0)
+				b.topics.PublishLatest(LastTopic, strconv.AppendUint(nil, last, 10), 0)
 			}
 		case <-system.C:
 			b.tellSystem()
 		case <-minute.C:
 			b.trim()
-			b.plain.retained.forgetExpired(time.Now().UnixMilli())
+			b.topics.ForgetExpired(time.Now().UnixMilli())
 		}
 	}
 }

@@ -48,7 +48,7 @@ func newMetrics(r prometheus.Registerer, b *Broker) *metrics {
 	collectors := []prometheus.Collector{
 		m.messages, m.batches, m.refusals, m.slowed, b.doors,
 		gauge("mynah_connections", "Open connections.", func() float64 { return float64(b.connected.Load()) }),
-		gauge("mynah_online_subjects", "Subjects with a connection.", func() float64 { return float64(b.presence.online()) }),
+		gauge("mynah_online_subjects", "Subjects with a connection.", func() float64 { return float64(b.presence.Online()) }),
 		gauge("mynah_sessions", "Sessions, connected or not.", func() float64 { return float64(b.engine.Count()) }),
 		gauge("mynah_outbox_bytes", "Memory of what waits to be written to clients.", func() float64 { return float64(b.engine.Limits().Held()) }),
 		gauge("mynah_log_first_seq", "The oldest message in the log.", func() float64 { first, _ := b.log.Bounds(); return float64(first) }),

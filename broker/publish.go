@@ -12,6 +12,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/broker/msglog"
+	"mynah/broker/pubsub"
 	"mynah/chat"
 )
 
@@ -51,7 +52,7 @@ func (b *Broker) publish(c *conn, m *published) {
 		p.unlessStored, err = asRefusal(err), nil
 	}
 	if err == nil && kind == chat.KindPlain {
-		err = b.plain.retained.admit(m.topic, m.payload, m.retain)
+		err = b.topics.AdmitRetained(m.topic, m.payload, m.retain)
 	}
 	if err != nil && kind == chat.KindPlain && m.qos == 2 && c.session.Inbound.Published(m.id) {
 		err = nil // it has been passed on already
@@ -119,7 +120,7 @@ func (b *Broker) admit(id *authhook.Identity, topic string) (chat.Kind, error) {
 	if strings.ContainsAny(topic, "+#") {
 		return chat.KindReserved, chat.Refuse(chat.CodeBadTopic, "a message is published to one topic, without wildcards")
 	}
-	if tooDeep(topic) {
+	if pubsub.TooDeep(topic) {
 		return chat.KindReserved, errTooDeep
 	}
 	ctx, cancel := b.ctx, context.CancelFunc(nil)
@@ -156,7 +157,7 @@ func (b *Broker) slowDown(c *conn, id *authhook.Identity) error {
 	return nil
 }
 
-var errTooDeep = chat.Refuse(chat.CodeBadTopic, "a topic has no more than "+strconv.Itoa(maxLevels)+" levels")
+var errTooDeep = chat.Refuse(chat.CodeBadTopic, "a topic has no more than "+strconv.Itoa(pubsub.MaxLevels)+" levels")
 
 // signal passes on a message that is not kept.
 func (b *Broker) signal(id *authhook.Identity, topic string, payload []byte, props *packets.Properties) error {

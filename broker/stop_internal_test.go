@@ -8,8 +8,24 @@ import (
 	"time"
 
 	"mynah/authhook"
+	"mynah/broker/msglog"
+	"mynah/broker/state"
 	"mynah/internal/waitfor"
 )
+
+// hung is a store on a disk that hangs, until the channel is closed, when it is to store
+// who is online.
+type hung struct {
+	state.Store
+	disk chan struct{}
+}
+
+func (h hung) Apply(ops []state.Op, sync bool) error {
+	if len(ops) > 0 && strings.HasPrefix(ops[0].Key, "presence/") {
+		<-h.disk
+	}
+	return h.Store.Apply(ops, sync)
+}
 
 // On a disk that hangs, Stop returns when its context ends and says what it gave up on; when
 // the disk works again, the rest is done in its order. It waited for the disk for ever.
@@ -21,14 +37,19 @@ func TestStopOnAHungDisk(t *testing.T) {
 	}
 	defer verifier.Close()
 	dir := t.TempDir()
-	cfg := Config{DataDir: dir, MQTTAddr: "127.0.0.1:0", Verifier: verifier}
+	disk := make(chan struct{})
+	cfg := Config{
+		DataDir: dir, MQTTAddr: "127.0.0.1:0", Verifier: verifier,
+		OpenLog: func(dir string, opts msglog.Options) (msglog.Log, state.Store, error) {
+			l, s, err := openLocal(dir, opts)
+			return l, hung{s, disk}, err
+		},
+	}
 	b, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk := make(chan struct{})
-	b.presence.store = hung{b.presence.store, disk}
-	b.presence.came("ann") // is to be stored
+	b.presence.Connected("ann") // is to be stored
 	if err := b.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

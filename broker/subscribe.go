@@ -11,6 +11,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/broker/delivery"
+	"mynah/broker/pubsub"
 	"mynah/broker/session"
 	"mynah/chat"
 )
@@ -111,7 +112,7 @@ func collapse(all packets.Subscriptions) (filters packets.Subscriptions, places 
 func (b *Broker) mayHave(ctx context.Context, c *conn, f packets.Subscription) packets.Code {
 	id := b.identity(c)
 	switch {
-	case !validFilter(f.Filter):
+	case !pubsub.ValidFilter(f.Filter):
 		return packets.ErrTopicFilterInvalid
 	case id == nil || !b.mayRead(ctx, id, f.Filter):
 		return packets.ErrNotAuthorized
@@ -162,7 +163,7 @@ func (b *Broker) queueRetained(c *conn, subs []session.Subscription, isNew map[s
 		if f.Identifier != 0 {
 			o.IDs = []int{f.Identifier}
 		}
-		c.session.QueueRetained(f.Filter, b.plain.retainedFor(c.session, f.Filter), o)
+		c.session.QueueRetained(f.Filter, b.topics.RetainedFor(c.session, f.Filter), o)
 	}
 }
 

@@ -38,7 +38,7 @@ func (b *Broker) tellSystem() {
 	runtime.ReadMemStats(&m)
 	stats, now := b.engine.Stats(), time.Now()
 	connected, sessions := b.system.clients.Load(), int64(b.engine.Count())
-	b.plain.publishLatest("$SYS/broker/version", []byte(b.cfg.Version), 0)
+	b.topics.PublishLatest("$SYS/broker/version", []byte(b.cfg.Version), 0)
 	for topic, value := range map[string]int64{
 		"time": now.Unix(), "started": b.system.started.Unix(), "uptime": int64(now.Sub(b.system.started).Seconds()),
 		"clients/connected": connected, "clients/maximum": b.system.maximum.Load(),
@@ -46,11 +46,11 @@ func (b *Broker) tellSystem() {
 		"messages/received": b.system.received.Load(),
 		"messages/sent":     int64(stats.Deliveries.Load() + stats.Signals.Load()),   //nolint:gosec // far from 63 bits
 		"messages/dropped":  int64(stats.Dropped.Load() + stats.PlainDropped.Load()), //nolint:gosec // the same
-		"retained":          int64(b.plain.retained.count()),
+		"retained":          int64(b.topics.RetainedCount()),
 		"subscriptions":     int64(b.engine.Subscriptions()),
 		"system/memory":     int64(m.HeapInuse), //nolint:gosec // the same
 		"system/threads":    int64(runtime.NumGoroutine()),
 	} {
-		b.plain.publishLatest("$SYS/broker/"+topic, strconv.AppendInt(nil, value, 10), 0)
+		b.topics.PublishLatest("$SYS/broker/"+topic, strconv.AppendInt(nil, value, 10), 0)
 	}
 }

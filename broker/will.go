@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -12,8 +11,7 @@ import (
 
 	"mynah/authhook"
 	"mynah/broker/msglog"
-	"mynah/broker/outbox"
-	"mynah/broker/session"
+	"mynah/broker/pubsub"
 	"mynah/chat"
 )
 
@@ -43,7 +41,7 @@ func (b *Broker) checkWill(cl *mqtt.Client, w *packets.ConnectParams) packets.Co
 	case chat.IsBridgeState(w.WillTopic): // see willOf
 	case chat.ParseTopic(w.WillTopic).Kind != chat.KindPlain:
 		_, err = b.cfg.Limits.Parse(w.WillPayload, speaksForSystem(id.Role))
-	case tooDeep(w.WillTopic):
+	case pubsub.TooDeep(w.WillTopic):
 		err = errTooDeep
 	}
 	if err == nil {
@@ -73,91 +71,6 @@ func willOf(w *packets.ConnectParams, expiresAtOnce bool) *will {
 	}
 }
 
-// wills holds the wills that wait for their delay, by session.
-type wills struct {
-	mu      sync.Mutex
-	waiting map[session.Key]*waitingWill
-}
-
-type waitingWill struct {
-	conn  *outbox.Conn // whose it is
-	timer *time.Timer
-	fire  func()
-}
-
-// wait has fire called after a delay, unless the session's client is back by then. It
-// returns nil if the client is so far back that the will of its next connection waits.
-func (w *wills) wait(k session.Key, conn *outbox.Conn, delay time.Duration, fire func()) *waitingWill {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.waiting == nil {
-		w.waiting = make(map[session.Key]*waitingWill)
-	}
-	if other := w.waiting[k]; other != nil && other.conn.After(conn) {
-		return nil
-	}
-	next := &waitingWill{conn: conn, fire: fire}
-	next.timer = time.AfterFunc(delay, func() {
-		if w.take(k, next) {
-			fire()
-		}
-	})
-	w.waiting[k] = next
-	return next
-}
-
-// take takes a will out. It reports false if it is not there any more.
-func (w *wills) take(k session.Key, is *waitingWill) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if is.timer.Stop(); w.waiting[k] != is {
-		return false
-	}
-	delete(w.waiting, k)
-	return true
-}
-
-// back says that a session's client is back: a will that waits is not sent, or is sent at
-// once if the client is back with another session.
-func (w *wills) back(k session.Key, resumed bool) {
-	w.mu.Lock()
-	next := w.waiting[k]
-	delete(w.waiting, k)
-	w.mu.Unlock()
-	if next == nil {
-		return
-	}
-	next.timer.Stop()
-	if !resumed {
-		next.fire()
-	}
-}
-
-// ended sends the will of a session that has ended: there is nobody to wait for, and a
-// client that makes session after session is not to leave a will in memory for each.
-func (w *wills) ended(k session.Key) {
-	w.mu.Lock()
-	next := w.waiting[k]
-	delete(w.waiting, k)
-	w.mu.Unlock()
-	if next != nil {
-		next.timer.Stop()
-		go next.fire() // not with the locks of the session
-	}
-}
-
-// all sends all that wait.
-func (w *wills) all() {
-	w.mu.Lock()
-	waiting := w.waiting
-	w.waiting = nil
-	w.mu.Unlock()
-	for _, next := range waiting {
-		next.timer.Stop()
-		next.fire()
-	}
-}
-
 // fireWill publishes the will of a connection that has ended without a DISCONNECT: at
 // once, or after its delay unless the session has a connection again by then; the end of
 // the session ends the delay, too (MQTT 5, 3.1.2.5).
@@ -176,9 +89,9 @@ func (b *Broker) fireWill(c *conn) {
 		return
 	}
 	// Its client may be back before the will begins to wait.
-	next := b.wills.wait(c.session.Key, c.Conn, delay, fire)
+	next := b.wills.Wait(c.session.Key, c.Conn, delay, fire)
 	back, over := c.session.Superseded(c.Conn), c.session.Over()
-	if next == nil || (back || over) && b.wills.take(c.session.Key, next) {
+	if next == nil || (back || over) && b.wills.Cancel(c.session.Key, next) {
 		if !back {
 			fire()
 		}
@@ -196,7 +109,7 @@ func (b *Broker) lastWills() {
 		b.fireWill(c)
 		return true
 	})
-	b.wills.all()
+	b.wills.FireAll()
 }
 
 // publishWill publishes a will as if it came from its client now, checks and all.
@@ -209,12 +122,12 @@ func (b *Broker) publishWill(id *authhook.Identity, c *conn) {
 	if err == nil {
 		switch kind {
 		case chat.KindPlain:
-			if err = b.plain.retained.admit(w.topic, w.payload, w.retain); err != nil {
+			if err = b.topics.AdmitRetained(w.topic, w.payload, w.retain); err != nil {
 				break
 			}
 			m := newPlain(w.topic, w.payload, w.qos, w.retain, &w.props, w.expiresAtOnce)
 			m.From = c.session.Key
-			b.plain.publish(m)
+			b.topics.Publish(m)
 		case chat.KindUserSignal, chat.KindGroupSignal:
 			err = b.signal(id, w.topic, w.payload, &w.props)
 		default:

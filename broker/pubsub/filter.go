@@ -1,4 +1,4 @@
-package broker
+package pubsub
 
 import (
 	"strings"
@@ -9,15 +9,16 @@ import (
 	"mynah/chat"
 )
 
-// maxLevels is how many levels a topic or a filter outside the chat may have: each is a node
+// MaxLevels is how many levels a topic or a filter outside the chat may have: each is a node
 // of a tree.
-const maxLevels = 128
+const MaxLevels = 128
 
-func tooDeep(topic string) bool { return strings.Count(topic, "/") >= maxLevels }
+// TooDeep reports whether a topic or a filter has more than MaxLevels levels.
+func TooDeep(topic string) bool { return strings.Count(topic, "/") >= MaxLevels }
 
-// validFilter reports whether a topic filter is one (MQTT 5, 4.7 and 4.8.2), and not too
+// ValidFilter reports whether a topic filter is one (MQTT 5, 4.7 and 4.8.2), and not too
 // deep.
-func validFilter(filter string) bool { return !tooDeep(filter) && packet.ValidFilter(filter) }
+func ValidFilter(filter string) bool { return !TooDeep(filter) && packet.ValidFilter(filter) }
 
 // hidden reports whether a filter that begins with a wildcard does not match a topic: one that
 // begins with $ [MQTT-4.7.2-1], and presence, which is for those who ask for it by name and

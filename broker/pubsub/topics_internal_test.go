@@ -1,6 +1,7 @@
-package broker
+package pubsub
 
 import (
+	"slices"
 	"testing"
 
 	"mynah/broker/delivery"
@@ -10,7 +11,7 @@ import (
 // A shared subscription to everything does not take in $SYS.
 func TestSharedSubscriptionIsNotOfSystem(t *testing.T) {
 	t.Parallel()
-	p := &plainTopics{}
+	p := &Topics{}
 	p.Subscribed(&delivery.Session{}, session.Subscription{Filter: "$share/g/#", QoS: 1})
 	if p.fanOut(&delivery.PlainMessage{Topic: "$SYS/broker/time"}) {
 		t.Error("it has a subscriber")
@@ -22,7 +23,7 @@ func TestSharedSubscriptionIsNotOfSystem(t *testing.T) {
 // its own (MQTT 5, 3.3.4, 3.8.3.1).
 func TestOverlappingSubscriptions(t *testing.T) {
 	t.Parallel()
-	p := &plainTopics{}
+	p := &Topics{}
 	s := &delivery.Session{Key: session.Key{Subject: "alice", ClientID: "phone"}}
 	for _, f := range []session.Subscription{
 		{Filter: "a/b", QoS: 0, Identifier: 7},
@@ -46,5 +47,53 @@ func TestOverlappingSubscriptions(t *testing.T) {
 		if len(a.shares) != 1 || a.shares["$share/g/a/b"][s].Identifier != 11 {
 			t.Errorf("from %q: %d shared subscriptions", from.Subject, len(a.shares))
 		}
+	}
+}
+
+// online has some subjects online, and nobody else was ever here.
+type online []string
+
+func (on online) InMemory(subject string) (payload []byte, known bool) {
+	if slices.Contains(on, subject) {
+		return []byte(subject), true
+	}
+	return nil, false
+}
+
+func (on online) LookUp(subject string) []byte {
+	payload, _ := on.InMemory(subject)
+	return payload
+}
+
+func (on online) Subjects(fn func(string)) {
+	for _, subject := range on {
+		fn(subject)
+	}
+}
+
+// Presence is found by filters that name it, and is a retained message like others.
+func TestRetainedPresence(t *testing.T) {
+	t.Parallel()
+	p := &Topics{cfg: Config{
+		Presence: online{"bob", "ann", "anna"},
+		MayRead:  func(_ *delivery.Session, topic string) bool { return topic != "presence/anna" },
+	}}
+	for filter, found := range map[string][]string{
+		"presence/+": {"presence/ann", "presence/bob"}, "presence/#": {"presence/ann", "presence/bob"},
+		"#": nil, "+/ann": nil, "+/+": nil, "presence/bob": {"presence/bob"}, "plant/+": nil, "presence/+/+": nil, "presence": nil,
+		"presence/anna": nil, "presence/nobody": {"presence/nobody"},
+	} {
+		if got := p.RetainedFor(nil, filter); !slices.Equal(got, found) {
+			t.Errorf("%s finds %q, want %q", filter, got, found)
+		}
+	}
+	if m, known := p.Retained("presence/ann"); !known || m == nil || m.Topic != "presence/ann" || string(m.Payload) != "ann" || !m.Retain {
+		t.Errorf("ann: %+v, known %t", m, known)
+	}
+	if m, known := p.Retained("presence/nobody"); known || m != nil {
+		t.Errorf("nobody: %+v, known %t", m, known)
+	}
+	if m := p.LookUpRetained("presence/nobody"); m != nil {
+		t.Errorf("nobody: %+v", m)
 	}
 }

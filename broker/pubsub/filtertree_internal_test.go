@@ -1,4 +1,4 @@
-package broker
+package pubsub
 
 import (
 	"slices"
@@ -32,7 +32,7 @@ func TestFilterTree(t *testing.T) {
 	t.Parallel()
 	var tree filterTree
 	topics := topicsOf("a", "b", "", "$x")
-	filters := slices.DeleteFunc(topicsOf("a", "b", "", "$x", "+", "#"), func(f string) bool { return !validFilter(f) })
+	filters := slices.DeleteFunc(topicsOf("a", "b", "", "$x", "+", "#"), func(f string) bool { return !ValidFilter(f) })
 	for _, f := range slices.Clip(filters) {
 		filters = append(filters, "$share/g/"+f, "$Share/h/"+f)
 	}

@@ -1,4 +1,4 @@
-package broker
+package pubsub
 
 import (
 	"maps"
@@ -13,7 +13,7 @@ import (
 func TestTopicTree(t *testing.T) {
 	t.Parallel()
 	topics := topicsOf("a", "b", "", "$x")
-	filters := slices.DeleteFunc(topicsOf("a", "b", "", "$x", "+", "#"), func(f string) bool { return !validFilter(f) })
+	filters := slices.DeleteFunc(topicsOf("a", "b", "", "$x", "+", "#"), func(f string) bool { return !ValidFilter(f) })
 	rapid.Check(t, func(t *rapid.T) {
 		var tree topicTree[int]
 		model := map[string]int{}

@@ -1,38 +1,41 @@
-package broker
+package pubsub
 
 import (
+	"log/slog"
 	"testing"
 	"time"
 
-	"github.com/mochi-mqtt/server/v2/packets"
-
-	"mynah/authhook"
 	"mynah/broker/delivery"
+	"mynah/broker/msglog"
 )
 
 // Retained messages whose time is over are forgotten, on disk too; others stay.
 func TestRetainedMessagesExpire(t *testing.T) {
 	t.Parallel()
-	verifier, err := authhook.NewVerifier(authhook.VerifierConfig{Secret: []byte("a secret for tests, 32 bytes or more")})
+	l, err := msglog.Open(t.TempDir(), msglog.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer verifier.Close()
-	b, err := New(Config{DataDir: t.TempDir(), MQTTAddr: "127.0.0.1:0", Verifier: verifier})
+	defer l.Close() //nolint:errcheck // nothing is to be kept
+	topics, err := New(Config{Store: l.State(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.Stop(t.Context()) //nolint:errcheck // it has not been started
-	for topic, seconds := range map[string]uint32{"plant/short": 5, "plant/long": 500, "plant/ever": 0} {
-		b.plain.retained.retain(newPlain(topic, []byte("x"), 1, true, &packets.Properties{MessageExpiryInterval: seconds}, false), true)
+	now := time.Now()
+	for topic, seconds := range map[string]int{"plant/short": 5, "plant/long": 500, "plant/ever": 0} {
+		m := &delivery.PlainMessage{Topic: topic, Payload: []byte("x"), QoS: 1, Retain: true}
+		if seconds > 0 {
+			m.Expires = now.Add(time.Duration(seconds) * time.Second).UnixMilli()
+		}
+		topics.Publish(m)
 	}
-	b.plain.retained.forgetExpired(time.Now().Add(time.Minute).UnixMilli())
+	topics.ForgetExpired(now.Add(time.Minute).UnixMilli())
 	stored := map[string]bool{}
-	if err := b.state.Scan(retainedPrefix, func(key string, _ []byte) bool { stored[key] = true; return true }); err != nil {
+	if err := l.State().Scan(retainedPrefix, func(key string, _ []byte) bool { stored[key] = true; return true }); err != nil {
 		t.Fatal(err)
 	}
 	for topic, want := range map[string]bool{"plant/short": false, "plant/long": true, "plant/ever": true} {
-		m, _ := b.plain.Retained(topic)
+		m, _ := topics.Retained(topic)
 		if kept := m != nil; kept != want || stored[retainedPrefix+topic] != want {
 			t.Errorf("%s: retained %t, stored %t, want %t", topic, kept, stored[retainedPrefix+topic], want)
 		}

@@ -1,4 +1,4 @@
-package broker
+package pubsub
 
 import (
 	"strings"
@@ -13,9 +13,9 @@ import (
 // topic (MQTT 5, 4.7), in time that depends on the topic's levels and on what is found. Its
 // zero value is empty. It is not for use by several goroutines at once.
 //
-// It is in place of Mochi's, which takes time by the square of the levels with everybody
-// waiting, does not see that "+/#" matches its parent level, has shared subscriptions match
-// topics with $, and does not say which of a session's filters it has found.
+// Mochi's tree takes time by the square of the levels with everybody waiting, does not see
+// that "+/#" matches its parent level, has shared subscriptions match topics with $, and does
+// not say which of a session's filters it has found.
 type filterTree struct {
 	root filterNode
 }

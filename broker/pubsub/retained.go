@@ -1,4 +1,4 @@
-package broker
+package pubsub
 
 import (
 	"encoding/json"
@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -16,7 +17,7 @@ import (
 	"mynah/chat"
 )
 
-// retainedPrefix begins the keys of retained messages of plain topics.
+// retainedPrefix begins the keys of retained messages.
 const retainedPrefix = "retained/"
 
 // maxRetained bounds the memory of all retained messages together, in bytes.
@@ -25,12 +26,12 @@ const maxRetained = 512 << 20
 // retainedOverhead is about what a retained message costs beside its bytes.
 const retainedOverhead = 512
 
-// retained is the retained messages of plain topics (MQTT 5, 3.3.1.3), in memory and, but
-// for the broker's own, on disk. Who is present is told by presence.
+// retained are the retained messages of topics outside the chat (MQTT 5, 3.3.1.3), in memory
+// and, but for the broker's own, on disk. Those of presence are not among them: see Presence.
 type retained struct {
 	store   state.Store
 	logger  *slog.Logger
-	failing rarely // logged
+	failing atomic.Int64 // when it was last logged that storing fails, in seconds since 1970
 
 	// order is held from retaining a message to the end of its fan-out, one of them for
 	// each topic.
@@ -39,7 +40,7 @@ type retained struct {
 	mu       sync.RWMutex
 	messages topicTree[*delivery.PlainMessage]
 	bytes    int64
-	told     int // how many of the messages are the broker's own, on topics with $
+	own      int // how many of the messages are the broker's own, on topics with $
 }
 
 // inOrder locks a topic and returns what unlocks it.
@@ -80,15 +81,14 @@ func (r *retained) admit(topic string, payload []byte, retain bool) error {
 }
 
 // retain replaces the retained message of a topic, or deletes it if the payload is
-// empty or is for nobody who comes later. If
-// it is to be kept it survives a restart, too.
+// empty or is for nobody who comes later. With keep, that survives a restart.
 func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
 	r.mu.Lock()
 	own := strings.HasPrefix(m.Topic, "$")
 	if old, ok := r.messages.get(m.Topic); ok {
 		r.bytes -= retainedCost(m.Topic, old.Payload)
 		if own {
-			r.told--
+			r.own--
 		}
 	}
 	keeps := len(m.Payload) > 0 && m.Expires != chat.AtOnce
@@ -96,7 +96,7 @@ func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
 		r.messages.put(m.Topic, m)
 		r.bytes += retainedCost(m.Topic, m.Payload)
 		if own {
-			r.told++
+			r.own++
 		}
 	} else {
 		r.messages.remove(m.Topic)
@@ -115,10 +115,16 @@ func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
 	}
 	durably := m.QoS > 0 // its acknowledgement says so
 	if err := r.store.Apply([]state.Op{op}, durably); err != nil {
-		r.failing.Do(func() {
-			r.logger.Warn("cannot store retained messages; after a restart they will be as they were before",
-				"topic", m.Topic, "error", err)
-		})
+		r.logFailure(m.Topic, err)
+	}
+}
+
+// logFailure logs, at most once a minute, that retained messages cannot be stored.
+func (r *retained) logFailure(topic string, err error) {
+	now := time.Now().Unix()
+	if last := r.failing.Load(); now-last >= 60 && r.failing.CompareAndSwap(last, now) {
+		r.logger.Warn("cannot store retained messages; after a restart they will be as they were before",
+			"topic", topic, "error", err)
 	}
 }
 
@@ -126,45 +132,66 @@ func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
 func (r *retained) count() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.messages.len() - r.told
+	return r.messages.len() - r.own
+}
+
+// get returns the retained message of a topic that has not expired, nil if there is none.
+func (r *retained) get(topic string) *delivery.PlainMessage {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	m, _ := r.messages.get(topic)
+	if m == nil || m.Expires > 0 && m.Expires <= time.Now().UnixMilli() {
+		return nil
+	}
+	return m
+}
+
+// match returns the topics with retained messages that a filter matches.
+func (r *retained) match(filter string) (topics []string) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	r.messages.match(filter, func(topic string, _ *delivery.PlainMessage) { topics = append(topics, topic) })
+	return topics
 }
 
 // Retained implements delivery.PlainTopics.
-func (p *plainTopics) Retained(topic string) (m *delivery.PlainMessage, known bool) {
-	if t := chat.ParseTopic(topic); t.Kind == chat.KindPresence {
-		state, known := p.presence.remembered(t.ID)
-		return presenceMessage(t.ID, state, known), known
+func (t *Topics) Retained(topic string) (m *delivery.PlainMessage, known bool) {
+	if p := chat.ParseTopic(topic); p.Kind == chat.KindPresence {
+		payload, known := t.cfg.Presence.InMemory(p.ID)
+		return presenceMessage(topic, payload), known
 	}
-	p.retained.mu.RLock()
-	defer p.retained.mu.RUnlock()
-	m, _ = p.retained.messages.get(topic)
-	if m == nil || m.Expires > 0 && m.Expires <= time.Now().UnixMilli() {
-		return nil, true
-	}
-	return m, true
+	return t.retained.get(topic), true
 }
 
 // LookUpRetained implements delivery.PlainTopics.
-func (p *plainTopics) LookUpRetained(topic string) *delivery.PlainMessage {
-	t := chat.ParseTopic(topic)
-	if t.Kind != chat.KindPresence {
+func (t *Topics) LookUpRetained(topic string) *delivery.PlainMessage {
+	p := chat.ParseTopic(topic)
+	if p.Kind != chat.KindPresence {
 		return nil // all others are in memory
 	}
-	state, seen := p.presence.state(t.ID)
-	return presenceMessage(t.ID, state, seen)
+	return presenceMessage(topic, t.cfg.Presence.LookUp(p.ID))
 }
 
-// retainedFor returns the topics with retained messages that a filter matches.
-func (p *plainTopics) retainedFor(s *delivery.Session, filter string) []string {
-	var topics []string
-	p.retained.mu.RLock()
-	p.retained.messages.match(filter, func(topic string, _ *delivery.PlainMessage) { topics = append(topics, topic) })
-	p.retained.mu.RUnlock()
-	topics = append(topics, p.presence.topics(filter)...)
-	topics = slices.DeleteFunc(topics, func(topic string) bool { return !p.may(s, topic) })
+// AdmitRetained reports why a message cannot be retained, if it is to be.
+func (t *Topics) AdmitRetained(topic string, payload []byte, retain bool) error {
+	return t.retained.admit(topic, payload, retain)
+}
+
+// RetainedFor returns the topics that a filter matches, that have retained messages and that
+// the session's client may read, in order.
+func (t *Topics) RetainedFor(s *delivery.Session, filter string) []string {
+	topics := append(t.retained.match(filter), t.presenceTopics(filter)...)
+	topics = slices.DeleteFunc(topics, func(topic string) bool { return !t.cfg.MayRead(s, topic) })
 	slices.Sort(topics)
 	return topics
 }
+
+// RetainedCount returns how many messages of clients are retained.
+func (t *Topics) RetainedCount() int { return t.retained.count() }
+
+// ForgetExpired forgets the retained messages whose time was over at now, in milliseconds
+// since 1970.
+func (t *Topics) ForgetExpired(now int64) { t.retained.forgetExpired(now) }
 
 // forgetExpired forgets the retained messages whose time was over at now, in milliseconds
 // since 1970. Nobody has been sent them since.
@@ -195,7 +222,7 @@ func (r *retained) restore() error {
 	now := time.Now().UnixMilli()
 	return r.store.Scan(retainedPrefix, func(_ string, value []byte) bool {
 		var m storedRetained
-		if json.Unmarshal(value, &m) == nil && (m.Expires == 0 || m.Expires > now) && !tooDeep(m.Topic) && packet.ValidTopic(m.Topic) {
+		if json.Unmarshal(value, &m) == nil && (m.Expires == 0 || m.Expires > now) && !TooDeep(m.Topic) && packet.ValidTopic(m.Topic) {
 			r.retain(&delivery.PlainMessage{
 				Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: true, Props: m.Props, Expires: m.Expires,
 			}, false)

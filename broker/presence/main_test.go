@@ -1,0 +1,9 @@
+package presence_test
+
+import (
+	"testing"
+
+	"mynah/internal/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }

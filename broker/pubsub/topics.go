@@ -1,0 +1,176 @@
+package pubsub
+
+import (
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+
+	"mynah/broker/delivery"
+	"mynah/broker/session"
+	"mynah/broker/state"
+)
+
+// Config is what Topics need. All is required.
+type Config struct {
+	Store  state.Store // of retained messages
+	Logger *slog.Logger
+	// MayRead reports whether a session's client may read a topic now. It may wait for
+	// others, and is called without locks but those of a topic's order.
+	MayRead  func(s *delivery.Session, topic string) bool
+	Presence Presence
+}
+
+// Topics are the topics outside the chat. A message is in the queue of every session that is
+// to get it before it is acknowledged to its publisher, and a session is in the tree from its
+// SUBSCRIBE to its end, connected or not. It is safe for concurrent use.
+type Topics struct {
+	cfg Config
+
+	mu   sync.RWMutex
+	tree filterTree
+
+	retained retained
+}
+
+// New returns Topics with the retained messages that the store holds. Errors are the store's.
+func New(cfg Config) (*Topics, error) {
+	t := &Topics{cfg: cfg, retained: retained{store: cfg.Store, logger: cfg.Logger}}
+	if err := t.retained.restore(); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Subscribed implements delivery.PlainTopics.
+func (t *Topics) Subscribed(s *delivery.Session, f session.Subscription) {
+	if TooDeep(f.Filter) {
+		return // it was stored before that was refused
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tree.put(s, f)
+}
+
+// Unsubscribed implements delivery.PlainTopics.
+func (t *Topics) Unsubscribed(s *delivery.Session, filter string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tree.remove(s, filter)
+}
+
+// audience is who is to get a message.
+type audience struct {
+	sessions map[*delivery.Session]delivery.PlainOptions
+	shares   map[string]subscribers // members of shared subscriptions, by filter
+	matched  bool                   // somebody has subscribed
+}
+
+// audienceOf returns who is to get a message. A session with several subscriptions that
+// match gets it once, at the highest QoS and with all identifiers (MQTT 5, 3.3.4).
+func (t *Topics) audienceOf(m *delivery.PlainMessage) (a audience) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	t.tree.match(m.Topic, func(n *filterNode) {
+		for s, f := range n.subs {
+			a.matched = true
+			if f.NoLocal && m.From == s.Key { // [MQTT-3.8.3-3]
+				continue
+			}
+			if a.sessions == nil {
+				a.sessions = map[*delivery.Session]delivery.PlainOptions{}
+			}
+			o := a.sessions[s]
+			o.QoS, o.Retain = max(o.QoS, f.QoS), o.Retain || f.RetainAsPublished
+			if f.Identifier != 0 && !slices.Contains(o.IDs, f.Identifier) {
+				o.IDs = append(o.IDs, f.Identifier)
+			}
+			a.sessions[s] = o
+		}
+		for filter, members := range n.shares {
+			a.matched = true
+			if a.shares == nil {
+				a.shares = map[string]subscribers{}
+			}
+			a.shares[filter] = maps.Clone(members)
+		}
+	})
+	return a
+}
+
+// fanOut puts a message into the queues of all who are to get it. It reports false if
+// nobody has subscribed to its topic.
+func (t *Topics) fanOut(m *delivery.PlainMessage) (matched bool) {
+	a := t.audienceOf(m)
+	for s, o := range a.sessions {
+		slices.Sort(o.IDs)
+		if t.cfg.MayRead(s, m.Topic) {
+			s.Queue(m, o)
+		}
+	}
+	for filter, members := range a.shares {
+		t.share(m, filter, members)
+	}
+	return a.matched
+}
+
+// share gives a message to one of the members of a shared subscription (MQTT 5, 4.8.2): to
+// one that is connected and has room, if there is one.
+func (t *Topics) share(m *delivery.PlainMessage, filter string, members subscribers) {
+	online, offline := make([]*delivery.Session, 0, len(members)), []*delivery.Session(nil)
+	for s := range members {
+		if s.Attached() != nil {
+			online = append(online, s)
+		} else {
+			offline = append(offline, s)
+		}
+	}
+	for _, sessions := range [][]*delivery.Session{online, offline} {
+		// Whose turn it is need not be a secret, but of those who are there, all are
+		// to get as much.
+		rand.Shuffle(len(sessions), func(i, j int) { sessions[i], sessions[j] = sessions[j], sessions[i] }) //nolint:gosec // see above
+		for _, s := range sessions {
+			if !t.cfg.MayRead(s, m.Topic) {
+				continue
+			}
+			f := members[s]
+			o := delivery.PlainOptions{QoS: f.QoS, Retain: f.RetainAsPublished, Share: filter}
+			if f.Identifier != 0 {
+				o.IDs = []int{f.Identifier}
+			}
+			if s.Queue(m, o) {
+				return
+			}
+		}
+	}
+}
+
+// Orphaned implements delivery.PlainTopics: somebody else gets what a session that has
+// ended was given by a shared subscription.
+func (t *Topics) Orphaned(left []delivery.Orphan) {
+	for _, o := range left {
+		t.share(o.Message, o.Share, t.audienceOf(o.Message).shares[o.Share])
+	}
+}
+
+// Publish retains a message if that is asked for, and fans it out. It reports false if
+// nobody has subscribed to its topic.
+func (t *Topics) Publish(m *delivery.PlainMessage) (matched bool) {
+	if m.Retain {
+		// Whoever is there gets the messages of a topic in the order in which they
+		// are retained, the last of them last.
+		defer t.retained.inOrder(m.Topic)()
+		t.retained.retain(m, true)
+	}
+	return t.fanOut(m)
+}
+
+// PublishLatest is Publish for what the broker itself tells, of which only the latest
+// matters. It is retained in memory only.
+func (t *Topics) PublishLatest(topic string, payload []byte, qos byte) {
+	m := &delivery.PlainMessage{Topic: topic, Payload: payload, QoS: qos, Retain: true, Latest: true}
+	defer t.retained.inOrder(topic)()
+	t.retained.retain(m, false)
+	t.fanOut(m)
+}
