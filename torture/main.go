@@ -1,13 +1,15 @@
-// Command torture proves that nothing that was acknowledged is ever lost, or
-// shows what is. It starts the real broker, archiver and PostgreSQL, many
-// publishers and subscribers that reach them through a proxy, and a ledger that
-// is kept outside of the product; while messages flow it kills, stops, cuts,
-// delays, fills the disk and damages the log's tail, at random from a seed; in
-// the end it lets everything settle and compares the ledger with what is there.
+// Command torture checks that no acknowledged message is ever lost. It starts
+// the real broker, archiver and PostgreSQL, and many publishers and subscribers
+// that connect through a proxy. A ledger outside the product records all
+// messages. While messages flow, torture kills and stops servers, cuts and
+// delays connections, fills the disk and damages the log's tail, at random from
+// a seed. In the end it waits until everything is delivered, and compares the
+// ledger with the archive and the deliveries.
 //
 //	go run ./torture --duration 60s [--seed N] [--target mynah|mosquitto]
 //
-// The last line says what was found. The exit status is 0 if nothing was.
+// The last line has the counts. The exit status is 0 if no violation was
+// found.
 package main
 
 import (
@@ -23,7 +25,7 @@ import (
 	"time"
 )
 
-// The brokers that can be tortured.
+// The brokers that can be tested.
 const (
 	mynah     = "mynah"
 	mosquitto = "mosquitto"
@@ -86,7 +88,7 @@ func parse(args []string) (*settings, error) {
 			return nil, err
 		}
 		if _, err := os.Stat(s.bin); err != nil {
-			return nil, fmt.Errorf("--bin: %w; build it with `make build`", err)
+			return nil, fmt.Errorf("--bin: %h; build it with `make build`", err)
 		}
 	}
 	return &s, nil
@@ -97,81 +99,82 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	w, err := newWorld(ctx, s, out)
+	h, err := newHarness(ctx, s, out)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		w.tearDown()
+		h.tearDown()
 		if err == nil && !s.keep {
-			err = os.RemoveAll(w.dir)
+			err = os.RemoveAll(h.dir)
 			return
 		}
-		fmt.Fprintf(os.Stderr, "data and logs are kept in %s\n", w.dir)
+		fmt.Fprintf(os.Stderr, "data and logs are kept in %s\n", h.dir)
 	}()
-	w.say("seed %d, %s for %s, data and logs in %s", s.seed, s.target, s.duration, w.dir)
-	if err := w.start(ctx); err != nil {
+	h.logLine("seed %d, %s for %s, data and logs in %s", s.seed, s.target, s.duration, h.dir)
+	if err := h.start(ctx); err != nil {
 		return err
 	}
 	if s.target == mosquitto {
-		if err := w.startArchiver(ctx); err != nil {
+		if err := h.startArchiver(ctx); err != nil {
 			return err
 		}
 	}
-	people, err := gather(ctx, w)
+	all, err := connectClients(ctx, h)
 	if err != nil {
 		return err
 	}
 	flowing, stopFlow := context.WithTimeout(ctx, s.duration)
 	defer stopFlow()
-	people.publish(flowing)
-	// What is acknowledged before the archiver has ever been there is archived
-	// too. The plain script cannot do that and is there from the beginning.
+	all.startPublishing(flowing)
+	// Messages that are acknowledged before the archiver's first start must be
+	// archived too. The script bench/compare cannot do that, so it starts
+	// first.
 	if s.target == mynah {
-		if err := w.startArchiver(ctx); err != nil {
+		if err := h.startArchiver(ctx); err != nil {
 			return err
 		}
 	}
 	if s.faults {
-		go w.supervise(ctx)
-		w.torment(flowing, people)
+		go h.supervise(ctx)
+		h.injectFaults(flowing, all)
 	}
 	<-flowing.Done()
-	people.stopPublishing()
+	all.stopPublishing()
 	if ctx.Err() != nil {
 		return errors.New("interrupted")
 	}
-	w.say("no more faults; everything has to settle now")
-	people.settle(ctx, w)
-	people.leave()
-	if err := w.stopServers(); err != nil {
-		w.ledger.Odd("at the end: %v", err)
+	h.logLine("no more faults; everything has to settle now")
+	all.waitAllDelivered(ctx, h)
+	all.stopAll()
+	if err := h.stopServers(); err != nil {
+		h.ledger.Violation("at the end: %v", err)
 	}
-	if err := w.readArchive(ctx); err != nil {
+	if err := h.readArchive(ctx); err != nil {
 		return err
 	}
-	return w.judge(out)
+	return h.report(out)
 }
 
-func (w *world) judge(out io.Writer) error {
-	r := w.ledger.Check()
-	sent, _, _ := w.ledger.Totals()
+func (h *harness) report(out io.Writer) error {
+	r := h.ledger.Check()
+	sent, _, _ := h.ledger.Totals()
 	for _, d := range r.Details {
-		w.say("FOUND %s", d)
+		h.logLine("FOUND %s", d)
 	}
-	w.say("sent=%d received=%d redelivered=%d odd=%d immediate=%d stalls=%d delays=%d full=%d tails=%d tails_refused=%d tails_skipped=%d sessions_kept=%v",
-		sent, r.Received, r.Redelivered, r.Odd, w.count.immediate.Load(), w.count.stalls.Load(), w.count.delays.Load(),
-		w.count.full.Load(), w.count.tails.Load(), w.count.refused.Load(), w.count.skipped.Load(), w.count.lostSessions.Load() == 0)
+	h.logLine("sent=%d received=%d redelivered=%d odd=%d immediate=%d stalls=%d delays=%d full=%d tails=%d tails_refused=%d tails_skipped=%d sessions_kept=%v",
+		sent, r.Received, r.Redelivered, r.OtherViolations, h.counts.immediate.Load(), h.counts.stalls.Load(), h.counts.delays.Load(),
+		h.counts.full.Load(), h.counts.tails.Load(), h.counts.refused.Load(), h.counts.skipped.Load(), h.counts.lostSessions.Load() == 0)
 	cuts := 0
-	for _, l := range w.links() {
+	for _, l := range h.links() {
 		cuts += l.Cuts()
 	}
-	missingFaults := w.uncovered()
+	missingFaults := h.faultsNotMade()
 	for _, f := range missingFaults {
-		w.say("NOT COVERED: %s", f)
+		h.logLine("NOT COVERED: %s", f)
 	}
 	if _, err := fmt.Fprintf(out, "acked=%d archived=%d missing=%d duplicate=%d reordered=%d kills=%d stops=%d cuts=%d seed=%d\n",
-		r.Acked, r.Archived, r.Missing, r.Duplicate, r.Reordered, w.count.kills.Load(), w.count.stops.Load(), cuts, w.seed); err != nil {
+		r.Acked, r.Archived, r.Missing, r.Duplicate, r.Reordered, h.counts.kills.Load(), h.counts.stops.Load(), cuts, h.seed); err != nil {
 		return err
 	}
 	if !r.OK() || len(missingFaults) > 0 {

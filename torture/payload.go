@@ -11,23 +11,24 @@ import (
 	"mynah/torture/ledger"
 )
 
-// writer makes messages of one publisher, each of a content that no other has,
-// in all the forms of PROTOCOL.md.
-type writer struct {
+// payloadMaker makes the messages of one publisher, in all the forms of PROTOCOL.md.
+// Every message has a content of its own.
+type payloadMaker struct {
 	subject string
 	qos     byte
 	mid     bool
-	plain   bool // the broker does not look at payloads
+	plain   bool // the broker passes payloads on unchanged
 	rnd     *rand.Rand
-	n       uint64
+	count   uint64
 }
 
-// next returns a message for the topic, as the client and as the ledger know it.
-func (p *writer) next(topic string, mqtt byte) (key string, payload []byte, m *ledger.Message) {
-	p.n++
-	key = fmt.Sprintf("%s-%d", p.subject, p.n)
-	text := ledger.Mark(key, p.filling())
-	m = &ledger.Message{Key: key, Sender: p.subject, Topic: topic, QoS: p.qos, Number: p.n}
+// nextMessage returns a new message for the topic, for the client (key and payload) and
+// for the ledger.
+func (p *payloadMaker) nextMessage(topic string, mqtt byte) (key string, payload []byte, m *ledger.Message) {
+	p.count++
+	key = fmt.Sprintf("%s-%d", p.subject, p.count)
+	text := ledger.Mark(key, p.randomText())
+	m = &ledger.Message{Key: key, Sender: p.subject, Topic: topic, QoS: p.qos, Number: p.count}
 	if p.plain {
 		payload = []byte(text)
 		m.Digest = ledger.DigestPlain(payload)
@@ -36,18 +37,18 @@ func (p *writer) next(topic string, mqtt byte) (key string, payload []byte, m *l
 	fields := map[string]any{"type": "text", "body": text}
 	switch form := p.rnd.IntN(6); {
 	case p.mid:
-		m.Mid = fmt.Sprintf("mid-%s-%d-%d", p.subject, mqtt, p.n)
+		m.Mid = fmt.Sprintf("mid-%s-%d-%d", p.subject, mqtt, p.count)
 		fields["mid"] = m.Mid
 		if form == 0 {
 			fields["type"] = "x-torture"
-			fields["ext"] = map[string]any{"n": float64(p.n), "deep": []any{"é", true, nil}}
+			fields["ext"] = map[string]any{"n": float64(p.count), "deep": []any{"é", true, nil}}
 		}
 		payload = encode(fields)
-	case form == 0: // form 1, trying to be somebody else
+	case form == 0: // form 1, with a forged sender
 		forged := map[string]any{"seq": 1, "prev": 7, "from": "mallory", "ts": 3, "to": "group/none", "body": text}
 		payload = encode(forged)
 	case form == 1: // form 2
-		body := map[string]any{"text": text, "n": float64(p.n)}
+		body := map[string]any{"text": text, "n": float64(p.count)}
 		fields = map[string]any{"type": "data", "body": body}
 		payload = encode(body)
 	case form == 2: // form 4
@@ -68,8 +69,9 @@ func encode(v map[string]any) []byte {
 	return b
 }
 
-// filling is mostly short, sometimes some kilobytes, now and then much.
-func (p *writer) filling() string {
+// randomText returns a text that is usually short, sometimes some kilobytes,
+// and rarely long.
+func (p *payloadMaker) randomText() string {
 	n := 5 + p.rnd.IntN(30)
 	switch p.rnd.IntN(100) {
 	case 0:
@@ -81,7 +83,8 @@ func (p *writer) filling() string {
 	return strings.Repeat(words, n/10+1)[:len(words)*(n/10)+len("abc")]
 }
 
-// versionName is how a protocol version is called in names and lines.
+// versionName returns the name of a protocol version for client ids and the
+// log.
 func versionName(v byte) string {
 	if v == mqttwire.V5 {
 		return "v5"

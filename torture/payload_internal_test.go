@@ -9,17 +9,17 @@ import (
 	"mynah/torture/ledger"
 )
 
-// What the ledger expects of a message must be what PROTOCOL.md makes of its
-// payload: a wrong expectation would count good messages as missing. It is
-// compared with the product's own parser, which has tests of its own.
+// The ledger's expectation of a stored message must follow PROTOCOL.md. Guards
+// against a wrong expectation, which would count correct messages as missing.
+// It is compared with the product's parser, which has its own tests.
 func TestWriterKnowsWhatIsStored(t *testing.T) {
 	t.Parallel()
 	for _, mid := range []bool{true, false} {
-		w := &writer{subject: "p1", qos: 1, mid: mid, rnd: rand.New(rand.NewPCG(1, 1))} //nolint:gosec // repeatable
+		w := &payloadMaker{subject: "p1", qos: 1, mid: mid, rnd: rand.New(rand.NewPCG(1, 1))} //nolint:gosec // repeatable
 		seen := map[uint64]bool{}
 		types := map[string]bool{}
 		for range 500 {
-			key, payload, m := w.next("group/g0", 5)
+			key, payload, m := w.nextMessage("group/g0", 5)
 			draft, err := chat.Limits{}.Parse(payload, false)
 			if err != nil {
 				t.Fatalf("%q: %v", payload, err)

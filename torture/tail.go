@@ -14,87 +14,86 @@ import (
 )
 
 // damageTail kills the broker and damages the end of its newest log file, but
-// only bytes about which nobody was ever told anything: when all is quiet,
-// nothing that the broker says is let through any more; then the file is
-// remembered; then messages are sent, and as soon as they have reached the file
-// the broker is killed. What differs from what was remembered came after the
-// silence began. No acknowledgement of it has reached anybody, neither publisher
-// nor subscriber nor archiver, and what was held back is thrown away.
+// only bytes whose acknowledgement has reached nobody. It waits until no packet
+// flows, and holds back all bytes of the broker from then on. It reads the file.
+// Then messages are sent, and the broker is killed as soon as they are in the
+// file. Bytes that differ from the first reading were written after the replies
+// were held back. So no publisher, subscriber or archiver has an acknowledgement
+// of them, and the held-back bytes are discarded.
 //
 // The damage is what a crash of the machine does to bytes that were not synced:
-// they are missing from some place on, or the last of them are garbage. The
-// broker must start and have everything else. There is one exception: it may
-// have synced those bytes already and have said so to somebody who did not hear
-// it. Then it is right to refuse a log that lacks them, if it says why; the bytes
-// are put back and it must start.
-func damageTail(ctx context.Context, w *world, p *people, rnd *rand.Rand) string {
-	w.quiet.Lock() // waits until all other faults have ended
-	defer w.quiet.Unlock()
-	p.assemble()
-	defer p.dismiss()
-	if !p.waitQuiet(ctx, 20*time.Second) {
-		w.count.skipped.Add(1)
+// the end is missing, or the last bytes are garbage. The broker must start and
+// have everything else. There is one exception: it may have synced those bytes
+// already. Then it may refuse the damaged log, if its error says why. The bytes
+// are restored, and it must start.
+func damageTail(ctx context.Context, h *harness, p *clients, rnd *rand.Rand) string {
+	h.exclusive.Lock() // waits until all other faults have ended
+	defer h.exclusive.Unlock()
+	p.pauseAndWakeAll()
+	defer p.resumeHabits()
+	if !p.waitIdle(ctx, 20*time.Second) {
+		h.counts.skipped.Add(1)
 		return "log tail: skipped, no quiet moment"
 	}
-	w.broker.mu.Lock()
-	defer w.broker.mu.Unlock()
-	release := []func(){w.people.Hold(), w.peopleWS.Hold(), w.archiveIn.Hold()}
-	before, err := newestLog(w.data)
+	h.broker.mu.Lock()
+	defer h.broker.mu.Unlock()
+	release := []func(){h.clientLink.HoldReplies(), h.clientWSLink.HoldReplies(), h.archiverBrokerLink.HoldReplies()}
+	before, err := newestLog(h.data)
 	if err != nil {
 		for _, r := range release {
 			r()
 		}
-		w.count.skipped.Add(1)
+		h.counts.skipped.Add(1)
 		return fmt.Sprintf("log tail: skipped: %v", err)
 	}
 	p.paused.Store(false)
 	deadline := time.Now().Add(3 * time.Second)
 	grown := false
 	for !grown && time.Now().Before(deadline) {
-		// Without a pause: what was written is to be found before it is synced.
+		// Without a pause, to find the written bytes before they are synced.
 		info, err := os.Stat(before.path)
 		grown = err != nil || info.Size() != int64(len(before.bytes))
 	}
 	if rnd.IntN(3) == 0 {
-		time.Sleep(between(rnd, 0, 60*time.Millisecond)) // several writes
+		time.Sleep(randomDuration(rnd, 0, 60*time.Millisecond)) // several writes
 	}
-	if err := w.broker.proc.Signal(syscall.SIGKILL); err != nil {
-		w.ledger.Odd("%v", err)
+	if err := h.broker.proc.Signal(syscall.SIGKILL); err != nil {
+		h.ledger.Violation("%v", err)
 	}
-	<-w.broker.proc.Done()
-	w.count.kills.Add(1)
+	<-h.broker.proc.Done()
+	h.counts.kills.Add(1)
 	what := "nothing new in the file"
 	var after *logFile
-	if after, err = newestLog(w.data); err == nil && grown {
+	if after, err = newestLog(h.data); err == nil && grown {
 		from := 0
 		if after.path == before.path {
 			from = firstDifference(before.bytes, after.bytes)
 		}
 		if what, err = damage(after, from, rnd); err != nil {
-			w.ledger.Odd("damage the log's tail: %v", err)
+			h.ledger.Violation("damage the log's tail: %v", err)
 		}
-		w.count.tails.Add(1)
+		h.counts.tails.Add(1)
 	} else {
-		w.count.skipped.Add(1)
+		h.counts.skipped.Add(1)
 	}
-	for _, l := range []interface{ Reset() int }{w.people, w.peopleWS, w.archiveIn} {
+	for _, l := range []interface{ Reset() int }{h.clientLink, h.clientWSLink, h.archiverBrokerLink} {
 		l.Reset()
 	}
 	for _, r := range release {
 		r()
 	}
-	return "killed broker, log tail: " + what + w.startDamaged(after)
+	return "killed broker, log tail: " + what + h.startDamaged(after)
 }
 
 // startDamaged starts the broker after its log was damaged.
-func (w *world) startDamaged(log *logFile) string {
-	r, outcome := w.broker, ""
+func (h *harness) startDamaged(log *logFile) string {
+	r, outcome := h.broker, ""
 	proc, err := r.launch()
 	if err != nil && log != nil && strings.Contains(err.Error(), "acknowledged") {
 		outcome = "; refused, for it had been synced and acknowledged to nobody's ears, and put back"
-		w.count.refused.Add(1)
+		h.counts.refused.Add(1)
 		if err := os.WriteFile(log.path, log.bytes, 0o600); err != nil {
-			w.ledger.Odd("restore the log's tail: %v", err)
+			h.ledger.Violation("restore the log's tail: %v", err)
 		}
 		proc, err = r.launch()
 	}
@@ -102,9 +101,9 @@ func (w *world) startDamaged(log *logFile) string {
 		r.proc = proc
 	}
 	if err != nil {
-		w.ledger.Odd("the broker does not start after its log's tail was damaged: %v", err)
+		h.ledger.Violation("the broker does not start after its log's tail was damaged: %v", err)
 		if err := r.start(); err != nil {
-			w.say("%v", err)
+			h.logLine("%v", err)
 		}
 	}
 	return outcome
@@ -116,7 +115,7 @@ type logFile struct {
 	bytes []byte
 }
 
-// newestLog returns the newest *.log file below dir.
+// newestLog reads the newest *.log file below dir.
 func newestLog(dir string) (*logFile, error) {
 	newest := ""
 	var at time.Time
@@ -154,8 +153,9 @@ func firstDifference(a, b []byte) int {
 	return n
 }
 
-// lastWrite is how many bytes at the end are of the last record for certain.
-const lastWrite = 20
+// lastRecordSize is the number of bytes at the end that certainly belong to the
+// last record.
+const lastRecordSize = 20
 
 // damage damages the file from an offset on.
 func damage(f *logFile, from int, rnd *rand.Rand) (string, error) {
@@ -164,7 +164,7 @@ func damage(f *logFile, from int, rnd *rand.Rand) (string, error) {
 	name := filepath.Base(f.path)
 	kind := rnd.IntN(4)
 	if fresh <= 0 {
-		kind = 3 // there is nothing new in it: only more can come
+		kind = 3 // the file has no new bytes: garbage can only be appended
 	}
 	b := bytes.Clone(f.bytes)
 	what := ""
@@ -174,14 +174,14 @@ func damage(f *logFile, from int, rnd *rand.Rand) (string, error) {
 		b = b[:cut]
 		what = fmt.Sprintf("%s cut from %d to %d bytes, the last %d were new", name, size, cut, fresh)
 	case 1:
-		// The last write only: what is before it was synced, and a broker
-		// may well refuse to go on if that is damaged.
+		// Only the last record: the bytes before it were synced, and a broker
+		// may refuse a log in which those are damaged.
 		bits := 1 + rnd.IntN(4)
 		for range bits {
-			i := size - 1 - rnd.IntN(min(fresh, lastWrite))
+			i := size - 1 - rnd.IntN(min(fresh, lastRecordSize))
 			b[i] ^= 1 << rnd.IntN(8)
 		}
-		what = fmt.Sprintf("%d bits flipped in the last %d of %d new bytes of %s", bits, min(fresh, lastWrite), fresh, name)
+		what = fmt.Sprintf("%d bits flipped in the last %d of %d new bytes of %s", bits, min(fresh, lastRecordSize), fresh, name)
 	case 2:
 		cut := from + rnd.IntN(fresh)
 		b = appendGarbage(b[:cut], rnd)

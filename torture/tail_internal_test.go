@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The torture's claim is that it damages only what nobody was told of. Everything
-// before the first new byte must stay as it was.
+// Guards against damage to acknowledged bytes. Everything before the first new
+// byte stays unchanged.
 func TestDamageLeavesWhatIsOld(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // repeatable
@@ -53,7 +53,7 @@ func TestDamageLeavesWhatIsOld(t *testing.T) {
 	}
 }
 
-// With preallocated or used-again files the size does not tell where the new
+// In a preallocated or recycled file the size does not show where the new
 // bytes begin.
 func TestFirstDifference(t *testing.T) {
 	t.Parallel()

@@ -1,8 +1,8 @@
-// Command compare is what one writes in an afternoon to have the messages of a
-// plain MQTT broker in PostgreSQL: subscribe with paho at QoS 1 and a persistent
-// session, INSERT in the handler. It is the other side of the comparison in the
-// README: the torture's ledger counts what it loses. It is written as its author
-// would, no better and no worse.
+// Command compare is the usual script that stores the messages of an MQTT broker
+// in PostgreSQL. It subscribes with paho at QoS 1 and a persistent session, and
+// its handler does an INSERT. The README compares Mynah with it; the ledger of
+// torture counts the messages that it loses. It has neither extra care nor
+// deliberate mistakes.
 //
 //	go run ./bench/compare --broker tcp://127.0.0.1:1883 --database postgres://…
 package main

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"mynah/bench/load"
-	"mynah/bench/stand"
+	"mynah/bench/testbed"
 	"mynah/internal/mqttwire"
 	"mynah/internal/stopwatch"
 )
@@ -17,11 +17,11 @@ const patience = 30 * time.Second
 
 func mosquitto(t *testing.T) int {
 	t.Helper()
-	port, err := stand.FreePort()
+	port, err := testbed.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := stand.Mosquitto(&stand.MosquittoSpec{Dir: t.TempDir(), Port: port})
+	p, err := testbed.Mosquitto(&testbed.MosquittoSpec{Dir: t.TempDir(), Port: port})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,8 +33,8 @@ func mosquitto(t *testing.T) int {
 	return port
 }
 
-// Against a real broker everything arrives, once and in order, in all the ways
-// in which the generator publishes.
+// With a real broker every message arrives once and in order, for each way in
+// which the generator publishes.
 func TestEverythingArrives(t *testing.T) {
 	t.Parallel()
 	port := mosquitto(t)
@@ -47,7 +47,7 @@ func TestEverythingArrives(t *testing.T) {
 		topic := fmt.Sprintf("group/q%d", qos)
 		var subs []*load.Subscriber
 		for i := range 5 {
-			s, err := l.Subscribe(&load.Dial{
+			s, err := l.DialSubscriber(&load.DialSpec{
 				Port: port, Connect: mqttwire.Connect{ClientID: fmt.Sprintf("s%d-%d", qos, i), Clean: true},
 				Filters: []mqttwire.Filter{{Topic: topic, QoS: qos}},
 			}, 128, false)
@@ -57,26 +57,26 @@ func TestEverythingArrives(t *testing.T) {
 			s.Latencies = make([]int64, 0, 10000)
 			subs = append(subs, s)
 		}
-		p, err := l.Publish(&load.Dial{Port: port, Connect: mqttwire.Connect{ClientID: fmt.Sprintf("p%d", qos), Clean: true}},
-			7, &load.Publishing{Topics: []string{topic}, QoS: qos, Size: 128, Window: 64})
+		p, err := l.DialPublisher(&load.DialSpec{Port: port, Connect: mqttwire.Connect{ClientID: fmt.Sprintf("p%d", qos), Clean: true}},
+			7, &load.PublishSpec{Topics: []string{topic}, QoS: qos, Size: 128, Window: 64})
 		if err != nil {
 			t.Fatal(err)
 		}
 		must(t, l.RunUntil(l.Ready, patience, "connect"))
-		p.Burst(1000)
-		must(t, l.RunUntil(p.Settled, patience, "burst"))
+		p.PublishMore(1000)
+		must(t, l.RunUntil(p.AllAcknowledged, patience, "burst"))
 		watch := stopwatch.New(t)
 		began := time.Now()
-		p.Pace(2000, 0)
+		p.PublishAtRate(2000, 0)
 		must(t, l.RunUntil(func() bool { return p.Sent >= 1600 }, patience, "pace"))
-		p.Hold()
+		p.StopPublishing()
 		if due := 1001 + 2000*time.Since(began).Seconds(); float64(p.Sent) > due {
 			t.Errorf("sent %d messages, %.0f are due", p.Sent, due)
 		}
 		if took := watch.Elapsed(); took > 450*time.Millisecond {
 			t.Errorf("600 messages took %v, want about 300 ms", took)
 		}
-		must(t, l.RunUntil(p.Settled, patience, "acknowledgements"))
+		must(t, l.RunUntil(p.AllAcknowledged, patience, "acknowledgements"))
 		all := func() bool {
 			for _, s := range subs {
 				if s.Seen < p.Sent {
@@ -88,15 +88,15 @@ func TestEverythingArrives(t *testing.T) {
 		must(t, l.RunUntil(all, patience, "deliveries"))
 		for _, s := range subs {
 			must(t, s.Check(false))
-			if s.Next(7) != p.Sent || uint64(len(s.Latencies)) != p.Sent {
-				t.Errorf("next %d and %d latencies, want %d", s.Next(7), len(s.Latencies), p.Sent)
+			if s.NextNumber(7) != p.Sent || uint64(len(s.Latencies)) != p.Sent {
+				t.Errorf("next %d and %d latencies, want %d", s.NextNumber(7), len(s.Latencies), p.Sent)
 			}
 		}
 	}
 }
 
-// A checker that cannot fail measures nothing: each kind of wrong delivery by a
-// server of our own is told from the others.
+// Guards against a check that cannot fail. A server of the test makes each kind
+// of wrong delivery, and each is counted as that kind.
 func TestWrongDeliveriesAreCounted(t *testing.T) {
 	t.Parallel()
 	text := func(n int) string { return fmt.Sprintf("b:007:%09d:%019d:xxxx", n, 1) }
@@ -131,15 +131,15 @@ func TestWrongDeliveriesAreCounted(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			s, err := l.Subscribe(&load.Dial{
+			s, err := l.DialSubscriber(&load.DialSpec{
 				Port: lis.Addr().(*net.TCPAddr).Port, Connect: mqttwire.Connect{ClientID: "s"}, Filters: []mqttwire.Filter{{Topic: "group/a", QoS: 1}},
 			}, len(text(0)), c.prev)
 			if err != nil {
 				t.Fatal(err)
 			}
 			n := uint64(len(c.payloads))
-			must(t, l.RunUntil(func() bool { return s.Seen+s.Repeated+s.Foreign >= n }, patience, "deliveries"))
-			if s.Lost != c.lost || s.Repeated != c.repeated || s.Disordered != c.disordered || s.Broken != c.broken || s.Foreign != c.foreign {
+			must(t, l.RunUntil(func() bool { return s.Seen+s.Repeated+s.Unknown >= n }, patience, "deliveries"))
+			if s.Lost != c.lost || s.Repeated != c.repeated || s.OutOfOrder != c.disordered || s.BrokenPrev != c.broken || s.Unknown != c.foreign {
 				t.Errorf("%+v", s)
 			}
 			if err := s.Check(false); (err != nil) != (c.lost+c.repeated+c.disordered+c.broken+c.foreign > 0) {

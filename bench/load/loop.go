@@ -1,11 +1,13 @@
-// Package load is a load generator for MQTT brokers on raw sockets. It shares
-// the machine with the broker that it measures, so it is made to cost little:
-// one thread, one epoll, one read buffer for all connections, frames encoded
-// beforehand and patched, all acknowledgements of a read in one write, nothing
-// allocated per message. It checks every delivery for loss, repetition and
-// order, and for Mynah also that prev is unbroken.
+// Package load is a load generator for MQTT brokers on raw sockets. It runs on
+// the same machine as the broker, so it must use little processor time. It has
+// one thread, one epoll and one read buffer for all connections. Frames are
+// encoded once and patched for each message. All acknowledgements of a read go
+// out in one write. Nothing is allocated for a message. It checks every
+// delivery for loss, repetition and order, and for Mynah that prev is the seq
+// before. Make a Loop, connect clients with DialPublisher, DialSubscriber and
+// DialIdle, start the publishers, and call RunUntil or RunFor.
 //
-// A Loop and everything that belongs to it is used by one goroutine.
+// A Loop, its publishers and its subscribers are used by one goroutine.
 package load
 
 import (
@@ -18,35 +20,36 @@ import (
 	"mynah/internal/mqttwire"
 )
 
-// readSize is how much is read at once: enough that a busy connection costs few
-// system calls, little enough that the buffer stays in the processor's cache.
+// readSize is the size of one read in bytes. It is large enough that a busy
+// connection needs few system calls, and small enough that the buffer stays in
+// the processor's cache.
 const readSize = 128 << 10
 
-// Loop drives connections.
+// Loop is the event loop that reads from and writes to all connections.
 type Loop struct {
 	epfd    int
 	timerfd int
 	conns   []*conn
-	buf     []byte // holds what was left of the connection's last read, then what is read now
+	buf     []byte // first the rest of the connection's last read, then the new bytes
 	acks    []byte
 	events  [256]unix.EpollEvent
-	paced   []*Publisher
+	atRate  []*Publisher
 	err     error
 }
 
 // conn is one MQTT connection. Either sub or pub is set, or neither for an idle
 // connection.
 type conn struct {
-	fd      int
-	index   int32
-	state   state
-	hello   []byte // SUBSCRIBE, sent after CONNACK; nil for none
-	partial []byte // the beginning of a packet whose rest has not come
-	out     []byte // what the socket did not take
-	armed   bool   // waits for the socket to take more
-	deaf    bool   // is not read from
-	sub     *Subscriber
-	pub     *Publisher
+	fd             int
+	index          int32
+	state          state
+	subscribeFrame []byte // SUBSCRIBE, sent after CONNACK; nil for none
+	partial        []byte // the beginning of a packet that is not complete yet
+	out            []byte // bytes that wait because the socket was full
+	wantsWritable  bool   // epoll reports when the socket is writable
+	readPaused     bool   // StopReading was called
+	sub            *Subscriber
+	pub            *Publisher
 }
 
 type state byte
@@ -83,22 +86,22 @@ func NewLoop() (*Loop, error) {
 // Close closes all connections, without DISCONNECT.
 func (l *Loop) Close() {
 	for _, c := range l.conns {
-		l.drop(c)
+		l.closeConn(c)
 	}
 	l.conns = nil
 	_ = unix.Close(l.timerfd)
 	_ = unix.Close(l.epfd)
 }
 
-// Dial is how a connection is made.
-type Dial struct {
+// DialSpec says how to connect a client.
+type DialSpec struct {
 	Port       int // of 127.0.0.1
 	Connect    mqttwire.Connect
 	Filters    []mqttwire.Filter
 	RecvBuffer int // bytes of the socket's receive buffer, 0 for the system's choice
 }
 
-func (l *Loop) dial(d *Dial) (*conn, error) {
+func (l *Loop) dial(d *DialSpec) (*conn, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
@@ -111,7 +114,7 @@ func (l *Loop) dial(d *Dial) (*conn, error) {
 	return c, nil
 }
 
-func (l *Loop) open(c *conn, d *Dial) error {
+func (l *Loop) open(c *conn, d *DialSpec) error {
 	if d.RecvBuffer > 0 {
 		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, d.RecvBuffer); err != nil {
 			return err
@@ -129,7 +132,7 @@ func (l *Loop) open(c *conn, d *Dial) error {
 	d.Connect.Version = mqttwire.V311
 	if len(d.Filters) > 0 {
 		subscribe := mqttwire.Packet{Type: mqttwire.SUBSCRIBE, ID: 1, Filters: d.Filters}
-		c.hello = subscribe.Append(nil, mqttwire.V311)
+		c.subscribeFrame = subscribe.Append(nil, mqttwire.V311)
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: c.index}
 	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, c.fd, &ev); err != nil {
@@ -138,8 +141,8 @@ func (l *Loop) open(c *conn, d *Dial) error {
 	return l.send(c, d.Connect.Append(nil))
 }
 
-// Idle connects a client that subscribes and then does nothing.
-func (l *Loop) Idle(d *Dial) error {
+// DialDialIdle connects a client that subscribes and then does nothing.
+func (l *Loop) DialIdle(d *DialSpec) error {
 	_, err := l.dial(d)
 	return err
 }
@@ -154,9 +157,9 @@ func (l *Loop) Ready() bool {
 	return true
 }
 
-// RunUntil runs until done returns true, which is asked after every round of
-// events and at least every 10 ms. It fails if that takes longer than timeout or
-// a connection breaks.
+// RunUntil runs until done returns true. done is called after every round of
+// events, and at least every 10 ms. RunUntil returns an error after timeout, or
+// if a connection breaks.
 func (l *Loop) RunUntil(done func() bool, timeout time.Duration, what string) error {
 	deadline := time.Now().Add(timeout)
 	for !done() {
@@ -170,7 +173,7 @@ func (l *Loop) RunUntil(done func() bool, timeout time.Duration, what string) er
 	return nil
 }
 
-// RunFor runs for a time.
+// RunFor runs for the duration d.
 func (l *Loop) RunFor(d time.Duration) error {
 	end := time.Now().Add(d)
 	for {
@@ -200,12 +203,12 @@ func (l *Loop) poll(timeoutMS int) error {
 		if ev.Events&unix.EPOLLOUT != 0 && c.state != closed {
 			l.flush(c)
 		}
-		if ev.Events&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR) != 0 && c.state != closed && !c.deaf {
+		if ev.Events&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR) != 0 && c.state != closed && !c.readPaused {
 			l.read(c)
 		}
 	}
-	if len(l.paced) > 0 {
-		l.pace()
+	if len(l.atRate) > 0 {
+		l.publishDue()
 	}
 	return l.err
 }
@@ -214,10 +217,10 @@ func (l *Loop) fail(c *conn, err error) {
 	if l.err == nil {
 		l.err = err
 	}
-	l.drop(c)
+	l.closeConn(c)
 }
 
-func (l *Loop) drop(c *conn) {
+func (l *Loop) closeConn(c *conn) {
 	if c.state != closed {
 		c.state = closed
 		_ = unix.Close(c.fd)
@@ -276,7 +279,7 @@ func (l *Loop) read(c *conn) {
 	}
 	c.partial = append(c.partial, rest...)
 	if c.pub != nil && c.pub.rate == 0 && c.state == ready {
-		l.refill(c.pub)
+		l.fillWindow(c.pub)
 	}
 	if len(l.acks) > 0 {
 		if err := l.send(c, l.acks); err != nil {
@@ -306,12 +309,12 @@ func (l *Loop) handle(c *conn, frame []byte, header int, now int64) {
 			l.fail(c, fmt.Errorf("%s: CONNECT refused: % x", c, frame))
 			return
 		}
-		if c.hello == nil {
+		if c.subscribeFrame == nil {
 			c.state = ready
 			return
 		}
 		c.state = subscribing
-		if err := l.send(c, c.hello); err != nil {
+		if err := l.send(c, c.subscribeFrame); err != nil {
 			l.fail(c, err)
 		}
 	case mqttwire.SUBACK:
@@ -328,8 +331,8 @@ func (l *Loop) handle(c *conn, frame []byte, header int, now int64) {
 	}
 }
 
-// send writes b after what is still waiting. What the socket does not take is
-// kept and written when it can be.
+// send writes b after the bytes that still wait. Bytes that do not fit into
+// the socket are kept and written when it is writable.
 func (l *Loop) send(c *conn, b []byte) error {
 	if len(c.out) == 0 {
 		n, err := unix.Write(c.fd, b)
@@ -342,7 +345,7 @@ func (l *Loop) send(c *conn, b []byte) error {
 		}
 	}
 	c.out = append(c.out, b...)
-	return l.arm(c, true)
+	return l.watchWritable(c, true)
 }
 
 func (l *Loop) flush(c *conn) {
@@ -353,16 +356,16 @@ func (l *Loop) flush(c *conn) {
 	}
 	c.out = c.out[:copy(c.out, c.out[max(n, 0):])]
 	if len(c.out) == 0 {
-		if err := l.arm(c, false); err != nil {
+		if err := l.watchWritable(c, false); err != nil {
 			l.fail(c, err)
 		}
 	}
 }
 
-func (l *Loop) arm(c *conn, on bool) error {
-	c.armed = on
+func (l *Loop) watchWritable(c *conn, on bool) error {
+	c.wantsWritable = on
 	ev := unix.EpollEvent{Fd: c.index}
-	if !c.deaf {
+	if !c.readPaused {
 		ev.Events |= unix.EPOLLIN
 	}
 	if on {

@@ -11,52 +11,55 @@ import (
 	"mynah/internal/mqttwire"
 )
 
-// Publisher is a connection that publishes numbered messages, either as fast as
-// a window of unacknowledged ones allows or at a rate.
+// Publisher is a connection that publishes numbered messages. It publishes at a
+// rate, or as fast as its window of unacknowledged messages allows.
 type Publisher struct {
 	Number int
-	// Sent counts the messages handed to the socket, Acked those that were
-	// acknowledged (QoS 1). Disordered counts acknowledgements that came out
-	// of the order of their messages.
-	Sent, Acked, Disordered uint64
-	// AckedAt holds when each message was acknowledged, in nanoseconds since
-	// 1970, while it is not nil. It must have room: it does not grow.
+	// Sent counts the messages given to the socket. Acked counts those that
+	// were acknowledged (QoS 1). OutOfOrder counts the acknowledgements that
+	// came in another order than their messages.
+	Sent, Acked, OutOfOrder uint64
+	// AckedAt gets the time of each acknowledgement, in nanoseconds since
+	// 1970, unless it is nil. Its capacity must suffice: it does not grow.
 	AckedAt []int64
 
 	conn    *conn
 	loop    *Loop
 	qos     byte
 	frames  []frame // one for each topic, used in turn
-	window  uint64  // most unacknowledged messages
-	limit   uint64  // stop after so many, 0 for never
+	window  uint64  // maximum of unacknowledged messages
+	limit   uint64  // stop after this number of messages; 0 means never
 	running bool
 	batch   []byte
 
-	rate  float64 // messages a second, 0 for as fast as the window allows
-	began time.Time
-	base  uint64 // Sent when the rate was set
+	rate       float64 // messages a second, 0 for as fast as the window allows
+	began      time.Time
+	sentBefore uint64 // Sent when the rate was set
 }
 
-// frame is an encoded PUBLISH and where in it what changes stands.
+// frame is an encoded PUBLISH, with the offsets of the fields that differ from
+// message to message.
 type frame struct {
-	b    []byte
-	id   int // packet id, QoS 1
-	mark int // b:<publisher>:<number>:<nanoseconds>:
+	b          []byte
+	idOffset   int // packet id, QoS 1
+	markOffset int // b:<publisher>:<number>:<nanoseconds>:
 }
 
-// Publishing is what a publisher does.
-type Publishing struct {
+// PublishSpec says what a publisher publishes.
+type PublishSpec struct {
 	Topics []string // used in turn
 	QoS    byte     // 0 or 1
 	Size   int      // bytes of the payload, at least 40
-	Window int      // most unacknowledged messages (QoS 1)
-	// Wrapped publishes the text inside an object like the one that Mynah
-	// delivers: for a server that adds nothing but is to move as many bytes.
+	Window int      // maximum of unacknowledged messages (QoS 1)
+	// Wrapped publishes the text inside a JSON object like the one that Mynah
+	// delivers. It is for a server that adds nothing, so that it moves as many
+	// bytes as Mynah.
 	Wrapped bool
 }
 
-// Publish connects a publisher. It publishes nothing until Burst, Flow or Pace.
-func (l *Loop) Publish(d *Dial, number int, p *Publishing) (*Publisher, error) {
+// DialPublisher connects a publisher. It publishes nothing until PublishMore,
+// PublishAtFullSpeed or PublishAtRate.
+func (l *Loop) DialPublisher(d *DialSpec, number int, p *PublishSpec) (*Publisher, error) {
 	c, err := l.dial(d)
 	if err != nil {
 		return nil, err
@@ -75,54 +78,56 @@ func (l *Loop) Publish(d *Dial, number int, p *Publishing) (*Publisher, error) {
 		publish := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: topic, Payload: payload, QoS: p.QoS, ID: 1}
 		b := publish.Append(nil, mqttwire.V311)
 		at := len(b) - len(payload)
-		pub.frames = append(pub.frames, frame{b: b, id: at - 2, mark: at + inside})
+		pub.frames = append(pub.frames, frame{b: b, idOffset: at - 2, markOffset: at + inside})
 	}
 	c.pub = pub
 	return pub, nil
 }
 
-// Flow publishes at QoS 1 as fast as the window allows until Hold.
-func (p *Publisher) Flow() {
+// PublishAtFullSpeed publishes at QoS 1 as fast as the window allows, until
+// StopPublishing.
+func (p *Publisher) PublishAtFullSpeed() {
 	p.running, p.rate, p.limit = true, 0, 0
-	p.loop.refill(p)
+	p.loop.fillWindow(p)
 }
 
-// Burst publishes n more messages, at QoS 1 as fast as the window allows.
-func (p *Publisher) Burst(n int) {
+// PublishMore publishes n more messages, at QoS 1 as fast as the window allows.
+func (p *Publisher) PublishMore(n int) {
 	p.running, p.rate, p.limit = true, 0, p.Sent+uint64(n) //nolint:gosec // a positive number
-	p.loop.refill(p)
+	p.loop.fillWindow(p)
 }
 
-// Pace publishes at a rate, in messages a second, until Hold. after shifts the
-// first message, so that several publishers do not all publish at once. A
-// message carries the time when it was due, not when it was sent: a generator
-// or a broker that lags behind does not look fast.
-func (p *Publisher) Pace(rate float64, after time.Duration) {
-	p.running, p.rate, p.began, p.base = true, rate, time.Now().Add(after), p.Sent
-	p.loop.paced = append(p.loop.paced, p)
-	p.loop.pace()
+// PublishAtRate publishes at a rate, in messages per second, until StopPublishing.
+// after delays the first message, so that several publishers do not all publish at the
+// same moment. A message carries the time at which it was due, not the time at which it
+// was sent. Otherwise a generator or a broker that lags behind would look fast.
+func (p *Publisher) PublishAtRate(rate float64, after time.Duration) {
+	p.running, p.rate, p.began, p.sentBefore = true, rate, time.Now().Add(after), p.Sent
+	p.loop.atRate = append(p.loop.atRate, p)
+	p.loop.publishDue()
 }
 
-// Hold publishes no more.
-func (p *Publisher) Hold() {
+// StopPublishing ends what PublishAtFullSpeed, PublishMore or PublishAtRate
+// began.
+func (p *Publisher) StopPublishing() {
 	p.running = false
-	for i, q := range p.loop.paced {
+	for i, q := range p.loop.atRate {
 		if p == q {
-			p.loop.paced = append(p.loop.paced[:i], p.loop.paced[i+1:]...)
+			p.loop.atRate = append(p.loop.atRate[:i], p.loop.atRate[i+1:]...)
 			break
 		}
 	}
 }
 
-// Settled reports whether everything sent has been acknowledged (QoS 1) or
-// handed to the system (QoS 0).
-func (p *Publisher) Settled() bool {
+// AllAcknowledged reports whether every sent message has been acknowledged (QoS 1)
+// or given to the operating system (QoS 0).
+func (p *Publisher) AllAcknowledged() bool {
 	return len(p.conn.out) == 0 && (p.qos == 0 || p.Acked == p.Sent)
 }
 
 func (p *Publisher) acknowledged(id uint16, now int64) {
 	if id != packetID(p.Acked) {
-		p.Disordered++
+		p.OutOfOrder++
 	}
 	p.Acked++
 	if len(p.AckedAt) < cap(p.AckedAt) {
@@ -132,8 +137,8 @@ func (p *Publisher) acknowledged(id uint16, now int64) {
 
 func packetID(n uint64) uint16 { return uint16(n%65535) + 1 } //nolint:gosec // below 65536
 
-// refill fills the window.
-func (l *Loop) refill(p *Publisher) {
+// fillWindow publishes messages until the window is full.
+func (l *Loop) fillWindow(p *Publisher) {
 	if !p.running || p.conn.state != ready || len(p.conn.out) > 0 {
 		return
 	}
@@ -148,11 +153,12 @@ func (l *Loop) refill(p *Publisher) {
 	}
 }
 
-// pace sends what is due and sets the timer to when the next is.
-func (l *Loop) pace() {
+// publishDue publishes the messages that are due and sets the timer to the
+// time of the next one.
+func (l *Loop) publishDue() {
 	now := time.Now()
 	var next time.Time
-	for _, p := range l.paced {
+	for _, p := range l.atRate {
 		if p.conn.state != ready {
 			continue
 		}
@@ -161,13 +167,14 @@ func (l *Loop) pace() {
 		if now.After(p.began) {
 			due = uint64(float64(now.Sub(p.began))/float64(time.Second)*p.rate) + 1
 		}
-		// What the socket has not taken waits there; more would only pile up.
-		if done := p.Sent - p.base; due > done && len(p.conn.out) == 0 {
+		// Earlier messages still wait for the socket; more would only wait
+		// behind them.
+		if done := p.Sent - p.sentBefore; due > done && len(p.conn.out) == 0 {
 			l.publish(p, min(due-done, 4096), func(n uint64) int64 {
-				return p.began.Add(time.Duration(float64(n-p.base) / p.rate * float64(time.Second))).UnixNano()
+				return p.began.Add(time.Duration(float64(n-p.sentBefore) / p.rate * float64(time.Second))).UnixNano()
 			})
 		}
-		at := p.began.Add(time.Duration(float64(p.Sent-p.base) * float64(gap)))
+		at := p.began.Add(time.Duration(float64(p.Sent-p.sentBefore) * float64(gap)))
 		if next.IsZero() || at.Before(next) {
 			next = at
 		}
@@ -197,11 +204,11 @@ func (l *Loop) publish(p *Publisher, n uint64, stamp func(n uint64) int64) {
 		b := p.batch[at:]
 		if p.qos > 0 {
 			id := packetID(number)
-			b[f.id], b[f.id+1] = byte(id>>8), byte(id)
+			b[f.idOffset], b[f.idOffset+1] = byte(id>>8), byte(id)
 		}
-		b = b[f.mark:]
-		putDigits(b[numAt:numAt+numDigits], number)
-		putDigits(b[tsAt:tsAt+tsDigits], uint64(ts)) //nolint:gosec // a time after 1970
+		b = b[f.markOffset:]
+		putDigits(b[numOffset:numOffset+numDigits], number)
+		putDigits(b[tsOffset:tsOffset+tsDigits], uint64(ts)) //nolint:gosec // a time after 1970
 	}
 	p.Sent += n
 	if err := l.send(p.conn, p.batch); err != nil {

@@ -10,13 +10,13 @@ import (
 	"mynah/internal/mqttwire"
 )
 
-// rawBacklog is how many bytes may wait for one receiver before the raw fan-out
-// reads no more from the sender.
+// rawBacklog is the number of bytes that may wait for one receiver. Above it,
+// the raw fan-out does not read from the sender.
 const rawBacklog = 1 << 20
 
-// rawFan is a fan-out over TCP that knows nothing of MQTT but how to answer
-// CONNECT and SUBSCRIBE: what one connection sends is written as it is to all
-// that subscribed, as much at once as has come.
+// rawFan is a fan-out over TCP. Of MQTT it knows only how to answer CONNECT
+// and SUBSCRIBE. It copies the bytes of the sender unchanged to all
+// subscribers, with one write for each read.
 type rawFan struct {
 	epfd, listener int
 	peers          map[int32]*rawPeer
@@ -28,14 +28,14 @@ type rawFan struct {
 }
 
 type rawPeer struct {
-	fd      int32
-	out     []byte
-	greeted bool
+	fd        int32
+	out       []byte
+	connected bool
 }
 
 // ServeRawFan runs a raw fan-out on a port of 127.0.0.1 until it fails or the
-// process ends. It is one thread, so that the load generator has the other of
-// two cores, like the broker that it is compared with.
+// process ends. It has one thread, so that the load generator has the other of
+// two cores.
 func ServeRawFan(port int) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -116,9 +116,9 @@ func (s *rawFan) serve(ev *unix.EpollEvent) error {
 func (s *rawFan) received(p *rawPeer, b []byte) error {
 	switch {
 	case p == s.sender:
-		return s.spread(b)
-	case !p.greeted:
-		p.greeted = true
+		return s.sendToAll(b)
+	case !p.connected:
+		p.connected = true
 		_, err := unix.Write(int(p.fd), []byte{mqttwire.CONNACK << 4, 2, 0, 0})
 		return err
 	case b[0]>>4 == mqttwire.SUBSCRIBE:
@@ -127,18 +127,18 @@ func (s *rawFan) received(p *rawPeer, b []byte) error {
 		return err
 	case b[0]>>4 == mqttwire.PUBLISH:
 		s.sender = p
-		return s.spread(b)
+		return s.sendToAll(b)
 	}
 	return nil
 }
 
-func (s *rawFan) spread(b []byte) error {
+func (s *rawFan) sendToAll(b []byte) error {
 	for _, r := range s.receivers {
 		rest := b
 		if len(r.out) == 0 {
 			n, err := unix.Write(int(r.fd), b)
 			if err != nil && !errors.Is(err, unix.EAGAIN) {
-				continue // its end is noticed where it is read from
+				continue // the read of this connection reports its end
 			}
 			if rest = b[max(n, 0):]; len(rest) == 0 {
 				continue

@@ -9,133 +9,136 @@ import (
 	"mynah/internal/mqttwire"
 )
 
-// Subscriber is a connection that receives the messages of one or more
-// publishers, each to one topic, and acknowledges them.
+// Subscriber is a connection that receives and acknowledges the messages of
+// one or more publishers. Each publisher uses one topic.
 type Subscriber struct {
 	Name string
 	// Seen counts the deliveries that were not repetitions.
 	Seen uint64
-	// Lost counts messages that a later one overtook and that have not come;
-	// Repeated those that came again; Disordered those that came after a
-	// later one; Broken deliveries whose prev is not the seq before; Foreign
-	// those that no publisher of ours sent.
-	Lost, Repeated, Disordered, Broken, Foreign uint64
-	// Latencies holds the time from publish to delivery of each message, in
-	// nanoseconds, while it is not nil. It must have room: it does not grow.
+	// Lost counts messages that are missing although a later one has come.
+	// Repeated counts messages that came more than once. OutOfOrder counts
+	// messages that came after a later one. BrokenPrev counts deliveries whose
+	// prev is not the seq before. Unknown counts messages that no publisher of
+	// this run sent.
+	Lost, Repeated, OutOfOrder, BrokenPrev, Unknown uint64
+	// Latencies gets the time from publish to delivery of each message, in
+	// nanoseconds, unless it is nil. Its capacity must suffice: it does not
+	// grow.
 	Latencies []int64
 
-	conn    *conn
-	size    int // bytes of the payload as published
-	next    map[int]*stream
-	last    *stream // the one of the message before
-	lastPub int
-	prev    bool // check prev
-	lastSeq uint64
+	conn       *conn
+	size       int // bytes of the payload as published
+	streams    map[int]*stream
+	lastStream *stream // the stream of the message before
+	lastPub    int
+	checksPrev bool // check prev
+	lastSeq    uint64
 }
 
-// stream is what a subscriber knows about one publisher's messages.
+// stream is the state of one publisher's messages at a subscriber.
 type stream struct {
-	next uint64          // the number of the message that must come now
-	gaps map[uint64]bool // those before next that have not come
+	next    uint64          // the number of the message that must come now
+	missing map[uint64]bool // those before next that have not come
 }
 
-// Subscribe connects a subscriber. size is that of the published payloads.
-// checkPrev asks that prev of each delivery be the seq of the one before, which
-// is true of a subscriber of one topic of Mynah.
-func (l *Loop) Subscribe(d *Dial, size int, checkPrev bool) (*Subscriber, error) {
+// DialSubscriber connects a subscriber. size is the size of the published
+// payloads. With checkPrev, prev of each delivery must be the seq of the one
+// before. That holds for a subscriber of one topic of Mynah.
+func (l *Loop) DialSubscriber(d *DialSpec, size int, checkPrev bool) (*Subscriber, error) {
 	c, err := l.dial(d)
 	if err != nil {
 		return nil, err
 	}
-	c.sub = &Subscriber{Name: d.Connect.ClientID, conn: c, size: size, next: map[int]*stream{}, lastPub: -1, prev: checkPrev}
+	c.sub = &Subscriber{Name: d.Connect.ClientID, conn: c, size: size, streams: map[int]*stream{}, lastPub: -1, checksPrev: checkPrev}
 	return c.sub, nil
 }
 
-// Next returns the number of the publisher's message that must come next, which
+// NextNumber returns the number of the publisher's message that must come next, which
 // is how many have come if none was lost.
-func (s *Subscriber) Next(publisher int) uint64 {
-	if st := s.next[publisher]; st != nil {
+func (s *Subscriber) NextNumber(publisher int) uint64 {
+	if st := s.streams[publisher]; st != nil {
 		return st.next
 	}
 	return 0
 }
 
-// StopReading leaves what comes in the socket until Read is called.
+// StopReading leaves the bytes that come in the socket, until ResumeReading is
+// called.
 func (l *Loop) StopReading(s *Subscriber) error {
-	s.conn.deaf = true
-	return l.arm(s.conn, s.conn.armed)
+	s.conn.readPaused = true
+	return l.watchWritable(s.conn, s.conn.wantsWritable)
 }
 
-// Read reads again after StopReading.
-func (l *Loop) Read(s *Subscriber) error {
-	s.conn.deaf = false
-	return l.arm(s.conn, s.conn.armed)
+// ResumeReading reads again after StopReading.
+func (l *Loop) ResumeReading(s *Subscriber) error {
+	s.conn.readPaused = false
+	return l.watchWritable(s.conn, s.conn.wantsWritable)
 }
 
-// Leave closes the subscriber's connection. With a persistent session the
+// CloseSubscriber closes the subscriber's connection. With a persistent session the
 // broker keeps what it misses.
-func (l *Loop) Leave(s *Subscriber) {
+func (l *Loop) CloseSubscriber(s *Subscriber) {
 	_, _ = unix.Write(s.conn.fd, mqttwire.AppendEmpty(nil, mqttwire.DISCONNECT)) // best effort: the connection ends anyway
-	l.drop(s.conn)
+	l.closeConn(s.conn)
 }
 
 // deliver checks a PUBLISH and returns the packet id to acknowledge, 0 for none.
 func (s *Subscriber) deliver(frame []byte, header int, now int64) (id uint16) {
 	if len(frame) < header+4 {
-		s.Foreign++
+		s.Unknown++
 		return 0
 	}
 	at := header + 2 + int(frame[header])<<8 + int(frame[header+1])
 	if frame[0]&0x06 != 0 {
 		if at+2 > len(frame) {
-			s.Foreign++
+			s.Unknown++
 			return 0
 		}
 		id = uint16(frame[at])<<8 | uint16(frame[at+1])
 		at += 2
 	}
 	if at > len(frame) {
-		s.Foreign++
+		s.Unknown++
 		return id
 	}
 	payload := frame[at:]
-	pub, n, sent, ok := s.find(payload)
+	pub, n, sent, ok := s.findMark(payload)
 	if !ok {
-		s.Foreign++
+		s.Unknown++
 		return id
 	}
-	st := s.last
+	st := s.lastStream
 	if pub != s.lastPub {
-		if st = s.next[pub]; st == nil {
+		if st = s.streams[pub]; st == nil {
 			st = &stream{}
-			s.next[pub] = st
+			s.streams[pub] = st
 		}
-		s.last, s.lastPub = st, pub
+		s.lastStream, s.lastPub = st, pub
 	}
 	switch {
 	case n == st.next:
 		st.next++
 		s.Seen++
 	case n > st.next:
-		if st.gaps == nil {
-			st.gaps = map[uint64]bool{}
+		if st.missing == nil {
+			st.missing = map[uint64]bool{}
 		}
 		for i := st.next; i < n; i++ {
-			st.gaps[i] = true
+			st.missing[i] = true
 		}
 		s.Lost += n - st.next
 		st.next = n + 1
 		s.Seen++
-	case st.gaps[n]:
-		delete(st.gaps, n)
+	case st.missing[n]:
+		delete(st.missing, n)
 		s.Lost--
-		s.Disordered++
+		s.OutOfOrder++
 		s.Seen++
 	default:
 		s.Repeated++
 		return id
 	}
-	if s.prev {
+	if s.checksPrev {
 		s.checkPrev(payload)
 	}
 	if len(s.Latencies) < cap(s.Latencies) {
@@ -149,14 +152,14 @@ const (
 	pubDigits = 3
 	numDigits = 9
 	tsDigits  = 19
-	numAt     = 2 + pubDigits + 1
-	tsAt      = numAt + numDigits + 1
-	markSize  = tsAt + tsDigits + 1
+	numOffset = 2 + pubDigits + 1
+	tsOffset  = numOffset + numDigits + 1
+	markSize  = tsOffset + tsDigits + 1
 )
 
-// find finds the published text in a delivered payload: it is the whole payload
-// with Mosquitto, and with Mynah the body, which stands at the end of the JSON.
-func (s *Subscriber) find(payload []byte) (pub int, n uint64, sent int64, ok bool) {
+// findMark finds the published text in a delivered payload. With Mosquitto it is
+// the whole payload. With Mynah it is the body, which is at the end of the JSON.
+func (s *Subscriber) findMark(payload []byte) (pub int, n uint64, sent int64, ok bool) {
 	at := len(payload) - s.size
 	if at > 2 {
 		at -= 2 // "}
@@ -170,7 +173,7 @@ func (s *Subscriber) find(payload []byte) (pub int, n uint64, sent int64, ok boo
 		return 0, 0, 0, false
 	}
 	b := payload[at:]
-	return int(digits(b[2 : 2+pubDigits])), digits(b[numAt : numAt+numDigits]), int64(digits(b[tsAt : tsAt+tsDigits])), true //nolint:gosec // nineteen digits of a time
+	return int(digits(b[2 : 2+pubDigits])), digits(b[numOffset : numOffset+numDigits]), int64(digits(b[tsOffset : tsOffset+tsDigits])), true //nolint:gosec // nineteen digits of a time
 }
 
 func digits(b []byte) (n uint64) {
@@ -184,17 +187,17 @@ func digits(b []byte) (n uint64) {
 func (s *Subscriber) checkPrev(payload []byte) {
 	const first, second = `{"seq":`, `,"prev":`
 	if len(payload) < len(first) {
-		s.Broken++
+		s.BrokenPrev++
 		return
 	}
 	seq, rest := number(payload[len(first):])
 	if len(rest) < len(second) {
-		s.Broken++
+		s.BrokenPrev++
 		return
 	}
 	prev, _ := number(rest[len(second):])
 	if s.lastSeq != 0 && prev != s.lastSeq || seq <= s.lastSeq {
-		s.Broken++
+		s.BrokenPrev++
 	}
 	s.lastSeq = seq
 }
@@ -212,9 +215,9 @@ func number(b []byte) (n uint64, rest []byte) {
 // Check returns an error if the deliveries were not what they must be. At QoS 0
 // loss is allowed, and only that.
 func (s *Subscriber) Check(lossAllowed bool) error {
-	if s.Repeated+s.Disordered+s.Broken+s.Foreign > 0 || s.Lost > 0 && !lossAllowed {
+	if s.Repeated+s.OutOfOrder+s.BrokenPrev+s.Unknown > 0 || s.Lost > 0 && !lossAllowed {
 		return fmt.Errorf("subscriber %s: of %d messages %d lost, %d repeated, %d out of order, %d with a broken prev, %d foreign",
-			s.Name, s.Seen, s.Lost, s.Repeated, s.Disordered, s.Broken, s.Foreign)
+			s.Name, s.Seen, s.Lost, s.Repeated, s.OutOfOrder, s.BrokenPrev, s.Unknown)
 	}
 	return nil
 }

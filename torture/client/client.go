@@ -1,12 +1,12 @@
-// Package client is an MQTT client for the torture, 3.1.1 and 5, over TCP and
-// WebSocket, whose state machine is the specification's to the letter (MQTT 5,
-// section 4.3 and 4.4; the same in 3.1.1): it keeps what is unacknowledged
-// across connections and sends it again in order with the same packet ids and
-// DUP; at QoS 2 it hands each packet id to the application once, in both
-// directions. So what it reports as acknowledged or received is just that, and
-// the ledger that is made of it can be trusted.
+// Package client is the MQTT client of torture, for 3.1.1 and 5, over TCP and
+// WebSocket. It follows MQTT 5, sections 4.3 and 4.4, exactly (3.1.1 has the
+// same rules). It keeps unacknowledged packets across connections. It sends
+// them again in order, with the same packet ids and DUP. At QoS 2 it handles
+// each packet id once, in both directions. So its reports of acknowledgements
+// and deliveries are exact, and the ledger can rely on them.
 //
-// Its memory is its disk: it is not itself killed.
+// Its session state is in memory only, since the client itself is never
+// killed.
 package client
 
 import (
@@ -20,7 +20,7 @@ import (
 	"mynah/internal/mqttwire"
 )
 
-// Config says who a client is and whom it tells what.
+// Config is a client's identity, its connection and its callbacks.
 type Config struct {
 	Name      string // for people
 	Subject   string // user name
@@ -30,25 +30,26 @@ type Config struct {
 	WebSocket bool
 	Addr      string // host:port
 	Filters   []mqttwire.Filter
-	Window    int // most publishes in flight
+	Window    int // maximum of publishes in flight
 
 	// The functions are called one at a time and must not call the client.
 
-	// Acknowledged is called when a message was acknowledged by PUBACK or
-	// PUBREC without an error.
-	Acknowledged func(*Message)
-	// Again is called when a message that was sent must be published as a new
-	// one: it was refused, or the broker has lost the session.
-	Again func(*Message, string)
-	// Received is called for each delivery: at QoS 2 not for those that the
-	// packet id shows to be a repetition.
-	Received func(*Delivery)
-	// Subscribed is called with every SUBACK.
-	Subscribed func()
-	// Odd is called when the broker breaks the protocol or loses the session.
-	Odd func(text string)
-	// Note is called for what is worth a line in the log.
-	Note func(text string)
+	// OnAcknowledged is called when PUBACK or PUBREC has acknowledged a
+	// message without an error.
+	OnAcknowledged func(*Message)
+	// OnRepublish is called when a message is published again as a new one, because
+	// it was refused or because the broker has lost the session. The text is the
+	// reason.
+	OnRepublish func(*Message, string)
+	// OnReceived is called for each delivery. At QoS 2 it is not called for
+	// a repetition of a packet id.
+	OnReceived func(*Delivery)
+	// OnSubscribed is called with every SUBACK.
+	OnSubscribed func()
+	// OnViolation is called when the broker breaks the protocol or loses the session.
+	OnViolation func(text string)
+	// OnNote is called for events that belong in the log.
+	OnNote func(text string)
 }
 
 // Message is a message to publish.
@@ -68,7 +69,7 @@ type Delivery struct {
 	Conn    int // number of the connection, counted from 1
 }
 
-// Client is one MQTT session and whatever connection it has at a time.
+// Client is one MQTT session and its current connection.
 type Client struct {
 	cfg Config
 	rnd *rand.Rand // used by the goroutine of Run only
@@ -79,7 +80,7 @@ type Client struct {
 	conns      int
 	hasSession bool
 	subscribed bool
-	wake       chan struct{} // closed to end sleep
+	wake       chan struct{} // closed by Wake
 	asleep     bool
 	outgoing   []*outgoing // in the order of the first sending
 	delayed    int         // refused messages that wait to be published again
@@ -91,10 +92,10 @@ type Client struct {
 
 // outgoing is a publish whose flow is not finished.
 type outgoing struct {
-	m        *Message
-	id       uint16
-	sent     bool // at least once, perhaps in part
-	released bool // PUBREC has come: PUBREL is due, not PUBLISH
+	message   *Message
+	id        uint16
+	sent      bool // at least once, perhaps only a part
+	gotPubrec bool // PUBREC has come: PUBREL is due, not PUBLISH
 }
 
 // New returns a client that is not connected. Its timing follows the seed.
@@ -105,17 +106,18 @@ func New(cfg *Config, seed uint64) *Client {
 	}
 }
 
-// LostSession is what Odd is told when the broker does not know a session any
-// more that it had confirmed.
+// LostSession is the text of OnViolation when the broker does not know a
+// session that it had confirmed.
 const LostSession = "the broker has lost the session"
 
-// Timings of the client. Keep-alive is what the broker is told; the client asks
-// much earlier, and gives a silent connection up.
+// Times of the client. keepAlive is the value in CONNECT, in seconds. The
+// client pings much earlier, after pingSilence, and ends the connection after
+// deadSilence.
 const (
 	dialTimeout  = 4 * time.Second
 	writeTimeout = 4 * time.Second
-	pingAfter    = 2 * time.Second
-	deadAfter    = 7 * time.Second
+	pingSilence  = 2 * time.Second
+	deadSilence  = 7 * time.Second
 	keepAlive    = 20
 )
 
@@ -125,8 +127,8 @@ func (c *Client) Run(ctx context.Context) {
 		if !c.waitAwake(ctx) {
 			return
 		}
-		if err := c.session(ctx); err != nil && ctx.Err() == nil {
-			c.cfg.Note(err.Error())
+		if err := c.runConnection(ctx); err != nil && ctx.Err() == nil {
+			c.cfg.OnNote(err.Error())
 		}
 		pause := time.NewTimer(time.Duration(30+c.rnd.IntN(200)) * time.Millisecond)
 		select {
@@ -153,8 +155,8 @@ func (c *Client) waitAwake(ctx context.Context) bool {
 	}
 }
 
-// Sleep ends the connection, with DISCONNECT or without, and stays away until
-// Wake.
+// Sleep ends the connection, with or without DISCONNECT. The client does not
+// reconnect until Wake.
 func (c *Client) Sleep(politely bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -183,8 +185,8 @@ func (c *Client) Wake() {
 	}
 }
 
-// Room reports whether one more message fits into the window.
-func (c *Client) Room() bool {
+// HasHasHasRoom reports whether one more message fits into the window.
+func (c *Client) HasRoom() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.outgoing)+c.delayed < c.window
@@ -198,7 +200,7 @@ func (c *Client) Publish(m *Message) {
 }
 
 func (c *Client) add(m *Message) {
-	o := &outgoing{m: m, id: c.freeID()}
+	o := &outgoing{message: m, id: c.freeID()}
 	c.outgoing = append(c.outgoing, o)
 	if c.online {
 		c.send(o)
@@ -236,16 +238,17 @@ func (c *Client) remove(o *outgoing) {
 
 // send writes a publish or, after PUBREC, its PUBREL.
 func (c *Client) send(o *outgoing) {
-	if o.released {
+	if o.gotPubrec {
 		c.write(mqttwire.AppendAck(nil, mqttwire.PUBREL, o.id))
 		return
 	}
-	publish := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: o.m.Topic, Payload: o.m.Payload, QoS: o.m.QoS, ID: o.id, Dup: o.sent}
+	publish := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: o.message.Topic, Payload: o.message.Payload, QoS: o.message.QoS, ID: o.id, Dup: o.sent}
 	c.write(publish.Append(nil, c.cfg.Version))
 	o.sent = true
 }
 
-// write writes to the connection, and ends it if that fails: the reader notices.
+// write writes to the connection, and closes it if that fails. The reader then
+// sees the end.
 func (c *Client) write(b []byte) {
 	if c.conn == nil {
 		return
@@ -270,8 +273,9 @@ func (c *Client) Connected() bool {
 	return c.online && (c.subscribed || len(c.cfg.Filters) == 0)
 }
 
-// Begun reports whether the client has ever had a session.
-func (c *Client) Begun() bool {
+// HasHadSession reports whether the broker has ever confirmed the client's
+// session.
+func (c *Client) HasHadSession() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.hasSession
@@ -287,8 +291,8 @@ func (c *Client) Quiet(d time.Duration) bool {
 
 var errSilent = errors.New("the broker is silent")
 
-// session makes one connection and serves it until it ends.
-func (c *Client) session(ctx context.Context) error {
+// runConnection connects once and serves the connection until it ends.
+func (c *Client) runConnection(ctx context.Context) error {
 	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	conn, err := dial(dctx, &c.cfg)
@@ -317,11 +321,11 @@ func (c *Client) session(ctx context.Context) error {
 	}
 	c.resume(connack)
 
-	var heard heardAt
-	heard.now()
+	var heard silenceMonitor
+	heard.heard()
 	alive := make(chan struct{})
 	defer close(alive)
-	go c.watch(conn, &heard, alive)
+	go c.pingWhenSilent(conn, &heard, alive)
 	for {
 		frame, err := conn.read()
 		if err != nil {
@@ -330,14 +334,14 @@ func (c *Client) session(ctx context.Context) error {
 			}
 			return fmt.Errorf("connection: %w", err)
 		}
-		heard.now()
+		heard.heard()
 		p, err := mqttwire.Decode(frame, c.cfg.Version)
 		if err != nil {
-			c.cfg.Odd(fmt.Sprintf("%v: % x", err, frame[:min(len(frame), 32)]))
+			c.cfg.OnViolation(fmt.Sprintf("%v: % x", err, frame[:min(len(frame), 32)]))
 			return err
 		}
 		c.mu.Lock()
-		err = c.handle(p)
+		err = c.handlePacket(p)
 		c.mu.Unlock()
 		if err != nil {
 			return err
@@ -361,7 +365,7 @@ func (c *Client) connect(conn transport) (*mqttwire.Packet, error) {
 	}
 	p, err := mqttwire.Decode(frame, c.cfg.Version)
 	if err != nil || p.Type != mqttwire.CONNACK {
-		c.cfg.Odd(fmt.Sprintf("instead of CONNACK: % x", frame[:min(len(frame), 32)]))
+		c.cfg.OnViolation(fmt.Sprintf("instead of CONNACK: % x", frame[:min(len(frame), 32)]))
 		return nil, fmt.Errorf("CONNACK: %w", errors.Join(err, mqttwire.ErrMalformed))
 	}
 	if p.Reason != 0 {
@@ -370,9 +374,9 @@ func (c *Client) connect(conn transport) (*mqttwire.Packet, error) {
 	return p, nil
 }
 
-// resume takes up the session, MQTT 5, section 4.4: what is unacknowledged goes
-// again, in order. If the broker has no session, ours is gone as well: what was
-// not acknowledged is published as new.
+// resume continues the session (MQTT 5, section 4.4): it sends unacknowledged
+// packets again, in order. If the broker has no session, the client discards
+// its own and publishes the unacknowledged messages as new ones.
 func (c *Client) resume(connack *mqttwire.Packet) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -382,20 +386,20 @@ func (c *Client) resume(connack *mqttwire.Packet) {
 	}
 	if !connack.SessionPresent {
 		if c.hasSession {
-			c.cfg.Odd(LostSession)
+			c.cfg.OnViolation(LostSession)
 		}
 		clear(c.received)
 		c.subscribed = false
 		open := c.outgoing
 		c.outgoing = nil
 		for _, o := range open {
-			if o.released {
+			if o.gotPubrec {
 				continue // it was acknowledged
 			}
 			if o.sent {
-				c.cfg.Again(o.m, "session lost")
+				c.cfg.OnRepublish(o.message, "session lost")
 			}
-			c.outgoing = append(c.outgoing, &outgoing{m: o.m, id: o.id})
+			c.outgoing = append(c.outgoing, &outgoing{message: o.message, id: o.id})
 		}
 	}
 	c.hasSession, c.online = true, true
@@ -408,28 +412,28 @@ func (c *Client) resume(connack *mqttwire.Packet) {
 	}
 }
 
-// heardAt is when the broker was last heard.
-type heardAt struct {
+// silenceMonitor records when the last packet of the broker came.
+type silenceMonitor struct {
 	mu     sync.Mutex
 	at     time.Time
 	silent bool
 }
 
-func (h *heardAt) now() {
+func (h *silenceMonitor) heard() {
 	h.mu.Lock()
 	h.at = time.Now()
 	h.mu.Unlock()
 }
 
-func (h *heardAt) gaveUp() bool {
+func (h *silenceMonitor) gaveUp() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.silent
 }
 
-// watch asks a silent broker whether it is there, and ends the connection if it
-// does not answer.
-func (c *Client) watch(conn transport, h *heardAt, done <-chan struct{}) {
+// pingWhenSilent sends PINGREQ to a silent broker, and ends the connection if no answer
+// comes.
+func (c *Client) pingWhenSilent(conn transport, h *silenceMonitor, done <-chan struct{}) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -440,13 +444,13 @@ func (c *Client) watch(conn transport, h *heardAt, done <-chan struct{}) {
 		}
 		h.mu.Lock()
 		silence := time.Since(h.at)
-		h.silent = silence > deadAfter
+		h.silent = silence > deadSilence
 		h.mu.Unlock()
 		switch {
-		case silence > deadAfter:
+		case silence > deadSilence:
 			conn.close()
 			return
-		case silence > pingAfter:
+		case silence > pingSilence:
 			c.mu.Lock()
 			c.write(mqttwire.AppendEmpty(nil, mqttwire.PINGREQ))
 			c.mu.Unlock()

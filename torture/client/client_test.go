@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// script is a broker that says what the test tells it to.
+// script is a broker whose packets the test decides.
 type script struct {
 	t    *testing.T
 	lis  net.Listener
@@ -86,7 +86,7 @@ func (s *script) hangUp() {
 	}
 }
 
-// told is what a client reports.
+// told records what a client reports.
 type told struct {
 	mu    sync.Mutex
 	lines []string
@@ -98,7 +98,7 @@ func (r *told) add(format string, args ...any) {
 	r.lines = append(r.lines, fmt.Sprintf(format, args...))
 }
 
-// wait waits until just these things have been reported.
+// wait waits until exactly these lines have been reported.
 func (r *told) wait(t *testing.T, want ...string) {
 	t.Helper()
 	waitfor.MustSucceed(t, "the client reports", func() error {
@@ -116,11 +116,11 @@ func start(t *testing.T, s *script, filters ...mqttwire.Filter) (*client.Client,
 	r := &told{}
 	c := client.New(&client.Config{
 		Subject: "a", ClientID: "c", Version: mqttwire.V311, Addr: s.lis.Addr().String(), Window: 8, Filters: filters,
-		Acknowledged: func(m *client.Message) { r.add("acked %s", m.Key) },
-		Again:        func(m *client.Message, _ string) { r.add("again %s", m.Key) },
-		Received:     func(d *client.Delivery) { r.add("got %s at QoS %d", d.Payload, d.QoS) },
-		Odd:          func(text string) { r.add("odd: %s", text) },
-		Note:         func(string) {},
+		OnAcknowledged: func(m *client.Message) { r.add("acked %s", m.Key) },
+		OnRepublish:    func(m *client.Message, _ string) { r.add("again %s", m.Key) },
+		OnReceived:     func(d *client.Delivery) { r.add("got %s at QoS %d", d.Payload, d.QoS) },
+		OnViolation:    func(text string) { r.add("odd: %s", text) },
+		OnNote:         func(string) {},
 	}, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -140,9 +140,10 @@ func message(key string, qos byte) *client.Message {
 
 func ack(kind byte, id uint16) []byte { return mqttwire.AppendAck(nil, kind, id) }
 
-// The ledger believes what this client says. If it sent something else than the
-// same packets again, in order and with DUP, it would hide what a broker forgets
-// or make a broker look as if it stored things twice (MQTT 5, 4.4 and 4.6).
+// The ledger relies on this client's reports. Guards against a retransmission
+// that is not the same packets, in order and with DUP (MQTT 5, 4.4 and 4.6). It
+// would hide messages that a broker loses, or look like messages that a broker
+// stores twice.
 func TestUnacknowledgedGoesAgainInOrder(t *testing.T) {
 	t.Parallel()
 	s := listen(t)
@@ -175,8 +176,8 @@ func TestUnacknowledgedGoesAgainInOrder(t *testing.T) {
 	waitfor.MustHold(t, "the client is idle", c.Idle)
 }
 
-// A session that the broker has forgotten is reported, and what was not
-// acknowledged is published anew, without DUP; what was is not.
+// A session that the broker has forgotten is reported, and unacknowledged
+// messages are published as new ones, without DUP. Acknowledged ones are not.
 func TestLostSession(t *testing.T) {
 	t.Parallel()
 	s := listen(t)
@@ -195,7 +196,7 @@ func TestLostSession(t *testing.T) {
 }
 
 // At QoS 2 a packet id reaches the application once until PUBREL, over any
-// number of connections; at QoS 1 every delivery does.
+// number of connections. At QoS 1 every delivery reaches it.
 func TestExactlyOnceAsReceiver(t *testing.T) {
 	t.Parallel()
 	s := listen(t)
@@ -224,8 +225,8 @@ func TestExactlyOnceAsReceiver(t *testing.T) {
 	}
 }
 
-// Acknowledgements for what was not sent are the broker's mistake: believed,
-// they would make an unacknowledged message look acknowledged.
+// An acknowledgement of a packet that was not sent is an error of the broker.
+// Guards against taking it for the acknowledgement of another message.
 func TestStrayAcknowledgements(t *testing.T) {
 	t.Parallel()
 	s := listen(t)
@@ -245,8 +246,8 @@ func TestStrayAcknowledgements(t *testing.T) {
 	}
 }
 
-// Away is away: nothing is connected between Sleep and Wake, and what is
-// published meanwhile goes out afterwards.
+// The client has no connection between Sleep and Wake. Messages that are
+// published meanwhile are sent afterwards.
 func TestSleep(t *testing.T) {
 	t.Parallel()
 	s := listen(t)

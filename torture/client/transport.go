@@ -14,8 +14,8 @@ import (
 	"mynah/internal/mqttwire"
 )
 
-// transport carries whole packets. read is called by one goroutine, write by one
-// at a time; close by any, repeatedly.
+// transport carries whole packets. One goroutine calls read. One goroutine at a
+// time calls write. Any goroutine may call close, more than once.
 type transport interface {
 	read() ([]byte, error) // the next packet, a copy
 	write(b []byte) error
@@ -29,7 +29,7 @@ func dial(ctx context.Context, cfg *Config) (transport, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &tcp{conn: conn}, nil
+		return &tcpTransport{conn: conn}, nil
 	}
 	d := websocket.Dialer{Subprotocols: []string{"mqtt"}}
 	conn, resp, err := d.DialContext(ctx, "ws://"+cfg.Addr+"/mqtt", http.Header{})
@@ -42,14 +42,14 @@ func dial(ctx context.Context, cfg *Config) (transport, error) {
 	if conn.Subprotocol() != "mqtt" {
 		return nil, errors.Join(errors.New("WebSocket: the broker does not speak the subprotocol mqtt"), conn.Close())
 	}
-	return &ws{conn: conn}, nil
+	return &wsTransport{conn: conn}, nil
 }
 
-// frames cuts a stream of bytes into packets.
-type frames struct{ buf []byte }
+// frameCutter cuts a stream of bytes into packets.
+type frameCutter struct{ buf []byte }
 
 // cut returns the first whole packet, nil if there is none yet.
-func (f *frames) cut() ([]byte, error) {
+func (f *frameCutter) cut() ([]byte, error) {
 	n, _, err := mqttwire.Frame(f.buf)
 	if err != nil || n == 0 {
 		return nil, err
@@ -59,13 +59,13 @@ func (f *frames) cut() ([]byte, error) {
 	return packet, nil
 }
 
-type tcp struct {
-	frames
+type tcpTransport struct {
+	frameCutter
 	conn  net.Conn
 	chunk [16 << 10]byte
 }
 
-func (t *tcp) read() ([]byte, error) {
+func (t *tcpTransport) read() ([]byte, error) {
 	for {
 		if p, err := t.cut(); p != nil || err != nil {
 			return p, err
@@ -78,7 +78,7 @@ func (t *tcp) read() ([]byte, error) {
 	}
 }
 
-func (t *tcp) write(b []byte) error {
+func (t *tcpTransport) write(b []byte) error {
 	if err := t.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
@@ -86,15 +86,15 @@ func (t *tcp) write(b []byte) error {
 	return err
 }
 
-func (t *tcp) close() { _ = t.conn.Close() }
+func (t *tcpTransport) close() { _ = t.conn.Close() }
 
-// ws carries packets in WebSocket messages, cut anywhere (MQTT 5, section 6).
-type ws struct {
-	frames
+// wsTransport carries packets in WebSocket messages, cut anywhere (MQTT 5, section 6).
+type wsTransport struct {
+	frameCutter
 	conn *websocket.Conn
 }
 
-func (w *ws) read() ([]byte, error) {
+func (w *wsTransport) read() ([]byte, error) {
 	for {
 		if p, err := w.cut(); p != nil || err != nil {
 			return p, err
@@ -110,11 +110,11 @@ func (w *ws) read() ([]byte, error) {
 	}
 }
 
-func (w *ws) write(b []byte) error {
+func (w *wsTransport) write(b []byte) error {
 	if err := w.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
 	return w.conn.WriteMessage(websocket.BinaryMessage, b)
 }
 
-func (w *ws) close() { _ = w.conn.Close() }
+func (w *wsTransport) close() { _ = w.conn.Close() }

@@ -12,44 +12,44 @@ type Report struct {
 	Received int // deliveries
 
 	// Missing counts acknowledged messages that are not archived, and
-	// deliveries that did not come or came altered. Duplicate counts rows and
-	// deliveries too many. Reordered counts first deliveries out of seq order
-	// or with a prev that is not the seq before.
+	// deliveries that did not come or whose content differs. Duplicate counts
+	// surplus rows and deliveries. Reordered counts first deliveries that are
+	// out of seq order or whose prev is not the seq before.
 	Missing, Duplicate, Reordered int
-	// Odd counts everything else that must not happen.
-	Odd int
+	// OtherViolations counts all other violations.
+	OtherViolations int
 	// Redelivered counts repetitions at QoS 1, which are allowed.
 	Redelivered int
 
-	// Details says which and where, the first of each kind.
+	// Details describes the first findings of each kind.
 	Details []string
-	more    map[string]int
+	omitted map[string]int
 }
 
-// OK reports whether nothing was found.
-func (r *Report) OK() bool { return r.Missing+r.Duplicate+r.Reordered+r.Odd == 0 }
+// OK reports whether the check found no violation.
+func (r *Report) OK() bool { return r.Missing+r.Duplicate+r.Reordered+r.OtherViolations == 0 }
 
-// detailsOfAKind is how many findings of a kind are described.
-const detailsOfAKind = 15
+// maxDetailsPerKind is the number of findings of a kind that are described.
+const maxDetailsPerKind = 15
 
 func (r *Report) add(counter *int, kind, format string, args ...any) {
 	*counter++
-	if r.more[kind]++; r.more[kind] <= detailsOfAKind {
+	if r.omitted[kind]++; r.omitted[kind] <= maxDetailsPerKind {
 		r.Details = append(r.Details, kind+": "+fmt.Sprintf(format, args...))
 	}
 }
 
-func (l *Ledger) oddf(format string, args ...any) {
-	l.odd = append(l.odd, fmt.Sprintf(format, args...))
+func (l *Ledger) addViolation(format string, args ...any) {
+	l.violations = append(l.violations, fmt.Sprintf(format, args...))
 }
 
-// Check compares everything with everything.
+// Check compares what was sent, acknowledged, received and archived.
 func (l *Ledger) Check() *Report {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r := &Report{Acked: l.acked, more: map[string]int{}}
-	for _, text := range l.odd {
-		r.add(&r.Odd, "odd", "%s", text)
+	r := &Report{Acked: l.acked, omitted: map[string]int{}}
+	for _, text := range l.violations {
+		r.add(&r.OtherViolations, "odd", "%s", text)
 	}
 	stored := l.checkArchive(r)
 	for _, name := range l.names {
@@ -62,11 +62,11 @@ func (l *Ledger) Check() *Report {
 		for _, t := range topics {
 			l.checkInbox(r, name, s.topics[t], stored)
 		}
-		r.Received += s.got
+		r.Received += s.deliveries
 	}
-	for kind, n := range r.more {
-		if n > detailsOfAKind {
-			r.Details = append(r.Details, fmt.Sprintf("%s: and %d more", kind, n-detailsOfAKind))
+	for kind, n := range r.omitted {
+		if n > maxDetailsPerKind {
+			r.Details = append(r.Details, fmt.Sprintf("%s: and %d more", kind, n-maxDetailsPerKind))
 		}
 	}
 	return r
@@ -78,7 +78,7 @@ func (l *Ledger) checkArchive(r *Report) map[string]uint64 {
 	for _, row := range l.archive {
 		m := l.messages[row.Content.Key]
 		if m == nil {
-			r.add(&r.Odd, "archive", "seq %d on %s holds %q, which nobody sent", row.Seq, row.Topic, row.Content.Key)
+			r.add(&r.OtherViolations, "archive", "seq %d on %s holds %q, which nobody sent", row.Seq, row.Topic, row.Content.Key)
 			continue
 		}
 		if first, ok := stored[m.Key]; ok {
@@ -104,7 +104,7 @@ func (l *Ledger) describe(m *Message) string {
 	if m.Mid != "" {
 		s += ", with mid"
 	}
-	if m.again {
+	if m.republished {
 		s += ", sent again as new"
 	}
 	return s
@@ -115,20 +115,20 @@ func (l *Ledger) checkInbox(r *Report, name string, in *inbox, stored map[string
 	lastSeq, known := uint64(0), in.Since.IsZero() && !in.Pending
 	lastNumber := map[string]uint64{} // by sender and QoS
 	where := name + " on " + in.Topic
-	for _, d := range in.got {
-		if d.m == nil {
-			r.add(&r.Odd, "received, never sent", "%s: %q", where, d.key)
+	for _, d := range in.deliveries {
+		if d.message == nil {
+			r.add(&r.OtherViolations, "received, never sent", "%s: %q", where, d.key)
 			continue
 		}
-		if !l.belongs(d.m, in.Topic) {
-			r.add(&r.Odd, "received on the wrong topic", "%s: %s", where, l.describe(d.m))
+		if !l.isDeliveredOn(d.message, in.Topic) {
+			r.add(&r.OtherViolations, "received on the wrong topic", "%s: %s", where, l.describe(d.message))
 		}
-		if !d.same {
-			r.add(&r.Missing, "received with another content", "%s: %s", where, l.describe(d.m))
+		if !d.unchanged {
+			r.add(&r.Missing, "received with another content", "%s: %s", where, l.describe(d.message))
 		}
-		want := min(d.m.QoS, in.QoS)
+		want := min(d.message.QoS, in.QoS)
 		if d.qos != want {
-			r.add(&r.Odd, "received at the wrong QoS", "%s: %s came at QoS %d", where, l.describe(d.m), d.qos)
+			r.add(&r.OtherViolations, "received at the wrong QoS", "%s: %s came at QoS %d", where, l.describe(d.message), d.qos)
 		}
 		if f := first[d.key]; f != nil {
 			f.count++
@@ -140,43 +140,43 @@ func (l *Ledger) checkInbox(r *Report, name string, in *inbox, stored map[string
 		if l.rules.Ordered {
 			switch {
 			case d.seq <= lastSeq:
-				r.add(&r.Reordered, "out of order", "%s: seq %d (%s) came after %d", where, d.seq, l.describe(d.m), lastSeq)
+				r.add(&r.Reordered, "out of order", "%s: seq %d (%s) came after %d", where, d.seq, l.describe(d.message), lastSeq)
 			case known && d.prev != lastSeq:
-				r.add(&r.Reordered, "prev broken", "%s: seq %d (%s) has prev %d, the one before was %d", where, d.seq, l.describe(d.m), d.prev, lastSeq)
+				r.add(&r.Reordered, "prev broken", "%s: seq %d (%s) has prev %d, the one before was %d", where, d.seq, l.describe(d.message), d.prev, lastSeq)
 			}
 			lastSeq, known = max(lastSeq, d.seq), true
 			if seq, ok := stored[d.key]; !ok {
-				r.add(&r.Missing, "received, not archived", "%s: %s, seq %d", where, l.describe(d.m), d.seq)
+				r.add(&r.Missing, "received, not archived", "%s: %s, seq %d", where, l.describe(d.message), d.seq)
 			} else if seq != d.seq {
-				r.add(&r.Odd, "another seq than archived", "%s: %s, seq %d, archived at %d", where, l.describe(d.m), d.seq, seq)
+				r.add(&r.OtherViolations, "another seq than archived", "%s: %s, seq %d, archived at %d", where, l.describe(d.message), d.seq, seq)
 			}
 		}
-		if !d.m.again {
-			flow := fmt.Sprint(d.m.Sender, d.m.QoS)
-			if d.m.Number <= lastNumber[flow] {
-				r.add(&r.Reordered, "sender's order broken", "%s: %s came after number %d of the same sender", where, l.describe(d.m), lastNumber[flow])
+		if !d.message.republished {
+			flow := fmt.Sprint(d.message.Sender, d.message.QoS)
+			if d.message.Number <= lastNumber[flow] {
+				r.add(&r.Reordered, "sender's order broken", "%s: %s came after number %d of the same sender", where, l.describe(d.message), lastNumber[flow])
 			}
-			lastNumber[flow] = max(lastNumber[flow], d.m.Number)
+			lastNumber[flow] = max(lastNumber[flow], d.message.Number)
 		}
 	}
 	for _, m := range l.order {
 		_, archived := stored[m.Key]
-		if first[m.Key] == nil && (archived || m.acked) && l.due(m, in) {
+		if first[m.Key] == nil && (archived || m.acked) && l.mustArrive(m, in) {
 			r.add(&r.Missing, "not received", "%s: %s, seq %d", where, l.describe(m), stored[m.Key])
 		}
 	}
 }
 
-// checkRepetition judges a delivery that had come before. At QoS 2 it must not
-// come; at QoS 1 only on another connection.
+// checkRepetition checks a second delivery of a message. At QoS 2 it is a
+// violation. At QoS 1 it is allowed on another connection.
 func (l *Ledger) checkRepetition(r *Report, where string, d, f *received, qos byte) {
 	switch {
 	case qos == 2:
-		r.add(&r.Duplicate, "received twice at QoS 2", "%s: %s, on connections %d and %d, seq %d and %d", where, l.describe(d.m), f.conn, d.conn, f.seq, d.seq)
+		r.add(&r.Duplicate, "received twice at QoS 2", "%s: %s, on connections %d and %d, seq %d and %d", where, l.describe(d.message), f.conn, d.conn, f.seq, d.seq)
 	case f.seq != d.seq:
-		r.add(&r.Duplicate, "received at two seqs", "%s: %s, seq %d and %d", where, l.describe(d.m), f.seq, d.seq)
+		r.add(&r.Duplicate, "received at two seqs", "%s: %s, seq %d and %d", where, l.describe(d.message), f.seq, d.seq)
 	case f.conn == d.conn && l.rules.Ordered:
-		r.add(&r.Duplicate, "received twice on one connection", "%s: %s, dup %v", where, l.describe(d.m), d.dup)
+		r.add(&r.Duplicate, "received twice on one connection", "%s: %s, dup %v", where, l.describe(d.message), d.dup)
 	default:
 		r.Redelivered++
 	}

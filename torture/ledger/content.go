@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// Content is what the ledger looks at in a message as it was published,
-// delivered or archived.
+// Content is the part of a published, delivered or archived message that the
+// ledger compares.
 type Content struct {
 	Key    string
-	Digest uint64 // of everything but what the broker adds
+	Digest uint64 // of all fields except those that the broker adds
 	Seq    uint64
 	Prev   uint64
 	From   string
@@ -35,8 +35,8 @@ func findKey(text string) (string, error) {
 	return key, nil
 }
 
-// Digest returns the digest of a message's fields: all that a client may say,
-// in the form in which it is stored.
+// Digest returns the digest of the fields that a client may set, in their
+// stored form.
 func Digest(fields map[string]any) uint64 {
 	b, err := json.Marshal(fields) // sorts the keys
 	if err != nil {

@@ -1,6 +1,8 @@
-// Package ledger keeps account, outside of the product, of what was sent, what
-// was acknowledged, what every subscriber received and what the archive holds,
-// and finds everything that does not agree.
+// Package ledger records, outside the product, which messages were sent and
+// acknowledged, what every subscriber received and what the archive holds.
+// Check finds every contradiction between them. It guarantees that no lost,
+// repeated, reordered or changed message goes unreported. Record events while
+// the run lasts (Sent, Acked, Received, Archived), then call Check.
 package ledger
 
 import (
@@ -8,7 +10,7 @@ import (
 	"time"
 )
 
-// Message is one message that was sent. Its key is unique and stands in its
+// Message is one message that was sent. Its key is unique and is part of its
 // content.
 type Message struct {
 	Key    string
@@ -16,23 +18,23 @@ type Message struct {
 	Topic  string
 	QoS    byte
 	Mid    string
-	Number uint64 // counts the sender's messages
+	Number uint64 // number of the message among its sender's
 	Digest uint64 // of the content, as it is to be archived and delivered
 
-	sent  time.Time // before the first byte went out
-	acked bool
-	again bool // was sent as a new message, so its place among the sender's may have changed
+	sent        time.Time // before the first byte went out
+	acked       bool
+	republished bool // published again as a new message, so its place in the sender's order may differ
 }
 
-// Subscription is a topic that a subscriber is to have.
+// Subscription is a topic whose messages a subscriber must receive.
 type Subscription struct {
 	Topic string
 	QoS   byte
-	// Since is when it was acknowledged: every message sent later must come.
-	// The zero time means that it was before the first message.
+	// Since is the time of the SUBACK. Every message that was sent later must
+	// come. The zero time means before the first message.
 	Since time.Time
-	// Pending: it is not acknowledged yet. Nothing must come, anything may,
-	// until Confirm.
+	// Pending means that there is no SUBACK yet. Until Confirm, messages may
+	// come but need not.
 	Pending bool
 }
 
@@ -49,56 +51,57 @@ type Delivery struct {
 
 // Row is one row of the archive.
 type Row struct {
-	Seq     uint64 // 0 if the archive has no such thing
+	Seq     uint64 // 0 if the archive has no seq
 	Topic   string
-	Sender  string // "" if the archive has no such thing
+	Sender  string // "" if the archive has no sender
 	Mid     string
 	Content Content
 }
 
-// Rules says what the broker has promised.
+// Rules are the guarantees that Check holds the broker to.
 type Rules struct {
-	// Ordered: messages have a seq and a prev, the archive has them too, and
-	// every sender's direct messages come on its own topic as well.
+	// Ordered means that messages have a seq and a prev, that the archive has
+	// them too, and that the sender's own devices also get its direct
+	// messages.
 	Ordered bool
 }
 
-// Ledger is the account. It is safe for concurrent use.
+// Ledger is the record of one run. It is safe for concurrent use.
 type Ledger struct {
 	rules Rules
 
-	mu       sync.Mutex // guards everything below
-	messages map[string]*Message
-	order    []*Message
-	acked    int
-	subs     map[string]*subscriber
-	names    []string // of subs, in the order of Subscribe
-	archive  []*Row
-	odd      []string
+	mu         sync.Mutex // guards everything below
+	messages   map[string]*Message
+	order      []*Message
+	acked      int
+	subs       map[string]*subscriber
+	names      []string // of subs, in the order of Subscribe
+	archive    []*Row
+	violations []string
 }
 
 type subscriber struct {
-	name   string
-	topics map[string]*inbox
-	got    int
+	name       string
+	topics     map[string]*inbox
+	deliveries int
 }
 
 // inbox is what a subscriber received on one topic.
 type inbox struct {
 	Subscription
-	got []*received
+	deliveries []*received
 }
 
 type received struct {
-	m     *Message // nil if nobody sent it
-	key   string
-	seq   uint64
-	prev  uint64
-	same  bool // the content is what was sent
-	qos   byte
-	dup   bool
-	conn  int
-	count int
+	message   *Message // nil if no such message was sent
+	key       string
+	seq       uint64
+	prev      uint64
+	unchanged bool // the content is the one that was sent
+	qos       byte
+	dup       bool
+	conn      int
+	count     int
 }
 
 // New returns an empty ledger.
@@ -106,7 +109,7 @@ func New(rules Rules) *Ledger {
 	return &Ledger{rules: rules, messages: map[string]*Message{}, subs: map[string]*subscriber{}}
 }
 
-// Sent notes a message, before it is handed to the client.
+// Sent records a message, before it is given to the client.
 func (l *Ledger) Sent(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -115,16 +118,16 @@ func (l *Ledger) Sent(m *Message) {
 	l.order = append(l.order, m)
 }
 
-// Again notes that a message is sent as a new one.
-func (l *Ledger) Again(key string) {
+// Republished records that a message is published again as a new one.
+func (l *Ledger) Republished(key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if m := l.messages[key]; m != nil {
-		m.again = true
+		m.republished = true
 	}
 }
 
-// Acked notes that a message was acknowledged.
+// Acked records that a message was acknowledged.
 func (l *Ledger) Acked(key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -134,8 +137,8 @@ func (l *Ledger) Acked(key string) {
 	}
 }
 
-// Subscribe notes what a subscriber is to have. It is called again for a
-// subscriber that subscribes to more.
+// Subscribe records what a subscriber must receive. It is called again for
+// further subscriptions of the same subscriber.
 func (l *Ledger) Subscribe(name string, subs ...Subscription) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,7 +155,7 @@ func (l *Ledger) Subscribe(name string, subs ...Subscription) {
 	}
 }
 
-// Confirm notes that a subscriber's pending subscriptions are acknowledged now.
+// Confirm records the SUBACK of a subscriber's pending subscriptions.
 func (l *Ledger) Confirm(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -163,40 +166,41 @@ func (l *Ledger) Confirm(name string) {
 	}
 }
 
-// Received notes a delivery.
+// Received records a delivery.
 func (l *Ledger) Received(d *Delivery) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.subs[d.Subscriber]
 	if s == nil || s.topics[d.Topic] == nil {
-		l.oddf("%s received a message on %s, which it has not subscribed to", d.Subscriber, d.Topic)
+		l.addViolation("%s received a message on %s, which it has not subscribed to", d.Subscriber, d.Topic)
 		return
 	}
 	if d.Unreadable != "" {
-		l.oddf("%s received on %s what is not a message: %s", d.Subscriber, d.Topic, d.Unreadable)
+		l.addViolation("%s received on %s what is not a message: %s", d.Subscriber, d.Topic, d.Unreadable)
 		return
 	}
 	m := l.messages[d.Content.Key]
 	in := s.topics[d.Topic]
-	in.got = append(in.got, &received{
-		m: m, key: d.Content.Key, seq: d.Content.Seq, prev: d.Content.Prev, qos: d.QoS, dup: d.Dup, conn: d.Conn,
-		same: m != nil && d.Content.Digest == m.Digest && (!l.rules.Ordered || d.Content.From == m.Sender && d.Content.To == m.Topic),
+	in.deliveries = append(in.deliveries, &received{
+		message: m, key: d.Content.Key, seq: d.Content.Seq, prev: d.Content.Prev, qos: d.QoS, dup: d.Dup, conn: d.Conn,
+		unchanged: m != nil && d.Content.Digest == m.Digest && (!l.rules.Ordered || d.Content.From == m.Sender && d.Content.To == m.Topic),
 	})
-	s.got++
+	s.deliveries++
 }
 
-// Archived notes a row of the archive. Rows are noted in the archive's order.
+// Archived records a row of the archive. Rows are recorded in the archive's
+// order.
 func (l *Ledger) Archived(r *Row) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.archive = append(l.archive, r)
 }
 
-// Odd notes anything else that must not happen.
-func (l *Ledger) Odd(format string, args ...any) {
+// Violation records any other violation.
+func (l *Ledger) Violation(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.oddf(format, args...)
+	l.addViolation(format, args...)
 }
 
 // Totals returns how many messages were sent, acknowledged and received so far.
@@ -204,7 +208,7 @@ func (l *Ledger) Totals() (sent, acked, received int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range l.subs {
-		received += s.got
+		received += s.deliveries
 	}
 	return len(l.order), l.acked, received
 }
@@ -217,11 +221,11 @@ func (l *Ledger) Outstanding() int {
 	for _, name := range l.names {
 		for _, in := range l.subs[name].topics {
 			have := map[string]bool{}
-			for _, r := range in.got {
+			for _, r := range in.deliveries {
 				have[r.key] = true
 			}
 			for _, m := range l.order {
-				if m.acked && !have[m.Key] && l.due(m, in) {
+				if m.acked && !have[m.Key] && l.mustArrive(m, in) {
 					n++
 				}
 			}
@@ -230,13 +234,13 @@ func (l *Ledger) Outstanding() int {
 	return n
 }
 
-// due reports whether a message, if it was stored, must come to the inbox.
-func (l *Ledger) due(m *Message, in *inbox) bool {
-	return l.belongs(m, in.Topic) && !in.Pending && (in.Since.IsZero() || m.sent.After(in.Since))
+// mustArrive reports whether a stored message must come to the inbox.
+func (l *Ledger) mustArrive(m *Message, in *inbox) bool {
+	return l.isDeliveredOn(m, in.Topic) && !in.Pending && (in.Since.IsZero() || m.sent.After(in.Since))
 }
 
-// belongs reports whether a message is delivered on the topic.
-func (l *Ledger) belongs(m *Message, topic string) bool {
+// isDeliveredOn reports whether a message is delivered on the topic.
+func (l *Ledger) isDeliveredOn(m *Message, topic string) bool {
 	if m.Topic == topic {
 		return true
 	}

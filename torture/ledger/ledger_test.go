@@ -9,7 +9,7 @@ import (
 	"mynah/torture/ledger"
 )
 
-// story is a small run in which all is well: three messages of alice to a group,
+// story is a small run without violations: three messages of alice to a group,
 // one direct message to bob, all archived and received by a subscriber at QoS 2,
 // one at QoS 1, one that came late and alice's own other device.
 type story struct {
@@ -82,8 +82,8 @@ func TestNothingWrongIsFoundWhereNothingIs(t *testing.T) {
 	}
 }
 
-// A ledger that cannot fail proves nothing: every violation that the torture is
-// there for is found, and counted as what it is.
+// Guards against a ledger that cannot fail. Every kind of violation is found
+// and counted as its kind.
 func TestViolationsAreFound(t *testing.T) {
 	t.Parallel()
 	type counts struct{ missing, duplicate, reordered, odd int }
@@ -121,7 +121,7 @@ func TestViolationsAreFound(t *testing.T) {
 			want: counts{odd: 1}, says: "nobody sent",
 		},
 		"last not received": {do: func(s *story) { s.drop(6) }, want: counts{missing: 1}, says: "not received: one on user/bob"},
-		// A gap is missing, and prev tells of it.
+		// A gap counts as missing, and prev shows it.
 		"middle not received": {do: func(s *story) { s.drop(2) }, want: counts{missing: 1, reordered: 1}, says: "not received: two on group/g"},
 		// prev of the second does not fit the one before, nor that of the third.
 		"first not received":      {do: func(s *story) { s.drop(0) }, want: counts{missing: 1, reordered: 1}, says: "prev broken"},
@@ -154,7 +154,7 @@ func TestViolationsAreFound(t *testing.T) {
 			s := tell()
 			c.do(s)
 			r := s.end()
-			if got := (counts{r.Missing, r.Duplicate, r.Reordered, r.Odd}); got != c.want {
+			if got := (counts{r.Missing, r.Duplicate, r.Reordered, r.OtherViolations}); got != c.want {
 				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 			if r.OK() {
@@ -167,7 +167,7 @@ func TestViolationsAreFound(t *testing.T) {
 	}
 }
 
-// What MQTT allows must not be blamed on the broker.
+// What MQTT allows is not counted as a violation.
 func TestAllowedIsNotBlamed(t *testing.T) {
 	t.Parallel()
 	s := tell()

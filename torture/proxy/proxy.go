@@ -1,6 +1,7 @@
-// Package proxy is a TCP proxy that mistreats the connections that go through
-// it: it cuts them in the middle of a packet, delays them, stalls them, and
-// holds back what the server says.
+// Package proxy is a TCP proxy that injects network faults. It cuts
+// connections in the middle of a packet, delays them, stalls them, or holds
+// back the server's bytes. Listen opens a link; the methods of Link inject the
+// faults.
 package proxy
 
 import (
@@ -14,7 +15,7 @@ import (
 	"time"
 )
 
-// Link is a port of this machine that leads to another.
+// Link forwards the connections of one local port to another.
 type Link struct {
 	Name string
 	Port int
@@ -23,11 +24,11 @@ type Link struct {
 	lis    net.Listener
 	done   chan struct{}
 
-	mu    sync.Mutex // guards conns and closed
-	conns map[*conn]struct{}
-	quit  bool
+	mu     sync.Mutex // guards conns and closed
+	conns  map[*conn]struct{}
+	closed bool
 
-	delay atomic.Int64 // nanoseconds by which each piece is late
+	delay atomic.Int64 // nanoseconds by which each piece is delayed
 	gates [2]gate      // by direction
 	cuts  atomic.Int64
 	wg    sync.WaitGroup
@@ -35,12 +36,12 @@ type Link struct {
 
 // Directions.
 const (
-	up   = 0 // client to server
-	down = 1 // server to client
+	toServer = 0 // client to server
+	toClient = 1 // server to client
 )
 
-// gate lets pieces pass or not. Passing holds the read lock, so that after shut
-// nothing more gets through.
+// gate stops the pieces of one direction while it is shut. Forwarding holds the
+// read lock, so nothing passes once shut has returned.
 type gate struct {
 	mu     sync.RWMutex
 	opened chan struct{} // nil while open; closed when it opens again
@@ -50,7 +51,7 @@ type conn struct {
 	client, server net.Conn
 	closed         chan struct{}
 	once           sync.Once
-	cut            [2]atomic.Int64 // 0, or 1 more than how many bytes of the next piece pass before the end
+	cutAfter       [2]atomic.Int64 // 0, or 1 plus the number of bytes of the next piece that pass before the end
 }
 
 // Listen opens a link to a port of this machine.
@@ -70,11 +71,11 @@ func Listen(name string, target int) (*Link, error) {
 // Close ends the link and all its connections.
 func (l *Link) Close() {
 	l.mu.Lock()
-	if l.quit {
+	if l.closed {
 		l.mu.Unlock()
 		return
 	}
-	l.quit = true
+	l.closed = true
 	close(l.done)
 	l.mu.Unlock()
 	_ = l.lis.Close()
@@ -100,12 +101,12 @@ func (l *Link) serve(client net.Conn) {
 	d := net.Dialer{Timeout: 2 * time.Second}
 	server, err := d.DialContext(context.Background(), "tcp", l.target)
 	if err != nil {
-		reset(client) // as if nobody listened
+		reset(client) // reset, reset, as if nobody listened
 		return
 	}
 	c := &conn{client: client, server: server, closed: make(chan struct{})}
 	l.mu.Lock()
-	if l.quit {
+	if l.closed {
 		l.mu.Unlock()
 		c.end(false)
 		return
@@ -118,8 +119,8 @@ func (l *Link) serve(client net.Conn) {
 		l.mu.Unlock()
 	}()
 	var pumps sync.WaitGroup
-	pumps.Go(func() { l.pump(c, up, client, server) })
-	pumps.Go(func() { l.pump(c, down, server, client) })
+	pumps.Go(func() { l.pump(c, toServer, client, server) })
+	pumps.Go(func() { l.pump(c, toClient, server, client) })
 	pumps.Wait()
 }
 
@@ -127,7 +128,7 @@ func (l *Link) pump(c *conn, dir int, from, to net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
-		if n > 0 && !l.pass(c, dir, to, buf[:n]) {
+		if n > 0 && !l.forward(c, dir, to, buf[:n]) {
 			return
 		}
 		if err != nil {
@@ -137,10 +138,10 @@ func (l *Link) pump(c *conn, dir int, from, to net.Conn) {
 	}
 }
 
-// pass forwards a piece and reports whether the connection goes on.
-func (l *Link) pass(c *conn, dir int, to net.Conn, b []byte) bool {
+// forward forwards a piece and reports whether the connection continues.
+func (l *Link) forward(c *conn, dir int, to net.Conn, b []byte) bool {
 	if d := time.Duration(l.delay.Load()); d > 0 {
-		if !wait(c, time.After(d)) {
+		if !waitOpen(c, time.After(d)) {
 			return false
 		}
 	}
@@ -161,15 +162,15 @@ func (l *Link) pass(c *conn, dir int, to net.Conn, b []byte) bool {
 	defer g.mu.RUnlock()
 	select {
 	case <-c.closed:
-		return false // what was held back at the end never arrives
+		return false // bytes that are held back when the connection ends are lost
 	default:
 	}
-	if cut := c.cut[dir].Load(); cut > 0 && int(cut)-1 < len(b) {
-		_, _ = to.Write(b[:cut-1]) // the end is near whether it arrives or not
+	if cut := c.cutAfter[dir].Load(); cut > 0 && int(cut)-1 < len(b) {
+		_, _ = to.Write(b[:cut-1]) // the connection ends even if this write fails
 		c.end(true)
 		return false
 	}
-	// A receiver that does not read must not keep the gate.
+	// A receiver that does not read must not hold the gate's lock.
 	if err := to.SetWriteDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return false
 	}
@@ -180,7 +181,7 @@ func (l *Link) pass(c *conn, dir int, to net.Conn, b []byte) bool {
 	return true
 }
 
-func wait(c *conn, ch <-chan time.Time) bool {
+func waitOpen(c *conn, ch <-chan time.Time) bool {
 	select {
 	case <-ch:
 		return true
@@ -189,7 +190,7 @@ func wait(c *conn, ch <-chan time.Time) bool {
 	}
 }
 
-// end closes both ends, hard (RST) or as a program does.
+// end closes both connections, with RST (hard) or with FIN.
 func (c *conn) end(hard bool) {
 	c.once.Do(func() {
 		close(c.closed)
@@ -210,8 +211,8 @@ func reset(c net.Conn) {
 	_ = c.Close()
 }
 
-// Cut ends about a share of the connections in the middle of the next piece that
-// passes, at the latest after half a second, and returns how many.
+// Cut ends about the given share of the connections, each in the middle of its
+// next piece, or after half a second. It returns how many.
 func (l *Link) Cut(rnd *rand.Rand, share float64) int {
 	n := 0
 	for _, c := range l.snapshot() {
@@ -219,8 +220,8 @@ func (l *Link) Cut(rnd *rand.Rand, share float64) int {
 			continue
 		}
 		n++
-		// Between nothing and sixty bytes: packets here are 4 to a few hundred.
-		c.cut[rnd.IntN(2)].Store(int64(rnd.IntN(60)) + 1)
+		// 0 to 60 bytes, since packets here have 4 to some hundred bytes.
+		c.cutAfter[rnd.IntN(2)].Store(int64(rnd.IntN(60)) + 1)
 		hard := rnd.IntN(2) == 0
 		time.AfterFunc(500*time.Millisecond, func() { c.end(hard) })
 	}
@@ -250,25 +251,25 @@ func (l *Link) snapshot() []*conn {
 // Cuts returns how many connections Cut has ended.
 func (l *Link) Cuts() int { return int(l.cuts.Load()) }
 
-// Delay makes every piece late by d; 0 ends that.
+// Delay delays every piece by d. 0 ends the delay.
 func (l *Link) Delay(d time.Duration) { l.delay.Store(int64(d)) }
 
 // Stall lets nothing pass in either direction until release is called.
 func (l *Link) Stall() (release func()) {
-	a, b := l.gates[up].shut(), l.gates[down].shut()
+	a, b := l.gates[toServer].shut(), l.gates[toClient].shut()
 	return func() { a(); b() }
 }
 
-// Hold lets nothing pass that the server says, until release is called. When it
-// returns, nothing is on its way any more but what has been handed to the client.
-// What is held when a connection ends is lost.
-func (l *Link) Hold() (release func()) { return l.gates[down].shut() }
+// HoldReplies holds back the server's bytes until release is called. When it returns,
+// every earlier byte has been written to the client. Bytes that are held back when a
+// connection ends are lost.
+func (l *Link) HoldReplies() (release func()) { return l.gates[toClient].shut() }
 
 func (g *gate) shut() (release func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.opened != nil {
-		return func() {} // somebody else opens it
+		return func() {} // another caller has it shut, and opens it
 	}
 	opened := make(chan struct{})
 	g.opened = opened

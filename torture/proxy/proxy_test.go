@@ -13,7 +13,7 @@ import (
 	"mynah/torture/proxy"
 )
 
-// echo answers everything with itself.
+// echo sends back what it receives.
 func echo(t *testing.T) int {
 	t.Helper()
 	lis, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", "127.0.0.1:0")
@@ -76,13 +76,13 @@ func silent(t *testing.T, c net.Conn) {
 	}
 }
 
-// A proxy that lets through what it is to hold back makes the torture's claim
-// about what had never been acknowledged false.
+// Guards against a proxy that lets held-back bytes through. Then torture could
+// damage messages whose acknowledgement had reached a client.
 func TestHoldKeepsWhatTheServerSays(t *testing.T) {
 	t.Parallel()
 	l, c := link(t)
 	exchange(t, c, []byte("before"))
-	release := l.Hold()
+	release := l.HoldReplies()
 	if _, err := c.Write([]byte("held")); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestHoldKeepsWhatTheServerSays(t *testing.T) {
 	if _, err := io.ReadFull(c, got); err != nil || string(got) != "held" {
 		t.Fatalf("after the release %q, %v", got, err)
 	}
-	release = l.Hold()
+	release = l.HoldReplies()
 	defer release()
 	if _, err := c.Write([]byte("lost")); err != nil {
 		t.Fatal(err)

@@ -16,12 +16,12 @@ import (
 	"mynah/bench/load"
 )
 
-// archiveSteady publishes at a steady rate and looks every 10 ms for what has
-// become visible in PostgreSQL. A message's time is from its acknowledgement to
-// the look that found it, so it is too long by up to 10 ms, never too short.
-func archiveSteady(ctx context.Context, t *target) (sample, error) {
+// measureArchiveDelay publishes at a constant rate and polls PostgreSQL every 10 ms
+// for new rows. A message's delay is the time from its acknowledgement to the poll
+// that found it. So it is at most 10 ms too long, and never too short.
+func measureArchiveDelay(ctx context.Context, t *target) (sample, error) {
 	const rate = 5000.0
-	pubs, subs, err := t.pairs(10, inFlight)
+	pubs, subs, err := t.connectPairs(10, inFlight)
 	if err != nil {
 		return sample{}, err
 	}
@@ -36,9 +36,9 @@ func archiveSteady(ctx context.Context, t *target) (sample, error) {
 	}
 	found := make(chan int, 1)
 	watched := make(chan error, 1)
-	go func() { watched <- watch(look, t.pg.URL(t.db), visible, found) }()
+	go func() { watched <- watchArchive(look, t.pg.URL(t.db), visible, found) }()
 	for i, p := range pubs {
-		p.Pace(rate/float64(len(pubs)), time.Duration(i)*200*time.Microsecond)
+		p.PublishAtRate(rate/float64(len(pubs)), time.Duration(i)*200*time.Microsecond)
 	}
 	cpu0, arch0 := t.cpu()
 	began := time.Now()
@@ -50,11 +50,11 @@ func archiveSteady(ctx context.Context, t *target) (sample, error) {
 	sent := map[*load.Subscriber]uint64{}
 	total := 0
 	for i, p := range pubs {
-		p.Hold()
+		p.StopPublishing()
 		sent[subs[i]] = p.Sent
 		total += int(p.Sent) //nolint:gosec // a small count
 	}
-	if err := t.settle(pubs, subs, func(s *load.Subscriber) uint64 { return sent[s] }); err != nil {
+	if err := t.waitAllDelivered(pubs, subs, func(s *load.Subscriber) uint64 { return sent[s] }); err != nil {
 		return sample{}, err
 	}
 	n := 0
@@ -96,9 +96,9 @@ func archiveSteady(ctx context.Context, t *target) (sample, error) {
 	return s, nil
 }
 
-// watch notes when each message is first seen, until ctx ends. It sends how many
-// there are to found, which holds the newest count only.
-func watch(ctx context.Context, url string, visible []map[uint64]int64, found chan int) error {
+// watchArchive records when each message is first seen, until ctx ends. It sends the
+// number of messages to found. found holds the newest number only.
+func watchArchive(ctx context.Context, url string, visible []map[uint64]int64, found chan int) error {
 	c, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return fmt.Errorf("watch the archive: %w", err)
@@ -110,7 +110,7 @@ func watch(ctx context.Context, url string, visible []map[uint64]int64, found ch
 	for {
 		rows, err := c.Query(ctx, "SELECT seq, message->>'body' FROM messages WHERE seq > $1 ORDER BY seq", last)
 		if err != nil {
-			return ended(ctx, err)
+			return watchError(ctx, err)
 		}
 		var body string
 		now := int64(0)
@@ -127,7 +127,7 @@ func watch(ctx context.Context, url string, visible []map[uint64]int64, found ch
 			return nil
 		})
 		if err != nil {
-			return ended(ctx, err)
+			return watchError(ctx, err)
 		}
 		select {
 		case <-found:
@@ -142,7 +142,7 @@ func watch(ctx context.Context, url string, visible []map[uint64]int64, found ch
 	}
 }
 
-func ended(ctx context.Context, err error) error {
+func watchError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil //nolint:nilerr // the query was cancelled by us
 	}
@@ -161,11 +161,12 @@ func parseBody(body string) (pub int, n uint64, err error) {
 	return pub, n, err
 }
 
-// catchUp publishes while the archiver is off, then starts it and measures how
-// long it takes until PostgreSQL has everything, from the start of its process.
-// Then the same rows are written by COPY into a table of the same form.
-func catchUp(ctx context.Context, t *target) (sample, error) {
-	p, err := t.publisher(0, nil, &load.Publishing{Topics: []string{"user/s000", "user/s001", "user/s002"}, QoS: 1, Window: 1000})
+// measureCatchUp publishes while the archiver is off, then starts it and measures the
+// time until PostgreSQL has every row. The time begins with the start of the
+// archiver's process. Then COPY writes the same rows into a table with the same
+// columns, for comparison.
+func measureCatchUp(ctx context.Context, t *target) (sample, error) {
+	p, err := t.publisher(0, nil, &load.PublishSpec{Topics: []string{"user/s000", "user/s001", "user/s002"}, QoS: 1, Window: 1000})
 	if err != nil {
 		return sample{}, err
 	}
@@ -173,8 +174,8 @@ func catchUp(ctx context.Context, t *target) (sample, error) {
 		return sample{}, err
 	}
 	published := time.Now()
-	p.Burst(t.catchup)
-	if err := t.RunUntil(p.Settled, 10*time.Minute, "publish"); err != nil {
+	p.PublishMore(t.catchup)
+	if err := t.RunUntil(p.AllAcknowledged, 10*time.Minute, "publish"); err != nil {
 		return sample{}, err
 	}
 	rate := float64(t.catchup) / time.Since(published).Seconds()
@@ -199,7 +200,7 @@ func catchUp(ctx context.Context, t *target) (sample, error) {
 			return sample{}, err
 		}
 		if done, exit := t.archiver.Exited(); done {
-			return sample{}, fmt.Errorf("the archiver ended: %w: %s", exit, t.archiver.Tail())
+			return sample{}, fmt.Errorf("the archiver ended: %w: %s", exit, t.archiver.LogTail())
 		}
 		if time.Since(began) > 20*time.Minute {
 			return sample{}, fmt.Errorf("not caught up after 20 minutes, at %q", body)
@@ -224,53 +225,54 @@ func catchUp(ctx context.Context, t *target) (sample, error) {
 	if err != nil {
 		return s, err
 	}
-	t.copied = float64(rows) / plain.Seconds()
+	t.copyRate = float64(rows) / plain.Seconds()
 	return s, nil
 }
 
-// catchUpLive measures how much live chat slows down while the archiver catches
-// up: the rate of ten pairs with one message in flight each, which is bound by
-// how long a message takes, during the catch-up over before it.
-func catchUpLive(ctx context.Context, t *target) (sample, error) {
-	old, err := t.publisher(100, nil, &load.Publishing{Topics: []string{"user/x000"}, QoS: 1, Window: 1000})
+// measureLiveDuringCatchUp measures how much live chat slows down while the archiver catches
+// up. Ten pairs have one message in flight each, so their rate depends on the latency. The
+// result is the rate during the catch-up divided by the rate before it.
+func measureLiveDuringCatchUp(ctx context.Context, t *target) (sample, error) {
+	old, err := t.publisher(100, nil, &load.PublishSpec{Topics: []string{"user/x000"}, QoS: 1, Window: 1000})
 	if err != nil {
 		return sample{}, err
 	}
-	pubs, subs, err := t.pairs(10, 1)
+	pubs, subs, err := t.connectPairs(10, 1)
 	if err != nil {
 		return sample{}, err
 	}
-	old.Burst(t.catchup)
-	if err := t.RunUntil(old.Settled, 10*time.Minute, "publish"); err != nil {
+	old.PublishMore(t.catchup)
+	if err := t.RunUntil(old.AllAcknowledged, 10*time.Minute, "publish"); err != nil {
 		return sample{}, err
 	}
 	for _, p := range pubs {
-		p.Flow()
+		p.PublishAtFullSpeed()
 	}
-	before, err := t.window(ctx, subs)
+	before, err := t.measureDeliveries(ctx, subs)
 	if err != nil {
 		return sample{}, err
 	}
 	if err := t.startArchiver(); err != nil {
 		return sample{}, err
 	}
-	during, err := t.window(ctx, subs)
+	during, err := t.measureDeliveries(ctx, subs)
 	if err != nil {
 		return sample{}, err
 	}
 	s := sample{Value: during.Value / before.Value}
 	s.add("before", before.Value, "msg/s")
 	s.add("during", during.Value, "msg/s")
-	s.add("archiver cores", t.archiver.CPU().Seconds()/(warmUp+t.duration).Seconds(), "")
+	s.add("archiver cores", t.archiver.CPU().Seconds()/(warmUpTime+t.duration).Seconds(), "")
 	sent := map[*load.Subscriber]uint64{}
 	for i, p := range pubs {
-		p.Hold()
+		p.StopPublishing()
 		sent[subs[i]] = p.Sent
 	}
-	return s, t.settle(pubs, subs, func(sub *load.Subscriber) uint64 { return sent[sub] })
+	return s, t.waitAllDelivered(pubs, subs, func(sub *load.Subscriber) uint64 { return sent[sub] })
 }
 
-// plainCopy copies the rows of messages into a table of the same form.
+// plainCopy copies the rows of messages into a table with the same columns,
+// with COPY.
 func plainCopy(ctx context.Context, c *pgx.Conn, path string) (time.Duration, error) {
 	out, err := os.Create(filepath.Clean(path))
 	if err != nil {

@@ -1,6 +1,6 @@
-// Command bench measures Mynah beside Mosquitto, in alternation and in one run,
-// with one load generator that checks every delivery for loss, repetition and
-// order. bench/README.md says what each row is.
+// Command bench compares Mynah with Mosquitto in one run. The two servers are
+// measured by turns, by one load generator, which checks every delivery for
+// loss, repetition and order. bench/README.md says what each row is.
 //
 //	go run ./bench/cmd/bench [--quick] [--rows fan1,fan0] [--rounds 3] [--duration 5s]
 package main
@@ -23,7 +23,7 @@ import (
 	"time"
 
 	"mynah/bench/load"
-	"mynah/bench/stand"
+	"mynah/bench/testbed"
 )
 
 // settings are the command line.
@@ -134,9 +134,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	rep := &report{Machine: stand.ThisMachine(), Command: "go run ./bench/cmd/bench " + strings.Join(args, " ")}
+	rep := &report{Machine: testbed.ThisMachine(), Command: "go run ./bench/cmd/bench " + strings.Join(args, " ")}
 	rep.Postgres = b.pg.Version()
-	if rep.Fsync50, rep.Fsync99, err = stand.Fdatasync(b.dir, 500); err != nil {
+	if rep.Fsync50, rep.Fsync99, err = testbed.MeasureFdatasync(b.dir, 500); err != nil {
 		return err
 	}
 	var failed error
@@ -158,7 +158,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 					continue
 				}
 				for name, sm := range samples {
-					fmt.Fprintf(stderr, "%-14s %-10s round %d: %s %s%s\n", key, name, round+1, human(sm.Value), row.unit, sm.extras())
+					fmt.Fprintf(stderr, "%-14s %-10s round %d: %s %s%s\n", key, name, round+1, formatNumber(sm.Value), row.unit, sm.extras())
 					res.Samples[name] = append(res.Samples[name], sm)
 				}
 			}

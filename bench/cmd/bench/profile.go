@@ -10,13 +10,14 @@ import (
 	"path/filepath"
 )
 
-// profile fetches a profile of Mynah's broker, "heap" or "profile" (of its
-// processor time over some seconds), if profiles are wanted.
-func (t *target) profile(ctx context.Context, kind string, seconds int) error {
+// saveProfile fetches a profile of Mynah's broker and writes it to a file:
+// "heap", or "profile", which is the processor time over some seconds. It does
+// nothing without --profiles.
+func (t *target) saveProfile(ctx context.Context, kind string, seconds int) error {
 	if t.profiles == "" || t.name != mynah {
 		return nil
 	}
-	url := fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/%s", t.metrics, kind)
+	url := fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/%s", t.metricsPort, kind)
 	if seconds > 0 {
 		url += fmt.Sprintf("?seconds=%d", seconds)
 	}
@@ -43,10 +44,10 @@ func (t *target) profile(ctx context.Context, kind string, seconds int) error {
 	return errors.Join(err, f.Close())
 }
 
-// profiling starts to profile the broker's processor time for so many seconds. The
-// function that it returns waits for the end of that.
-func (t *target) profiling(ctx context.Context, seconds int) (wait func() error) {
+// startCPUProfile profiles the broker's processor time for some seconds. The returned
+// function waits for the end.
+func (t *target) startCPUProfile(ctx context.Context, seconds int) (wait func() error) {
 	done := make(chan error, 1)
-	go func() { done <- t.profile(ctx, "profile", seconds) }()
+	go func() { done <- t.saveProfile(ctx, "profile", seconds) }()
 	return func() error { return <-done }
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"mynah/bench/stand"
+	"mynah/bench/testbed"
 )
 
 // sample is one measurement.
@@ -29,7 +29,7 @@ func (s *sample) add(name string, value float64, unit string) {
 func (s *sample) extras() string {
 	var b strings.Builder
 	for _, m := range s.Extra {
-		fmt.Fprintf(&b, ", %s %s %s", m.Name, human(m.Value), m.Unit)
+		fmt.Fprintf(&b, ", %s %s %s", m.Name, formatNumber(m.Value), m.Unit)
 	}
 	return b.String()
 }
@@ -47,12 +47,12 @@ type result struct {
 
 // report is a whole run.
 type report struct {
-	Machine  stand.Machine `json:"machine"`
-	Postgres string        `json:"postgres"`
-	Command  string        `json:"command"`
-	Fsync50  time.Duration `json:"fdatasync_p50_ns"`
-	Fsync99  time.Duration `json:"fdatasync_p99_ns"`
-	Results  []*result     `json:"results"`
+	Machine  testbed.Machine `json:"machine"`
+	Postgres string          `json:"postgres"`
+	Command  string          `json:"command"`
+	Fsync50  time.Duration   `json:"fdatasync_p50_ns"`
+	Fsync99  time.Duration   `json:"fdatasync_p99_ns"`
+	Results  []*result       `json:"results"`
 }
 
 func (r *result) median(target string) (float64, bool) {
@@ -89,8 +89,8 @@ func median(v []float64) (float64, bool) {
 	return v[len(v)/2], true
 }
 
-// verdict returns the ratios and whether the goal is met; met is "" where the
-// goal is not a number or something was not measured.
+// verdict returns the ratios and whether the goal is met. met is "" if the
+// goal is not a number or if a value is missing.
 func (r *result) verdict() (ratio, met string) {
 	ours, ok := r.median(mynah)
 	if !ok {
@@ -106,16 +106,16 @@ func (r *result) verdict() (ratio, met string) {
 				continue
 			}
 		}
-		if g.than != "" {
-			theirs, ok := r.median(g.than)
+		if g.comparedWith != "" {
+			theirs, ok := r.median(g.comparedWith)
 			if !ok || theirs == 0 {
 				continue
 			}
 			value /= theirs
-			parts = append(parts, fmt.Sprintf("%.2f × %s", value, g.than))
+			parts = append(parts, fmt.Sprintf("%.2f × %s", value, g.comparedWith))
 		}
 		judged = true
-		if g.most && value > g.bound || !g.most && value < g.bound {
+		if g.isMax && value > g.bound || !g.isMax && value < g.bound {
 			good = false
 		}
 	}
@@ -148,7 +148,7 @@ func (r *report) markdown() string {
 	for _, res := range r.Results {
 		ratio, met := res.verdict()
 		other := "–"
-		for _, name := range []string{raw, copyIn} {
+		for _, name := range []string{rawTCP, viaCopy} {
 			if _, ok := res.median(name); ok {
 				other = res.cell(name) + " " + name
 			}
@@ -158,7 +158,7 @@ func (r *report) markdown() string {
 	}
 	b.WriteString("\n| row | server | further figures |\n|---|---|---|\n")
 	for _, res := range r.Results {
-		for _, name := range []string{mynah, mosquitto, raw, copyIn} {
+		for _, name := range []string{mynah, mosquitto, rawTCP, viaCopy} {
 			s := res.Samples[name]
 			if len(s) == 0 || len(s[0].Extra) == 0 {
 				continue
@@ -166,7 +166,7 @@ func (r *report) markdown() string {
 			var parts []string
 			for _, e := range s[0].Extra {
 				v, unit, _ := res.extra(name, e.Name)
-				parts = append(parts, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Name, human(v), unit)))
+				parts = append(parts, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Name, formatNumber(v), unit)))
 			}
 			fmt.Fprintf(&b, "| %s | %s | %s |\n", res.Key, name, strings.Join(parts, "; "))
 		}
@@ -184,11 +184,12 @@ func (r *result) cell(target string) string {
 	if !ok {
 		return "–"
 	}
-	return human(v) + " " + r.Unit
+	return formatNumber(v) + " " + r.Unit
 }
 
-// human prints a number with three digits that count and with thousands apart.
-func human(v float64) string {
+// formatNumber prints a number with three significant digits and with separators of
+// thousands.
+func formatNumber(v float64) string {
 	switch a := math.Abs(v); {
 	case a >= 1000:
 		s := fmt.Sprintf("%.0f", v)

@@ -17,7 +17,7 @@ func results(key string, values map[string][]float64) *result {
 	return res
 }
 
-// A table that says yes where the answer is no is worse than none.
+// Guards against a table that reports a goal as met when it is not.
 func TestVerdict(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -26,8 +26,8 @@ func TestVerdict(t *testing.T) {
 	}{
 		"above a ratio":      {results("flow", map[string][]float64{mynah: {90, 100, 500}, mosquitto: {20, 25, 21}}), "4.76 × mosquitto", "yes"},
 		"below a ratio":      {results("flow", map[string][]float64{mynah: {90}, mosquitto: {30}}), "3.00 × mosquitto", "no"},
-		"one of two":         {results("fan0", map[string][]float64{mynah: {200}, mosquitto: {10}, raw: {400}}), "20.00 × mosquitto, 0.50 × raw TCP", "no"},
-		"both":               {results("fan0", map[string][]float64{mynah: {280}, mosquitto: {10}, raw: {400}}), "28.00 × mosquitto, 0.70 × raw TCP", "yes"},
+		"one of two":         {results("fan0", map[string][]float64{mynah: {200}, mosquitto: {10}, rawTCP: {400}}), "20.00 × mosquitto, 0.50 × raw TCP", "no"},
+		"both":               {results("fan0", map[string][]float64{mynah: {280}, mosquitto: {10}, rawTCP: {400}}), "28.00 × mosquitto, 0.70 × raw TCP", "yes"},
 		"below an upper one": {results("idle", map[string][]float64{mynah: {20}, mosquitto: {1}}), "–", "yes"},
 		"above an upper one": {results("idle", map[string][]float64{mynah: {24.1}}), "–", "no"},
 		"nothing to compare": {results("flow", map[string][]float64{mynah: {90}}), "–", ""},
@@ -61,13 +61,13 @@ func TestMarkdown(t *testing.T) {
 func TestHuman(t *testing.T) {
 	t.Parallel()
 	for v, want := range map[float64]string{0: "0", 0.123: "0.12", 2: "2", 12.34: "12.3", 123.4: "123", 1234.5: "1,234", 5_000_000: "5,000,000"} {
-		if got := human(v); got != want {
+		if got := formatNumber(v); got != want {
 			t.Errorf("human(%g) = %q, want %q", v, got, want)
 		}
 	}
 }
 
-// A mistake on the command line is told before anything is started.
+// An error on the command line is reported before any server starts.
 func TestBadFlagsAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{

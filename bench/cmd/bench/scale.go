@@ -9,27 +9,27 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mynah/bench/load"
-	"mynah/bench/stand"
+	"mynah/bench/testbed"
 	"mynah/internal/mqttwire"
 )
 
-func latency(ctx context.Context, t *target) (sample, error) {
+func measureLatency(ctx context.Context, t *target) (sample, error) {
 	const rate = 1000.0
-	pubs, subs, err := t.pairs(10, inFlight)
+	pubs, subs, err := t.connectPairs(10, inFlight)
 	if err != nil {
 		return sample{}, err
 	}
-	p50, p99, err := stand.Fdatasync(t.dir, 200)
+	p50, p99, err := testbed.MeasureFdatasync(t.dir, 200)
 	if err != nil {
 		return sample{}, err
 	}
 	for i, p := range pubs {
-		p.Pace(rate/float64(len(pubs)), time.Duration(i)*time.Millisecond)
+		p.PublishAtRate(rate/float64(len(pubs)), time.Duration(i)*time.Millisecond)
 	}
-	if err := t.RunFor(warmUp); err != nil {
+	if err := t.RunFor(warmUpTime); err != nil {
 		return sample{}, err
 	}
-	profiled := t.profiling(ctx, int(t.duration.Seconds()))
+	profiled := t.startCPUProfile(ctx, int(t.duration.Seconds()))
 	cpu0, _ := t.cpu()
 	for _, s := range subs {
 		s.Latencies = make([]int64, 0, int(rate*t.duration.Seconds()))
@@ -50,10 +50,10 @@ func latency(ctx context.Context, t *target) (sample, error) {
 	s.add("broker CPU", float64((cpu1-cpu0).Nanoseconds())/1000/float64(max(1, len(all))), "µs/message")
 	sent := map[*load.Subscriber]uint64{}
 	for i, p := range pubs {
-		p.Hold()
+		p.StopPublishing()
 		sent[subs[i]] = p.Sent
 	}
-	return s, t.settle(pubs, subs, func(sub *load.Subscriber) uint64 { return sent[sub] })
+	return s, t.waitAllDelivered(pubs, subs, func(sub *load.Subscriber) uint64 { return sent[sub] })
 }
 
 func latencies(subs []*load.Subscriber) []int64 {
@@ -65,29 +65,29 @@ func latencies(subs []*load.Subscriber) []int64 {
 	return all
 }
 
-// stall has one subscriber stop reading: the others must not notice, the
-// broker's memory must not grow with what it misses, and it must get everything
-// when it reads again.
-func stall(_ context.Context, t *target) (sample, error) {
+// measureStall measures the effect of one subscriber that stops reading. The
+// latency of the others must not grow, nor must the broker's memory. The
+// subscriber must get every message when it reads again.
+func measureStall(_ context.Context, t *target) (sample, error) {
 	const rate = 50.0
-	p, subs, err := t.group(t.fan-1, 1)
+	p, subs, err := t.connectGroup(t.fan-1, 1)
 	if err != nil {
 		return sample{}, err
 	}
-	d, err := t.dial("stalled", true, []string{"bench"}, mqttwire.Filter{Topic: "group/bench", QoS: 1})
+	d, err := t.dialSpec("stalled", true, []string{"bench"}, mqttwire.Filter{Topic: "group/bench", QoS: 1})
 	if err != nil {
 		return sample{}, err
 	}
 	d.RecvBuffer = 4096
-	lazy, err := t.Subscribe(d, payloadSize, t.checkSeq && t.name == mynah)
+	lazy, err := t.DialSubscriber(d, payloadSize, t.checkSeq && t.name == mynah)
 	if err != nil {
 		return sample{}, err
 	}
 	if err := t.RunUntil(t.Ready, connectTimeout, "connect"); err != nil {
 		return sample{}, err
 	}
-	p.Pace(rate, 0)
-	if err := t.RunFor(warmUp); err != nil {
+	p.PublishAtRate(rate, 0)
+	if err := t.RunFor(warmUpTime); err != nil {
 		return sample{}, err
 	}
 	phase := func(d time.Duration) ([]int64, error) {
@@ -105,7 +105,7 @@ func stall(_ context.Context, t *target) (sample, error) {
 	if err := t.StopReading(lazy); err != nil {
 		return sample{}, err
 	}
-	if err := t.RunFor(warmUp); err != nil {
+	if err := t.RunFor(warmUpTime); err != nil {
 		return sample{}, err
 	}
 	during, err := phase(2 * t.duration)
@@ -113,9 +113,9 @@ func stall(_ context.Context, t *target) (sample, error) {
 		return sample{}, err
 	}
 	rss1 := t.broker.RSS()
-	p.Hold()
+	p.StopPublishing()
 	missed := p.Sent - lazy.Seen
-	if err := t.Read(lazy); err != nil {
+	if err := t.ResumeReading(lazy); err != nil {
 		return sample{}, err
 	}
 	was, is := percentile(before, 99), percentile(during, 99)
@@ -127,10 +127,10 @@ func stall(_ context.Context, t *target) (sample, error) {
 	s.add("RSS before", float64(rss0)/1024, "MiB")
 	s.add("RSS during", float64(rss1)/1024, "MiB")
 	s.add("missed by the stalled one until it read again", float64(missed), "msg")
-	return s, t.settle([]*load.Publisher{p}, append(subs, lazy), func(*load.Subscriber) uint64 { return p.Sent })
+	return s, t.waitAllDelivered([]*load.Publisher{p}, append(subs, lazy), func(*load.Subscriber) uint64 { return p.Sent })
 }
 
-func idle(_ context.Context, t *target) (sample, error) {
+func measureIdle(_ context.Context, t *target) (sample, error) {
 	if err := enoughDescriptors(t.idle); err != nil {
 		return sample{}, err
 	}
@@ -140,11 +140,11 @@ func idle(_ context.Context, t *target) (sample, error) {
 	before := t.broker.RSS()
 	for i := range t.idle {
 		id := fmt.Sprintf("i%05d", i)
-		d, err := t.dial(id, true, nil, mqttwire.Filter{Topic: "user/" + id, QoS: 1})
+		d, err := t.dialSpec(id, true, nil, mqttwire.Filter{Topic: "user/" + id, QoS: 1})
 		if err != nil {
 			return sample{}, err
 		}
-		if err := t.Idle(d); err != nil {
+		if err := t.DialIdle(d); err != nil {
 			return sample{}, err
 		}
 		if i%100 == 99 {
@@ -168,8 +168,9 @@ func idle(_ context.Context, t *target) (sample, error) {
 	return s, nil
 }
 
-// enoughDescriptors reports whether both ends, which are processes of their own,
-// may have n connections.
+// enoughDescriptors returns an error if the limit of file descriptors is too low
+// for n connections. The limit applies to the generator and to the broker, each
+// a process of its own.
 func enoughDescriptors(n int) error {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
@@ -181,8 +182,9 @@ func enoughDescriptors(n int) error {
 	return nil
 }
 
-// resume measures the time from CONNECT until a member has all that it missed.
-func resume(_ context.Context, t *target) (sample, error) {
+// measureResume measures the time from CONNECT until a member has every message that
+// it missed.
+func measureResume(_ context.Context, t *target) (sample, error) {
 	const groups, missed, elsewhere, parts = 200, 1000, 100_000, 10
 	var mine, mineTopics, others, otherTopics []string
 	for i := range groups {
@@ -195,7 +197,7 @@ func resume(_ context.Context, t *target) (sample, error) {
 	}
 	filters := []mqttwire.Filter{{Topic: "group/+", QoS: 1}}
 	if t.name == mosquitto {
-		// There, group/+ is everybody's group.
+		// In Mosquitto, group/+ matches the groups of all users.
 		filters = nil
 		for _, topic := range mineTopics {
 			filters = append(filters, mqttwire.Filter{Topic: topic, QoS: 1})
@@ -208,9 +210,9 @@ func resume(_ context.Context, t *target) (sample, error) {
 	if err := t.RunUntil(t.Ready, connectTimeout, "connect"); err != nil {
 		return sample{}, err
 	}
-	t.Leave(member)
+	t.CloseSubscriber(member)
 	pub := func(number int, groups, topics []string, window int) (*load.Publisher, error) {
-		p, err := t.publisher(number, groups, &load.Publishing{Topics: topics, QoS: 1, Window: window})
+		p, err := t.publisher(number, groups, &load.PublishSpec{Topics: topics, QoS: 1, Window: window})
 		if err != nil {
 			return nil, err
 		}
@@ -225,12 +227,12 @@ func resume(_ context.Context, t *target) (sample, error) {
 		return sample{}, err
 	}
 	for range parts {
-		noise.Burst(elsewhere / parts)
-		if err := t.RunUntil(noise.Settled, drainTimeout, "messages elsewhere"); err != nil {
+		noise.PublishMore(elsewhere / parts)
+		if err := t.RunUntil(noise.AllAcknowledged, drainTimeout, "messages elsewhere"); err != nil {
 			return sample{}, err
 		}
-		signal.Burst(missed / parts)
-		if err := t.RunUntil(signal.Settled, drainTimeout, "messages to the member"); err != nil {
+		signal.PublishMore(missed / parts)
+		if err := t.RunUntil(signal.AllAcknowledged, drainTimeout, "messages to the member"); err != nil {
 			return sample{}, err
 		}
 	}
@@ -252,16 +254,16 @@ func resume(_ context.Context, t *target) (sample, error) {
 	return s, again.Check(false)
 }
 
-// crowd measures how long one message takes to reach all members of a group.
-func crowd(ctx context.Context, t *target) (_ sample, err error) {
+// measureLargeGroup measures how long one message takes to reach all members of a group.
+func measureLargeGroup(ctx context.Context, t *target) (_ sample, err error) {
 	if err := enoughDescriptors(t.crowd); err != nil {
 		return sample{}, err
 	}
-	p, subs, err := t.group(t.crowd, 1)
+	p, subs, err := t.connectGroup(t.crowd, 1)
 	if err != nil {
 		return sample{}, err
 	}
-	profiled := t.profiling(ctx, 3)
+	profiled := t.startCPUProfile(ctx, 3)
 	defer func() { err = errors.Join(err, profiled()) }()
 	var took []float64
 	var cpu time.Duration
@@ -271,20 +273,21 @@ func crowd(ctx context.Context, t *target) (_ sample, err error) {
 		}
 		cpu0, _ := t.cpu()
 		began := time.Now()
-		want := total(subs) + uint64(len(subs))
-		p.Burst(1)
-		// Asking 10,000 subscribers after every round of events would cost
-		// more than reading from them; the last to come is waited for.
+		want := totalDelivered(subs) + uint64(len(subs))
+		p.PublishMore(1)
+		// To check 10,000 subscribers after every round of events would cost
+		// more than to read from them. So one subscriber is waited for at a
+		// time.
 		waiting := len(subs)
 		if err := t.RunUntil(func() bool {
-			for waiting > 0 && subs[waiting-1].Next(0) == p.Sent {
+			for waiting > 0 && subs[waiting-1].NextNumber(0) == p.Sent {
 				waiting--
 			}
 			return waiting == 0
 		}, drainTimeout, "the last member"); err != nil {
 			return sample{}, err
 		}
-		if got := total(subs); got != want {
+		if got := totalDelivered(subs); got != want {
 			return sample{}, errors.Join(fmt.Errorf("%d deliveries, want %d", got, want), subs[0].Check(false))
 		}
 		if i == 0 {
@@ -298,5 +301,5 @@ func crowd(ctx context.Context, t *target) (_ sample, err error) {
 	s := sample{Value: m}
 	s.add("slowest of 5", took[len(took)-1], "ms")
 	s.add("broker CPU", float64(cpu.Nanoseconds())/1000/float64(5*len(subs)), "µs/delivery")
-	return s, t.settle([]*load.Publisher{p}, subs, func(*load.Subscriber) uint64 { return p.Sent })
+	return s, t.waitAllDelivered([]*load.Publisher{p}, subs, func(*load.Subscriber) uint64 { return p.Sent })
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"mynah/bench/load"
-	"mynah/bench/stand"
+	"mynah/bench/testbed"
 	"mynah/internal/mqttwire"
 )
 
@@ -18,17 +18,17 @@ import (
 const (
 	mynah     = "mynah"
 	mosquitto = "mosquitto"
-	raw       = "raw TCP"
-	copyIn    = "COPY"
+	rawTCP    = "raw TCP"
+	viaCopy   = "COPY"
 )
 
-// bench holds what all measurements share.
+// bench is the state that all measurements share.
 type bench struct {
 	*settings
-	dir    string
-	stderr io.Writer
-	pg     *stand.Postgres
-	count  int
+	dir         string
+	stderr      io.Writer
+	pg          *testbed.Postgres
+	targetCount int
 }
 
 func newBench(ctx context.Context, s *settings, stderr io.Writer) (*bench, error) {
@@ -37,17 +37,17 @@ func newBench(ctx context.Context, s *settings, stderr io.Writer) (*bench, error
 		return nil, err
 	}
 	b := &bench{settings: s, dir: dir, stderr: stderr}
-	// PostgreSQL runs as another user and must be able to pass.
+	// PostgreSQL runs as another user and must be able to enter the folder.
 	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // see above
 		return nil, err
 	}
-	if b.pg, err = stand.NewPostgres(filepath.Join(dir, "pg"), dir); err != nil {
+	if b.pg, err = testbed.NewPostgres(filepath.Join(dir, "pg"), dir); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	if err := b.pg.Start(30 * time.Second); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
-	// A Ctrl-C ends the servers even in the middle of a measurement.
+	// Ctrl-C also stops the servers during a measurement.
 	context.AfterFunc(ctx, func() { _ = b.pg.Kill() })
 	return b, nil
 }
@@ -56,8 +56,9 @@ func (b *bench) close() error {
 	return errors.Join(b.pg.Stop(), os.RemoveAll(b.dir))
 }
 
-// measure starts the target afresh, measures the row once and stops the target.
-// It returns a sample for each server that the row compares in one go.
+// measure starts the target with empty data, measures the row once and stops
+// the target. It returns one sample for each server that the row compares in
+// this measurement.
 func (b *bench) measure(ctx context.Context, r *row, name string) (_ map[string]sample, err error) {
 	t, err := b.start(ctx, name, r)
 	if err != nil {
@@ -76,12 +77,12 @@ func (b *bench) measure(ctx context.Context, r *row, name string) (_ map[string]
 	if err != nil {
 		return nil, err
 	}
-	if err := t.profile(ctx, "heap", 0); err != nil {
+	if err := t.saveProfile(ctx, "heap", 0); err != nil {
 		return nil, err
 	}
 	samples := map[string]sample{name: s}
-	if t.copied > 0 {
-		samples[copyIn] = sample{Value: t.copied}
+	if t.copyRate > 0 {
+		samples[viaCopy] = sample{Value: t.copyRate}
 	}
 	return samples, nil
 }
@@ -90,20 +91,20 @@ func (b *bench) measure(ctx context.Context, r *row, name string) (_ map[string]
 type target struct {
 	*bench
 	*load.Loop
-	name     string
-	dir      string
-	port     int
-	metrics  int
-	secret   string
-	broker   *stand.Proc
-	archiver *stand.Proc
-	db       string  // name of its database, "" for none
-	copied   float64 // rows/s of a plain COPY, if the row measured it
+	name        string
+	dir         string
+	mqttPort    int
+	metricsPort int
+	secret      string
+	broker      *testbed.Proc
+	archiver    *testbed.Proc
+	db          string  // name of its database, "" for none
+	copyRate    float64 // rows/s of a plain COPY, if the row measured it
 }
 
 func (b *bench) start(ctx context.Context, name string, r *row) (_ *target, err error) {
-	b.count++
-	t := &target{bench: b, name: name, dir: filepath.Join(b.dir, fmt.Sprintf("%03d-%s", b.count, r.key)), secret: stand.NewSecret()}
+	b.targetCount++
+	t := &target{bench: b, name: name, dir: filepath.Join(b.dir, fmt.Sprintf("%03d-%s", b.targetCount, r.key)), secret: testbed.NewSecret()}
 	if err := os.Mkdir(t.dir, 0o750); err != nil {
 		return nil, err
 	}
@@ -112,48 +113,48 @@ func (b *bench) start(ctx context.Context, name string, r *row) (_ *target, err 
 			err = errors.Join(err, t.stop())
 		}
 	}()
-	if t.port, err = stand.FreePort(); err != nil {
+	if t.mqttPort, err = testbed.FreePort(); err != nil {
 		return nil, err
 	}
 	switch name {
 	case mosquitto:
-		t.broker, err = stand.Mosquitto(&stand.MosquittoSpec{Dir: t.dir, Port: t.port})
+		t.broker, err = testbed.Mosquitto(&testbed.MosquittoSpec{Dir: t.dir, Port: t.mqttPort})
 		return t, err
-	case raw:
+	case rawTCP:
 		self, err := os.Executable()
 		if err != nil {
 			return nil, err
 		}
-		if t.broker, err = stand.Start(&stand.Spec{Name: "rawfan", Dir: t.dir, Args: []string{self, "rawfan", fmt.Sprint(t.port)}}); err != nil {
+		if t.broker, err = testbed.Start(&testbed.ProcSpec{Name: "rawfan", Dir: t.dir, Args: []string{self, "rawfan", fmt.Sprint(t.mqttPort)}}); err != nil {
 			return nil, err
 		}
-		return t, t.broker.WaitPort(fmt.Sprintf("127.0.0.1:%d", t.port), 10*time.Second)
+		return t, t.broker.WaitPort(fmt.Sprintf("127.0.0.1:%d", t.mqttPort), 10*time.Second)
 	}
 	return t, t.startMynah(ctx, r.archiver)
 }
 
 func (t *target) startMynah(ctx context.Context, withArchiver bool) error {
-	httpPort, err := stand.FreePort()
+	httpPort, err := testbed.FreePort()
 	if err != nil {
 		return err
 	}
-	if t.metrics, err = stand.FreePort(); err != nil {
+	if t.metricsPort, err = testbed.FreePort(); err != nil {
 		return err
 	}
 	data := filepath.Join(t.dir, "data")
-	if t.broker, err = stand.MynahBroker(&stand.MynahSpec{
-		Bin: t.bin, Logs: t.dir, DataDir: data, Secret: t.secret, MQTT: t.port, HTTP: httpPort, Metrics: t.metrics, Args: t.args,
+	if t.broker, err = testbed.MynahBroker(&testbed.MynahSpec{
+		Bin: t.bin, Logs: t.dir, DataDir: data, Secret: t.secret, MQTT: t.mqttPort, HTTP: httpPort, Metrics: t.metricsPort, Args: t.args,
 	}); err != nil {
 		return err
 	}
-	if err := stand.WaitReady(t.broker, httpPort, 20*time.Second); err != nil {
+	if err := testbed.WaitReady(t.broker, httpPort, 20*time.Second); err != nil {
 		return err
 	}
-	t.db = fmt.Sprintf("bench_%03d", t.count)
+	t.db = fmt.Sprintf("bench_%03d", t.targetCount)
 	if err := t.pg.CreateDatabase(ctx, t.db); err != nil {
 		return err
 	}
-	if err := stand.MynahMigrate(t.bin, t.dir, t.pg.URL(t.db)); err != nil {
+	if err := testbed.MynahMigrate(t.bin, t.dir, t.pg.URL(t.db)); err != nil {
 		return err
 	}
 	if !withArchiver {
@@ -163,18 +164,18 @@ func (t *target) startMynah(ctx context.Context, withArchiver bool) error {
 }
 
 func (t *target) startArchiver() error {
-	metrics, err := stand.FreePort()
+	metrics, err := testbed.FreePort()
 	if err != nil {
 		return err
 	}
-	t.archiver, err = stand.StartMynahArchiver(&stand.ArchiverSpec{
-		Bin: t.bin, Logs: t.dir, Secret: t.secret, Broker: t.port, Database: t.pg.URL(t.db), Metrics: metrics,
+	t.archiver, err = testbed.StartMynahArchiver(&testbed.ArchiverSpec{
+		Bin: t.bin, Logs: t.dir, Secret: t.secret, Broker: t.mqttPort, Database: t.pg.URL(t.db), Metrics: metrics,
 	})
 	return err
 }
 
 func (t *target) kill() {
-	for _, p := range []*stand.Proc{t.archiver, t.broker} {
+	for _, p := range []*testbed.Proc{t.archiver, t.broker} {
 		if p != nil {
 			_ = p.Kill()
 		}
@@ -183,11 +184,11 @@ func (t *target) kill() {
 
 func (t *target) stop() error {
 	var errs []error
-	for _, p := range []*stand.Proc{t.archiver, t.broker} {
+	for _, p := range []*testbed.Proc{t.archiver, t.broker} {
 		if p == nil {
 			continue
 		}
-		if t.name == raw {
+		if t.name == rawTCP {
 			errs = append(errs, p.Kill())
 			continue
 		}
@@ -196,11 +197,11 @@ func (t *target) stop() error {
 	return errors.Join(append(errs, os.RemoveAll(t.dir))...)
 }
 
-// dial prepares a connection of a user with one device.
-func (t *target) dial(subject string, clean bool, groups []string, filters ...mqttwire.Filter) (*load.Dial, error) {
-	d := &load.Dial{Port: t.port, Connect: mqttwire.Connect{ClientID: subject, Clean: clean, Username: subject}, Filters: filters}
+// dialSpec returns how a user with one device connects.
+func (t *target) dialSpec(subject string, clean bool, groups []string, filters ...mqttwire.Filter) (*load.DialSpec, error) {
+	d := &load.DialSpec{Port: t.mqttPort, Connect: mqttwire.Connect{ClientID: subject, Clean: clean, Username: subject}, Filters: filters}
 	if t.name == mynah {
-		token, err := stand.Token(t.secret, subject, "", groups...)
+		token, err := testbed.Token(t.secret, subject, "", groups...)
 		if err != nil {
 			return nil, err
 		}
@@ -210,21 +211,21 @@ func (t *target) dial(subject string, clean bool, groups []string, filters ...mq
 }
 
 func (t *target) subscriber(subject string, clean, checkPrev bool, groups []string, filters ...mqttwire.Filter) (*load.Subscriber, error) {
-	d, err := t.dial(subject, clean, groups, filters...)
+	d, err := t.dialSpec(subject, clean, groups, filters...)
 	if err != nil {
 		return nil, err
 	}
-	return t.Subscribe(d, payloadSize, checkPrev && t.checkSeq && t.name == mynah)
+	return t.DialSubscriber(d, payloadSize, checkPrev && t.checkSeq && t.name == mynah)
 }
 
-func (t *target) publisher(number int, groups []string, p *load.Publishing) (*load.Publisher, error) {
-	d, err := t.dial(fmt.Sprintf("p%03d", number), true, groups)
+func (t *target) publisher(number int, groups []string, p *load.PublishSpec) (*load.Publisher, error) {
+	d, err := t.dialSpec(fmt.Sprintf("p%03d", number), true, groups)
 	if err != nil {
 		return nil, err
 	}
 	p.Size = payloadSize
-	p.Wrapped = t.name == raw
-	return t.Publish(d, number, p)
+	p.Wrapped = t.name == rawTCP
+	return t.DialPublisher(d, number, p)
 }
 
 // payloadSize is the size of a published payload in bytes.

@@ -12,12 +12,12 @@ import (
 const (
 	connectTimeout = 60 * time.Second
 	drainTimeout   = 120 * time.Second
-	warmUp         = time.Second
+	warmUpTime     = time.Second
 	inFlight       = 64
 )
 
-// pairs connects n publishers to n subscribers, each pair on a topic of its own.
-func (t *target) pairs(n, window int) ([]*load.Publisher, []*load.Subscriber, error) {
+// connectPairs connects n publishers to n subscribers, each pair on a topic of its own.
+func (t *target) connectPairs(n, window int) ([]*load.Publisher, []*load.Subscriber, error) {
 	var pubs []*load.Publisher
 	var subs []*load.Subscriber
 	for i := range n {
@@ -26,7 +26,7 @@ func (t *target) pairs(n, window int) ([]*load.Publisher, []*load.Subscriber, er
 		if err != nil {
 			return nil, nil, err
 		}
-		p, err := t.publisher(i, nil, &load.Publishing{Topics: []string{"user/" + id}, QoS: 1, Window: window})
+		p, err := t.publisher(i, nil, &load.PublishSpec{Topics: []string{"user/" + id}, QoS: 1, Window: window})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -35,8 +35,8 @@ func (t *target) pairs(n, window int) ([]*load.Publisher, []*load.Subscriber, er
 	return pubs, subs, t.RunUntil(t.Ready, connectTimeout, "connect")
 }
 
-// group connects n subscribers to one group and a publisher to it.
-func (t *target) group(n int, qos byte) (*load.Publisher, []*load.Subscriber, error) {
+// connectGroup connects n subscribers to one group and a publisher to it.
+func (t *target) connectGroup(n int, qos byte) (*load.Publisher, []*load.Subscriber, error) {
 	const id = "bench"
 	var subs []*load.Subscriber
 	for i := range n {
@@ -46,32 +46,32 @@ func (t *target) group(n int, qos byte) (*load.Publisher, []*load.Subscriber, er
 		}
 		subs = append(subs, s)
 		if i%500 == 499 {
-			// Not more connections at once than a listener's backlog holds.
+			// Connects in steps that are no larger than a listener's backlog.
 			if err := t.RunUntil(t.Ready, connectTimeout, "connect"); err != nil {
 				return nil, nil, err
 			}
 		}
 	}
-	p, err := t.publisher(0, []string{id}, &load.Publishing{Topics: []string{"group/" + id}, QoS: qos, Window: inFlight})
+	p, err := t.publisher(0, []string{id}, &load.PublishSpec{Topics: []string{"group/" + id}, QoS: qos, Window: inFlight})
 	if err != nil {
 		return nil, nil, err
 	}
 	return p, subs, t.RunUntil(t.Ready, connectTimeout, "connect")
 }
 
-// window measures deliveries for the configured duration after a warm-up.
-func (t *target) window(ctx context.Context, subs []*load.Subscriber) (sample, error) {
-	if err := t.RunFor(warmUp); err != nil {
+// measureDeliveries measures deliveries for the configured duration after a warm-up.
+func (t *target) measureDeliveries(ctx context.Context, subs []*load.Subscriber) (sample, error) {
+	if err := t.RunFor(warmUpTime); err != nil {
 		return sample{}, err
 	}
-	profiled := t.profiling(ctx, int(t.duration.Seconds()))
+	profiled := t.startCPUProfile(ctx, int(t.duration.Seconds()))
 	cpu0, arch0 := t.cpu()
-	seen0, began := total(subs), time.Now()
+	seen0, began := totalDelivered(subs), time.Now()
 	if err := t.RunFor(t.duration); err != nil {
 		return sample{}, err
 	}
 	took := time.Since(began)
-	n := float64(total(subs) - seen0)
+	n := float64(totalDelivered(subs) - seen0)
 	cpu1, arch1 := t.cpu()
 	s := sample{Value: n / took.Seconds()}
 	if n > 0 {
@@ -84,19 +84,19 @@ func (t *target) window(ctx context.Context, subs []*load.Subscriber) (sample, e
 	return s, profiled()
 }
 
-func total(subs []*load.Subscriber) (n uint64) {
+func totalDelivered(subs []*load.Subscriber) (n uint64) {
 	for _, s := range subs {
 		n += s.Seen
 	}
 	return n
 }
 
-// settle waits until everything that was sent is acknowledged and delivered, and
-// checks it.
-func (t *target) settle(pubs []*load.Publisher, subs []*load.Subscriber, want func(*load.Subscriber) uint64) error {
+// waitAllDelivered waits until every sent message is acknowledged and delivered, and
+// checks the deliveries.
+func (t *target) waitAllDelivered(pubs []*load.Publisher, subs []*load.Subscriber, want func(*load.Subscriber) uint64) error {
 	if err := t.RunUntil(func() bool {
 		for _, p := range pubs {
-			if !p.Settled() {
+			if !p.AllAcknowledged() {
 				return false
 			}
 		}
@@ -107,11 +107,11 @@ func (t *target) settle(pubs []*load.Publisher, subs []*load.Subscriber, want fu
 		}
 		return true
 	}, drainTimeout, "drain"); err != nil {
-		return fmt.Errorf("%w: %d deliveries so far", err, total(subs))
+		return fmt.Errorf("%w: %d deliveries so far", err, totalDelivered(subs))
 	}
 	for _, p := range pubs {
-		if p.Disordered > 0 {
-			return fmt.Errorf("publisher %d: %d acknowledgements out of order", p.Number, p.Disordered)
+		if p.OutOfOrder > 0 {
+			return fmt.Errorf("publisher %d: %d acknowledgements out of order", p.Number, p.OutOfOrder)
 		}
 	}
 	for _, s := range subs {
@@ -122,61 +122,61 @@ func (t *target) settle(pubs []*load.Publisher, subs []*load.Subscriber, want fu
 	return nil
 }
 
-func flow(ctx context.Context, t *target) (sample, error) {
-	pubs, subs, err := t.pairs(10, inFlight)
+func measurePairs(ctx context.Context, t *target) (sample, error) {
+	pubs, subs, err := t.connectPairs(10, inFlight)
 	if err != nil {
 		return sample{}, err
 	}
 	for _, p := range pubs {
-		p.Flow()
+		p.PublishAtFullSpeed()
 	}
-	s, err := t.window(ctx, subs)
+	s, err := t.measureDeliveries(ctx, subs)
 	if err != nil {
 		return s, err
 	}
 	var acked, behind uint64
 	for _, p := range pubs {
-		p.Hold()
+		p.StopPublishing()
 		acked += p.Acked
 	}
-	behind = acked - min(acked, total(subs))
+	behind = acked - min(acked, totalDelivered(subs))
 	s.add("not yet delivered at the end", float64(behind), "msg")
 	sent := map[*load.Subscriber]uint64{}
 	for i, sub := range subs {
 		sent[sub] = pubs[i].Sent
 	}
-	return s, t.settle(pubs, subs, func(sub *load.Subscriber) uint64 { return sent[sub] })
+	return s, t.waitAllDelivered(pubs, subs, func(sub *load.Subscriber) uint64 { return sent[sub] })
 }
 
-func fanAcknowledged(ctx context.Context, t *target) (sample, error) {
-	p, subs, err := t.group(t.fan, 1)
+func measureFanOutQoS1(ctx context.Context, t *target) (sample, error) {
+	p, subs, err := t.connectGroup(t.fan, 1)
 	if err != nil {
 		return sample{}, err
 	}
-	p.Flow()
-	s, err := t.window(ctx, subs)
+	p.PublishAtFullSpeed()
+	s, err := t.measureDeliveries(ctx, subs)
 	if err != nil {
 		return s, err
 	}
-	p.Hold()
-	s.add("not yet delivered at the end", float64(p.Acked*uint64(len(subs))-min(p.Acked*uint64(len(subs)), total(subs))), "deliveries")
+	p.StopPublishing()
+	s.add("not yet delivered at the end", float64(p.Acked*uint64(len(subs))-min(p.Acked*uint64(len(subs)), totalDelivered(subs))), "deliveries")
 	s.add("broker peak RSS", float64(t.broker.PeakRSS())/1024, "MiB")
-	return s, t.settle([]*load.Publisher{p}, subs, func(*load.Subscriber) uint64 { return p.Sent })
+	return s, t.waitAllDelivered([]*load.Publisher{p}, subs, func(*load.Subscriber) uint64 { return p.Sent })
 }
 
-func fanOffered(ctx context.Context, t *target) (sample, error) {
-	p, subs, err := t.group(t.fan, 0)
+func measureFanOutQoS0(ctx context.Context, t *target) (sample, error) {
+	p, subs, err := t.connectGroup(t.fan, 0)
 	if err != nil {
 		return sample{}, err
 	}
-	p.Pace(5_000_000/float64(len(subs)), 0)
+	p.PublishAtRate(5_000_000/float64(len(subs)), 0)
 	began := time.Now()
-	s, err := t.window(ctx, subs)
+	s, err := t.measureDeliveries(ctx, subs)
 	if err != nil {
 		return s, err
 	}
 	s.add("taken from the publisher", float64(p.Sent)*float64(len(subs))/time.Since(began).Seconds(), "deliveries/s")
-	p.Hold()
+	p.StopPublishing()
 	var lost uint64
 	for _, sub := range subs {
 		lost += sub.Lost
@@ -184,7 +184,7 @@ func fanOffered(ctx context.Context, t *target) (sample, error) {
 			return s, err
 		}
 	}
-	s.add("lost (QoS 0 allows it)", 100*float64(lost)/float64(max(1, lost+total(subs))), "%")
+	s.add("lost (QoS 0 allows it)", 100*float64(lost)/float64(max(1, lost+totalDelivered(subs))), "%")
 	s.add("broker peak RSS", float64(t.broker.PeakRSS())/1024, "MiB")
 	return s, nil
 }

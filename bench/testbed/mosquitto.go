@@ -1,4 +1,4 @@
-package stand
+package testbed
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// MosquittoSpec says how Mosquitto is to run.
+// MosquittoSpec says how to run Mosquitto.
 type MosquittoSpec struct {
 	Dir       string // for its configuration and log
 	Port      int
@@ -20,11 +20,12 @@ type MosquittoSpec struct {
 
 // Mosquitto starts Mosquitto and waits until it accepts connections.
 //
-// Anonymous clients are allowed. Without persistence, the limits that would hold
-// it back or make it drop are lifted: no bound on queued messages, and 64
-// messages in flight to a client instead of 20, as many as the generator has in
-// flight towards it. With persistence it runs as Debian's package configures it,
-// and only the bound on queued messages is lifted, as a careful user would.
+// Anonymous clients are allowed. Without persistence, limits that would slow it
+// down or make it drop messages are raised: queued messages are unlimited, and
+// 64 messages may be in flight to a client instead of 20, as many as the
+// generator has in flight. With persistence it runs as Debian's package
+// configures it, except that queued messages are unlimited, as a careful user
+// would set it.
 func Mosquitto(s *MosquittoSpec) (*Proc, error) {
 	bin, err := mosquittoBin()
 	if err != nil {
@@ -41,13 +42,13 @@ func Mosquitto(s *MosquittoSpec) (*Proc, error) {
 		conf += "persistence true\npersistence_location " + s.Persist + "/\n"
 	}
 	if os.Geteuid() == 0 {
-		conf += "user root\n" // it would drop to an account that cannot read the folder
+		conf += "user root\n" // otherwise it switches to an account that cannot read the folder
 	}
 	path := filepath.Join(s.Dir, "mosquitto.conf")
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		return nil, fmt.Errorf("configure mosquitto: %w", err)
 	}
-	p, err := Start(&Spec{Name: "mosquitto", Dir: s.Dir, Args: []string{bin, "-c", path}})
+	p, err := Start(&ProcSpec{Name: "mosquitto", Dir: s.Dir, Args: []string{bin, "-c", path}})
 	if err != nil {
 		return nil, err
 	}

@@ -1,9 +1,9 @@
-// Package stand starts the real programs that the measuring and torturing tools
-// work against: Mynah's binary, Mosquitto and PostgreSQL, each as processes of
-// its own that can be killed, stopped and measured. It knows them only through
-// the doors that any user has. Everything that it starts dies with the process
-// that started it.
-package stand
+// Package testbed starts the real programs that bench and torture work against:
+// Mynah's binary, Mosquitto and PostgreSQL. Each runs as a process of its own,
+// which can be killed, stopped and measured. The package uses only what every
+// user has: flags, ports, signals and /proc. Each program gets SIGKILL when the
+// process that started it ends.
+package testbed
 
 import (
 	"context"
@@ -32,8 +32,8 @@ type Proc struct {
 	err error
 }
 
-// Spec says how to start a program.
-type Spec struct {
+// ProcSpec says how to start a program.
+type ProcSpec struct {
 	Name string // for messages and the log file's name
 	Args []string
 	Env  []string // added to the environment
@@ -43,7 +43,7 @@ type Spec struct {
 
 // Start starts the program. Its output is appended to <Dir>/<Name>.log. It gets
 // SIGKILL when the calling process dies.
-func Start(s *Spec) (*Proc, error) {
+func Start(s *ProcSpec) (*Proc, error) {
 	path := filepath.Join(s.Dir, s.Name+".log")
 	log, err := os.OpenFile(filepath.Clean(path), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -71,10 +71,10 @@ func Start(s *Spec) (*Proc, error) {
 	return p, nil
 }
 
-// Done is closed when the program has ended.
+// Done returns a channel that is closed when the program has ended.
 func (p *Proc) Done() <-chan struct{} { return p.done }
 
-// Exited reports whether the program has ended, and with what.
+// Exited reports whether the program has ended, and its exit error.
 func (p *Proc) Exited() (bool, error) {
 	select {
 	case <-p.done:
@@ -126,8 +126,8 @@ func (p *Proc) Stop(timeout time.Duration) error {
 	return nil
 }
 
-// Family returns the pids of the program and of all its descendants.
-func (p *Proc) Family() []int {
+// ProcessTree returns the pids of the program and of all its descendants.
+func (p *Proc) ProcessTree() []int {
 	pids := []int{p.Pid}
 	for i := 0; i < len(pids); i++ {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pids[i], pids[i]))
@@ -143,12 +143,12 @@ func (p *Proc) Family() []int {
 	return pids
 }
 
-// SignalFamily sends a signal to the program and all its descendants.
-func (p *Proc) SignalFamily(sig syscall.Signal) error {
+// SignalTree sends a signal to the program and all its descendants.
+func (p *Proc) SignalTree(sig syscall.Signal) error {
 	if done, _ := p.Exited(); done {
 		return nil
 	}
-	for _, pid := range p.Family() {
+	for _, pid := range p.ProcessTree() {
 		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("signal %s to %d of %s: %w", sig, pid, p.Name, err)
 		}
@@ -217,10 +217,10 @@ func (p *Proc) WaitPort(addr string, timeout time.Duration) error {
 			return c.Close()
 		}
 		if done, exit := p.Exited(); done {
-			return fmt.Errorf("%s ended at start (%w): %s", p.Name, errOr(exit), p.Tail())
+			return fmt.Errorf("%s ended at start (%w): %s", p.Name, exitError(exit), p.LogTail())
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s does not answer on %s after %s: %s", p.Name, addr, timeout, p.Tail())
+			return fmt.Errorf("%s does not answer on %s after %s: %s", p.Name, addr, timeout, p.LogTail())
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -228,15 +228,15 @@ func (p *Proc) WaitPort(addr string, timeout time.Duration) error {
 
 var errStatusZero = errors.New("exit status 0")
 
-func errOr(err error) error {
+func exitError(err error) error {
 	if err == nil {
 		return errStatusZero
 	}
 	return err
 }
 
-// Tail returns the end of what the program has printed.
-func (p *Proc) Tail() string {
+// LogTail returns the end of what the program has printed.
+func (p *Proc) LogTail() string {
 	b, err := os.ReadFile(p.Log)
 	if err != nil {
 		return "no log"

@@ -1,4 +1,4 @@
-package stand
+package testbed
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machine says on what and with what something was measured.
+// Machine describes the machine and the programs of a measurement.
 type Machine struct {
 	Time      string `json:"time"`
 	CPU       string `json:"cpu"`
@@ -53,9 +53,9 @@ func ThisMachine() Machine {
 	return m
 }
 
-// Fdatasync measures how long it takes to make 4 KiB durable in dir, n times,
+// MeasureFdatasync measures how long it takes to make 4 KiB durable in dir, n times,
 // and returns the median and the 99th percentile.
-func Fdatasync(dir string, n int) (p50, p99 time.Duration, err error) {
+func MeasureFdatasync(dir string, n int) (p50, p99 time.Duration, err error) {
 	path := filepath.Join(dir, "fdatasync.probe")
 	f, err := os.OpenFile(filepath.Clean(path), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {

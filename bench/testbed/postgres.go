@@ -1,4 +1,4 @@
-package stand
+package testbed
 
 import (
 	"context"
@@ -17,11 +17,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Account is an ordinary user that a program runs as.
+// Account is the unprivileged user that a program runs as.
 type Account struct{ UID, GID uint32 }
 
-// Postgres is a private PostgreSQL cluster. Its settings are PostgreSQL's own
-// defaults but for the port and the place of the socket.
+// Postgres is a private PostgreSQL cluster. Its settings are PostgreSQL's
+// defaults, except the port and the socket's folder.
 type Postgres struct {
 	Dir  string // the cluster's folder
 	Port int
@@ -48,14 +48,14 @@ func NewPostgres(dir, logs string) (*Postgres, error) {
 	}
 	if os.Geteuid() == 0 {
 		// PostgreSQL refuses to run as root.
-		if pg.acct, err = ordinaryAccount(); err != nil {
+		if pg.acct, err = unprivilegedAccount(); err != nil {
 			return nil, err
 		}
 		if err := os.Chown(dir, int(pg.acct.UID), int(pg.acct.GID)); err != nil {
 			return nil, fmt.Errorf("hand %s to an ordinary user: %w", dir, err)
 		}
 	}
-	init, err := Start(&Spec{
+	init, err := Start(&ProcSpec{
 		Name: "initdb", Dir: logs, User: pg.acct,
 		Args: []string{filepath.Join(bin, "initdb"), "-D", pg.Dir, "-U", "mynah", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-instructions"},
 	})
@@ -64,7 +64,7 @@ func NewPostgres(dir, logs string) (*Postgres, error) {
 	}
 	<-init.Done()
 	if _, err := init.Exited(); err != nil {
-		return nil, fmt.Errorf("initdb: %w: %s", err, init.Tail())
+		return nil, fmt.Errorf("initdb: %w: %s", err, init.LogTail())
 	}
 	return pg, nil
 }
@@ -83,7 +83,7 @@ func postgresBin() (string, error) {
 	return filepath.Dir(found[len(found)-1]), nil
 }
 
-func ordinaryAccount() (*Account, error) {
+func unprivilegedAccount() (*Account, error) {
 	for _, name := range []string{"postgres", "nobody"} {
 		u, err := user.Lookup(name)
 		if err != nil {
@@ -98,13 +98,13 @@ func ordinaryAccount() (*Account, error) {
 	return nil, errors.New("PostgreSQL does not run as root and there is neither a user postgres nor nobody to run it as")
 }
 
-// Start starts the server and waits until it answers. A server that was killed
-// has to be gone with all its processes first: until then PostgreSQL refuses the
-// folder, and Start tries again.
+// Start starts the server and waits until it answers. After a kill, PostgreSQL
+// refuses the folder until all processes of the killed server have ended. Start
+// retries until then.
 func (pg *Postgres) Start(timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
 	for {
-		p, err := Start(&Spec{
+		p, err := Start(&ProcSpec{
 			Name: "postgres", Dir: pg.logs, User: pg.acct,
 			Args: []string{
 				filepath.Join(pg.bin, "postgres"), "-D", pg.Dir, "-p", strconv.Itoa(pg.Port),
@@ -129,13 +129,13 @@ func (pg *Postgres) Start(timeout time.Duration) error {
 				return nil
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("PostgreSQL does not answer after %s: %w: %s", timeout, err, p.Tail())
+				return fmt.Errorf("PostgreSQL does not answer after %s: %w: %s", timeout, err, p.LogTail())
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
 		if time.Now().After(deadline) {
 			_, err := p.Exited()
-			return fmt.Errorf("PostgreSQL ended at start: %w: %s", errOr(err), p.Tail())
+			return fmt.Errorf("PostgreSQL ended at start: %w: %s", exitError(err), p.LogTail())
 		}
 		time.Sleep(100 * time.Millisecond)
 	}

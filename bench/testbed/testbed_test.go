@@ -1,4 +1,4 @@
-package stand_test
+package testbed_test
 
 import (
 	"fmt"
@@ -11,15 +11,15 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/jackc/pgx/v5"
 
-	"mynah/bench/stand"
+	"mynah/bench/testbed"
 )
 
-// The tools kill PostgreSQL in every way; each time it must come back on the
-// same folder with what was committed.
+// However PostgreSQL is killed, it starts again on the same folder with
+// everything that was committed.
 func TestPostgresComesBack(t *testing.T) {
 	t.Parallel()
 	dir := publicDir(t)
-	pg, err := stand.NewPostgres(filepath.Join(dir, "pg"), dir)
+	pg, err := testbed.NewPostgres(filepath.Join(dir, "pg"), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func TestPostgresComesBack(t *testing.T) {
 		}
 		_ = c.Close(t.Context())
 	}
-	if family := pg.Proc().Family(); len(family) < 3 {
+	if family := pg.Proc().ProcessTree(); len(family) < 3 {
 		t.Errorf("PostgreSQL is %d processes; its children are not seen", len(family))
 	}
 	if v := pg.Version(); !strings.Contains(v, ".") {
@@ -67,7 +67,7 @@ func TestPostgresComesBack(t *testing.T) {
 	}
 }
 
-// publicDir returns a folder that PostgreSQL's account can pass.
+// publicDir returns a folder that PostgreSQL's account can enter.
 func publicDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -81,11 +81,11 @@ func publicDir(t *testing.T) string {
 
 func TestMosquittoIsStartedMeasuredAndStopped(t *testing.T) {
 	t.Parallel()
-	port, err := stand.FreePort()
+	port, err := testbed.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := stand.Mosquitto(&stand.MosquittoSpec{Dir: t.TempDir(), Port: port})
+	p, err := testbed.Mosquitto(&testbed.MosquittoSpec{Dir: t.TempDir(), Port: port})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,14 +103,14 @@ func TestMosquittoIsStartedMeasuredAndStopped(t *testing.T) {
 	}
 }
 
-// What does not start is told at once and with what it said.
+// A program that ends during its start is reported at once, with its output.
 func TestWaitPortTellsWhyItEnded(t *testing.T) {
 	t.Parallel()
-	p, err := stand.Start(&stand.Spec{Name: "sh", Dir: t.TempDir(), Args: []string{"sh", "-c", "echo no luck; exit 3"}})
+	p, err := testbed.Start(&testbed.ProcSpec{Name: "sh", Dir: t.TempDir(), Args: []string{"sh", "-c", "echo no luck; exit 3"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, err := stand.FreePort()
+	port, err := testbed.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,8 +122,8 @@ func TestWaitPortTellsWhyItEnded(t *testing.T) {
 
 func TestToken(t *testing.T) {
 	t.Parallel()
-	secret := stand.NewSecret()
-	s, err := stand.Token(secret, "alice", "device", "g1", "g2")
+	secret := testbed.NewSecret()
+	s, err := testbed.Token(secret, "alice", "device", "g1", "g2")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package stand
+package testbed
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// MynahSpec says how Mynah's broker is to run.
+// MynahSpec says how to run Mynah's broker.
 type MynahSpec struct {
 	Bin     string // path of bin/mynah
 	Logs    string // folder for its output
@@ -35,7 +35,7 @@ func MynahBroker(s *MynahSpec) (*Proc, error) {
 
 // StartMynahBroker starts `mynah broker` without waiting for it.
 func StartMynahBroker(s *MynahSpec) (*Proc, error) {
-	return Start(&Spec{
+	return Start(&ProcSpec{
 		Name: "mynah-broker", Dir: s.Logs, Env: []string{"MYNAH_JWT_SECRET=" + s.Secret},
 		Args: append([]string{
 			s.Bin, "broker", "--data-dir", s.DataDir, "--mqtt-addr", addr(s.MQTT),
@@ -44,7 +44,7 @@ func StartMynahBroker(s *MynahSpec) (*Proc, error) {
 	})
 }
 
-// ArchiverSpec says how Mynah's archiver is to run.
+// ArchiverSpec says how to run Mynah's archiver.
 type ArchiverSpec struct {
 	Bin      string
 	Logs     string
@@ -57,7 +57,7 @@ type ArchiverSpec struct {
 
 // StartMynahArchiver starts `mynah archiver`.
 func StartMynahArchiver(s *ArchiverSpec) (*Proc, error) {
-	return Start(&Spec{
+	return Start(&ProcSpec{
 		Name: "mynah-archiver", Dir: s.Logs, Env: []string{"MYNAH_JWT_SECRET=" + s.Secret, "MYNAH_DATABASE_URL=" + s.Database},
 		Args: append([]string{
 			s.Bin, "archiver", "--broker-url", "mqtt://" + addr(s.Broker), "--metrics-addr", addr(s.Metrics),
@@ -67,13 +67,13 @@ func StartMynahArchiver(s *ArchiverSpec) (*Proc, error) {
 
 // MynahMigrate runs `mynah migrate` on the database.
 func MynahMigrate(bin, logs, database string) error {
-	p, err := Start(&Spec{Name: "mynah-migrate", Dir: logs, Args: []string{bin, "migrate"}, Env: []string{"MYNAH_DATABASE_URL=" + database}})
+	p, err := Start(&ProcSpec{Name: "mynah-migrate", Dir: logs, Args: []string{bin, "migrate"}, Env: []string{"MYNAH_DATABASE_URL=" + database}})
 	if err != nil {
 		return err
 	}
 	<-p.Done()
 	if _, err := p.Exited(); err != nil {
-		return fmt.Errorf("mynah migrate: %w: %s", err, p.Tail())
+		return fmt.Errorf("mynah migrate: %w: %s", err, p.LogTail())
 	}
 	return nil
 }
@@ -98,10 +98,10 @@ func WaitReady(p *Proc, port int, timeout time.Duration) error {
 			return nil
 		}
 		if done, exit := p.Exited(); done {
-			return fmt.Errorf("%s ended at start (%w): %s", p.Name, errOr(exit), p.Tail())
+			return fmt.Errorf("%s ended at start (%w): %s", p.Name, exitError(exit), p.LogTail())
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s is not ready after %s: %s", p.Name, timeout, p.Tail())
+			return fmt.Errorf("%s is not ready after %s: %s", p.Name, timeout, p.LogTail())
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -117,7 +117,7 @@ func NewSecret() string {
 }
 
 // Token returns a token of a user for a day, signed with the secret, that makes
-// it a member of the groups.
+// the user a member of the groups.
 func Token(secret, subject, role string, groups ...string) (string, error) {
 	now := time.Now()
 	claims := jwt.MapClaims{"sub": subject, "iat": now.Unix(), "exp": now.Add(24 * time.Hour).Unix()}
