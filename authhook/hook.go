@@ -197,8 +197,9 @@ func (h *Hook) admit(cl *mqtt.Client, pk packets.Packet) (*Identity, error) {
 		return nil, &TokenError{Subject: id.Subject, Err: err}
 	}
 	if pk.Connect.WillFlag {
-		if err := h.cfg.Policy.CanWill(ctx, id, pk.Connect.WillTopic); err != nil {
-			return nil, &TokenError{Subject: id.Subject, Err: fmt.Errorf("%w: topic %s: %w", errWill, quote(pk.Connect.WillTopic), err)}
+		topic := pk.Connect.WillTopic
+		if err := WhyNotPublish(id, topic, h.cfg.Policy.CanWill(ctx, id, topic)); err != nil {
+			return nil, &TokenError{Subject: id.Subject, Err: fmt.Errorf("%w: topic %s: %w", errWill, quote(topic), err)}
 		}
 	}
 	return id, nil

@@ -94,8 +94,8 @@ func TestConnectRefused(t *testing.T) {
 		{"directory down", "c", hs(map[string]any{"sub": "dark"}), nil, 0x88, 3, "cannot check that right now; try again", "unavailable", "dark"},
 		{"will to who has blocked", "c", hs(nil), will("user/bob"), 0x87, 5, "blocked", "will refused", "alice"},
 		{"will to a group", "c", hs(nil), will("group/other"), 0x87, 5, "not in", "will refused", "alice"},
-		{"will on presence", "c", hs(nil), will("presence/alice"), 0x87, 5, "only the broker publishes there", "will refused", "alice"},
-		{"will outside the acl", "c", hs(nil), will("elsewhere"), 0x87, 5, "you may not publish there", "will refused", "alice"},
+		{"will on presence", "c", hs(nil), will("presence/alice"), 0x87, 5, "only the broker publishes to presence/<id>, when somebody comes or goes; tell other things on user/<id>/signal or group/<id>/signal", "will refused", "alice"},
+		{"will outside the acl", "c", hs(nil), will("elsewhere"), 0x87, 5, `acl.pub of your token has no filter for "elsewhere"; ask for a token that has one, or publish to user/<id> or group/<id>`, "will refused", "alice"},
 		{"will with a wildcard", "c", hs(nil), will("user/+"), 0x90, 5, "not a topic name; wildcards are for subscriptions", "will refused", "alice"},
 		{"client id too long", strings.Repeat("c", 257), hs(nil), nil, 0x85, 2, "the client id is longer than 256 bytes", "client id", ""},
 	} {

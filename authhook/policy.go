@@ -71,16 +71,18 @@ func (id *Identity) rights() *rights {
 }
 
 // Refusals are values, made once: the publish path does not allocate for a
-// client that asks for what it may not do.
+// client that asks for what it may not do. Those that stand for several faults are put into
+// words, with the remedy, by WhyNotPublish and WhyNotSubscribe.
 var (
 	refusedTopic     = chat.Refuse(chat.CodeBadTopic, "not a topic name; wildcards are for subscriptions")
-	refusedFilter    = chat.Refuse(chat.CodeBadTopic, "not a topic filter")
+	refusedFilter    = chat.Refuse(chat.CodeBadTopic, "not a topic filter; + stands alone in its level, # alone in the last, and a shared one is $share/<name>/<filter>")
 	refusedPublish   = chat.Refuse(chat.CodeNotAllowed, "you may not publish there")
 	refusedSubscribe = chat.Refuse(chat.CodeNotAllowed, "you may not subscribe to that")
 	refusedReserved  = chat.Refuse(chat.CodeNotAllowed, "only the broker publishes there")
 	refusedRole      = chat.Refuse(chat.CodeNotAllowed, "this role may not publish")
-	refusedMember    = chat.Refuse(chat.CodeNotMember, "you are not in this group")
-	refusedShared    = chat.Refuse(chat.CodeNotAllowed, "chat topics cannot be shared subscriptions")
+	refusedMember    = chat.Refuse(chat.CodeNotMember, "you are not in this group; join it or ask to be invited")
+	refusedShared    = chat.Refuse(chat.CodeNotAllowed, "chat topics cannot be shared subscriptions; subscribe without $share/<name>/")
+	refusedRenewWill = chat.Refuse(chat.CodeNotAllowed, "a token is no will, since its connection is over by then; publish it to "+chat.RenewTopic+" while connected")
 	refusedUnknown   = chat.Refuse(chat.CodeUnavailable, "cannot check that right now; try again")
 )
 
@@ -153,7 +155,7 @@ func (p *Policy) CanPublish(ctx context.Context, id *Identity, topic string) err
 func (p *Policy) CanWill(ctx context.Context, id *Identity, topic string) error {
 	switch {
 	case topic == chat.RenewTopic:
-		return refusedPublish
+		return refusedRenewWill
 	case chat.IsBridgeState(topic) && id.rights() != nil:
 		return nil
 	}

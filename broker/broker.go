@@ -26,6 +26,7 @@ import (
 	"mynah/broker/pubsub"
 	"mynah/broker/state"
 	"mynah/chat"
+	"mynah/internal/loglimit"
 )
 
 // Config is what a Broker needs. A zero field means its default.
@@ -133,6 +134,8 @@ type Broker struct {
 	stopping    atomic.Bool
 	full        rarely
 
+	filterRefusals *loglimit.Limiter // refused subscriptions that are logged
+
 	ctx    context.Context // ends when the broker stops
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -180,7 +183,8 @@ func New(cfg Config) (*Broker, error) {
 		failed:      make(chan error, 1),
 		system:      system{started: time.Now()},
 
-		explanations: make(chan explanation, maxExplanations),
+		explanations:   make(chan explanation, maxExplanations),
+		filterRefusals: loglimit.New(filterRefusalsAtOnce, filterRefusalsEvery),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	if err := b.open(); err != nil {
@@ -386,10 +390,10 @@ func (b *Broker) end(ctx context.Context) error {
 	// What may wait for the disk is done in order, on a goroutine of its own: what is left
 	// when ctx ends still comes in that order, if the disk works again.
 	var (
-		last    lastSteps
-		stored  = make(chan struct{}) // all that has arrived is
-		parted  = make(chan struct{}) // connections have ended, or been cut
-		closed  = make(chan error, 1) // the log is
+		last   lastSteps
+		stored = make(chan struct{}) // all that has arrived is
+		parted = make(chan struct{}) // connections have ended, or been cut
+		closed = make(chan error, 1) // the log is
 	)
 	go func() {
 		if b.watch != nil {

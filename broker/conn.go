@@ -32,6 +32,7 @@ type conn struct {
 
 	maxPacket       int    // what the client takes, in bytes; 0 for anything (MQTT 5, 3.1.2.11.4)
 	renewalsRefused rarely // logged
+	filtersRefused  rarely // logged
 	retainExplained bool   // the client knows that the chat retains nothing
 
 	will     *will

@@ -112,9 +112,9 @@ func (b *Broker) mayChange(id *authhook.Identity, topic, typ string, change chat
 	owns := typ == chat.TypeEdit || typ == chat.TypeRecall // only who sent it may
 	switch {
 	case change.Of > last:
-		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("there is no message %d", change.Of))
+		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("there is no message %d; of is the seq of a message that exists", change.Of))
 	case change.Of < first && owns:
-		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("message %d is too old: the server has it in its archive only", change.Of))
+		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("message %d is too old, in the archive only; send a new message instead", change.Of))
 	case change.Of < first:
 		return nil // whether it is of this conversation only the archive knows
 	}
@@ -127,12 +127,12 @@ func (b *Broker) mayChange(id *authhook.Identity, topic, typ string, change chat
 	conversation := chat.Conversation(id.Subject, topic)
 	switch {
 	case of == nil && owns: // trimmed meanwhile
-		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("message %d is too old: the server has it in its archive only", change.Of))
+		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("message %d is too old, in the archive only; send a new message instead", change.Of))
 	case of == nil:
 		return nil
 	case chat.Conversation(of.From, of.To) != conversation:
 		// What another conversation has is not for the sender to know.
-		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("message %d is not in %s", change.Of, conversation))
+		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("message %d is not in %s; publish where that message was published", change.Of, conversation))
 	case chat.ChangesSomething(of.Type):
 		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("message %d is of type %s, which only changes others; a %s is about one that people read", change.Of, of.Type, typ))
 	case owns && chat.IsNotice(of.Type):

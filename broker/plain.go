@@ -6,7 +6,6 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
-	"mynah/authhook"
 	"mynah/broker/delivery"
 	"mynah/broker/packet"
 )
@@ -75,12 +74,7 @@ func (b *Broker) mayReceive(s *delivery.Session, topic string) bool {
 		ctx, cancel = context.WithTimeout(b.ctx, subscribeTimeout)
 		defer cancel()
 	}
-	return b.mayRead(ctx, id, topic)
-}
-
-// mayRead reports whether somebody may read a topic, or all that a filter matches.
-func (b *Broker) mayRead(ctx context.Context, id *authhook.Identity, filter string) bool {
-	return b.policy.CanSubscribe(ctx, id, filter) == nil
+	return b.policy.CanSubscribe(ctx, id, topic) == nil
 }
 
 // forgetForbidden takes out of a session's queue what its client may not read any more.

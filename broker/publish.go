@@ -118,7 +118,7 @@ func (b *Broker) recognise(c *conn, r *msglog.Record) {
 // which is acknowledged and goes nowhere.
 func (b *Broker) admit(id *authhook.Identity, topic string) (chat.Kind, error) {
 	if strings.ContainsAny(topic, "+#") {
-		return chat.KindReserved, chat.Refuse(chat.CodeBadTopic, "a message is published to one topic, without wildcards")
+		return chat.KindReserved, chat.Refuse(chat.CodeBadTopic, "a message is published to one topic; name it without + and #")
 	}
 	if pubsub.TooDeep(topic) {
 		return chat.KindReserved, errTooDeep
@@ -132,7 +132,7 @@ func (b *Broker) admit(id *authhook.Identity, topic string) (chat.Kind, error) {
 		if chat.IsBridgeState(topic) {
 			return chat.KindReserved, nil
 		}
-		return chat.KindReserved, err
+		return chat.KindReserved, authhook.WhyNotPublish(id, topic, err)
 	}
 	return chat.ParseTopic(topic).Kind, nil
 }
@@ -157,7 +157,7 @@ func (b *Broker) slowDown(c *conn, id *authhook.Identity) error {
 	return nil
 }
 
-var errTooDeep = chat.Refuse(chat.CodeBadTopic, "a topic has no more than "+strconv.Itoa(pubsub.MaxLevels)+" levels")
+var errTooDeep = chat.Refuse(chat.CodeBadTopic, "a topic has no more than "+strconv.Itoa(pubsub.MaxLevels)+" levels; join some of them")
 
 // signal passes on a message that is not kept.
 func (b *Broker) signal(id *authhook.Identity, topic string, payload []byte, props *packets.Properties) error {
@@ -175,7 +175,7 @@ func (b *Broker) signal(id *authhook.Identity, topic string, payload []byte, pro
 	m := chat.Message{From: id.Subject, To: topic, TS: time.Now().UnixMilli(), Tail: draft.Tail}
 	envelope := m.AppendEnvelope(nil, 0)
 	if most := b.engine.Limits().PerConn / 2; len(envelope)+len(with.props) > most {
-		return chat.Refuse(chat.CodeTooLarge, "a signal has no more than "+strconv.Itoa(most)+" bytes: what is dropped first under pressure has to be small")
+		return chat.Refuse(chat.CodeTooLarge, "a signal has no more than "+strconv.Itoa(most)+" bytes, since it is what is dropped first under pressure; publish to the topic without /signal")
 	}
 	b.engine.SignalWith(topic, with.props, envelope)
 	return nil

@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +22,13 @@ import (
 // what is behind it waits, too.
 const subscribeTimeout = 5 * time.Second
 
+// How many refused subscriptions are logged, of all connections: whoever may connect can
+// cause them at will.
+const (
+	filterRefusalsAtOnce = 100
+	filterRefusalsEvery  = time.Second
+)
+
 // subscribe deals with a SUBSCRIBE (MQTT 5, 3.8): what it may have is on disk before the
 // SUBACK, and what is retained comes after it.
 func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
@@ -30,7 +39,7 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 	defer cancel()
 	had := c.allowance()
 	filters, places := collapse(pk.Filters)
-	refused := make([]packets.Code, len(filters))
+	refused := make([]packets.Code, len(filters)) // with the reason for the client
 	isNew := make(map[string]bool, len(filters))
 	var granted []session.Subscription
 	for i, f := range filters {
@@ -39,7 +48,7 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 			if had.take(f.Filter) {
 				isNew[f.Filter] = true
 			} else {
-				code = packets.ErrQuotaExceeded
+				code = errSubscriptions
 			}
 		}
 		if refused[i] = code; code != packets.CodeSuccess {
@@ -52,15 +61,18 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 		})
 	}
 	reasons := make([]byte, len(pk.Filters))
+	var first refusedFilter
 	for i, f := range pk.Filters {
-		switch at := places[i]; {
-		case at < 0:
-			reasons[i] = c.refusedFilter(packets.ErrQuotaExceeded)
-		case refused[at] != packets.CodeSuccess:
-			reasons[i] = c.refusedFilter(refused[at])
-		default:
-			reasons[i] = f.Qos
+		code := errSubscriptions
+		if at := places[i]; at >= 0 {
+			code = refused[at]
 		}
+		if code == packets.CodeSuccess {
+			reasons[i] = f.Qos
+			continue
+		}
+		reasons[i] = c.refusedCode(code)
+		first.add(f.Filter, code)
 	}
 	if err := b.grant(c, granted); err != nil {
 		b.logger.Error("cannot store subscriptions; they are refused",
@@ -68,12 +80,17 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 		for i := range reasons {
 			if reasons[i] <= packets.CodeGrantedQos2.Code {
 				reasons[i] = packets.ErrUnspecifiedError.Code
+				first.add(pk.Filters[i].Filter, errNotStored)
 			}
 		}
 		granted = nil
 	}
+	if first.n > 0 {
+		b.logRefused(c, &first)
+	}
 	if err := c.client.WritePacket(packets.Packet{
 		FixedHeader: packets.FixedHeader{Type: packets.Suback}, PacketID: pk.PacketID, ReasonCodes: reasons,
+		Properties: packets.Properties{ReasonString: c.subackReason(&first, len(reasons))},
 	}); err != nil {
 		return err
 	}
@@ -108,24 +125,90 @@ func collapse(all packets.Subscriptions) (filters packets.Subscriptions, places 
 	return filters, places
 }
 
+// Why a subscription is refused whatever its filter is.
+var (
+	errSubscriptions = packets.Code{Code: packets.ErrQuotaExceeded.Code, Reason: fmt.Sprintf(
+		"a session has at most %d subscriptions, of %d KiB together, and %d shared ones; unsubscribe from others first, or use filters with wildcards",
+		maxSubscriptions, maxFilterBytes>>10, maxShared)}
+	errNotStored = packets.Code{Code: packets.ErrUnspecifiedError.Code, Reason: string(chat.CodeUnavailable) + ": the server could not store the subscription; try again"}
+)
+
 // mayHave returns why a client may not have a subscription, packets.CodeSuccess if it may.
 func (b *Broker) mayHave(ctx context.Context, c *conn, f packets.Subscription) packets.Code {
 	id := b.identity(c)
 	switch {
+	case pubsub.TooDeep(f.Filter):
+		return packets.Code{Code: packets.ErrTopicFilterInvalid.Code, Reason: errTooDeep.Error()}
 	case !pubsub.ValidFilter(f.Filter):
 		return packets.ErrTopicFilterInvalid
-	case id == nil || !b.mayRead(ctx, id, f.Filter):
-		return packets.ErrNotAuthorized
+	}
+	if err := b.policy.CanSubscribe(ctx, id, f.Filter); err != nil {
+		return packets.Code{Code: packets.ErrNotAuthorized.Code, Reason: asRefusal(authhook.WhyNotSubscribe(id, f.Filter, err)).Error()}
 	}
 	return packets.CodeSuccess
 }
 
-// refusedFilter returns what a SUBACK says: MQTT 3.1.1 knows one failure only.
-func (c *conn) refusedFilter(code packets.Code) byte {
+// refusedCode returns what a SUBACK says: MQTT 3.1.1 knows one failure only.
+func (c *conn) refusedCode(code packets.Code) byte {
 	if !c.v5.Load() {
 		return packets.ErrUnspecifiedError.Code
 	}
 	return code.Code
+}
+
+// refusedFilter is the first filter of a packet that was refused.
+type refusedFilter struct {
+	filter string
+	code   packets.Code
+	n      int // filters of the packet that were refused
+}
+
+func (r *refusedFilter) add(filter string, code packets.Code) {
+	if r.n++; r.n == 1 {
+		r.filter, r.code = filter, code
+	}
+}
+
+// subackReason returns the reason string of a SUBACK with so many reason codes (MQTT 5,
+// 3.9.2.1.2): of one filter why it is refused; of several also which is the first that is,
+// and how many more are. It is "" if none is, if the client wants no such explanations
+// (3.1.2.11.7) and if it does not take a packet of that size [MQTT-3.9.2-1].
+func (c *conn) subackReason(first *refusedFilter, codes int) string {
+	if first.n == 0 || !c.v5.Load() || c.quiet {
+		return ""
+	}
+	reason := first.code.Reason
+	if codes > 1 {
+		reason = chat.Shown(first.filter) + ": " + reason
+		if first.n > 1 {
+			reason = fmt.Sprintf("%s (and %d more of %d filters)", reason, first.n-1, codes)
+		}
+	}
+	// Packet id, one property and the codes.
+	property := 1 + 2 + len(reason)
+	remaining := 2 + varintLen(property) + property + codes
+	if c.maxPacket > 0 && 1+len(binary.AppendUvarint(nil, uint64(remaining)))+remaining > c.maxPacket { //nolint:gosec // a length
+		return ""
+	}
+	return reason
+}
+
+// logRefused logs that a client is refused a subscription, a connection's once a minute.
+func (b *Broker) logRefused(c *conn, first *refusedFilter) {
+	c.filtersRefused.Do(func() {
+		leftOut, ok := b.filterRefusals.Allow()
+		if !ok {
+			return
+		}
+		attrs := []any{
+			"subject", c.subject(), "client_id", c.clientID,
+			"filter", chat.Shown(first.filter), "reason", first.code.Reason, "refused", first.n,
+		}
+		if leftOut > 0 {
+			attrs = append(attrs, "left_out", leftOut)
+		}
+		b.logger.Info("a subscription was refused", attrs...)
+	})
 }
 
 // grant stores subscriptions and makes them effective.

@@ -3,8 +3,11 @@ package broker_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -85,5 +88,91 @@ func TestSubscribeToTheSameTwice(t *testing.T) {
 			}
 		}
 		r.Quiet()
+	}
+}
+
+// A SUBACK of MQTT 5 says why filters were refused: of one its reason, of several which is
+// the first, and how many more are. Nobody was told more than 0x87.
+func TestSubackSaysWhy(t *testing.T) {
+	t.Parallel()
+	var log logged
+	b := mustStart(t, t.TempDir(), func(cfg *broker.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	addr := b.MQTTAddr().String()
+	suback := func(c *mqttest.Client, filters ...string) packets.Packet {
+		t.Helper()
+		subs := make(packets.Subscriptions, len(filters))
+		for i, f := range filters {
+			subs[i] = packets.Subscription{Filter: f, Qos: 1}
+		}
+		c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Subscribe, Qos: 1}, PacketID: c.ID(), Filters: subs})
+		return c.Expect(packets.Suback)
+	}
+	const (
+		bobs   = "not_allowed: that is for bob alone; yours is user/alice"
+		member = "not_member: you are not in this group; join it or ask to be invited"
+	)
+	c := mqttest.Dial(t, addr, v5(user(t, "alice", "phone")))
+	for _, tc := range []struct {
+		filters []string
+		codes   string
+		reason  string
+	}{
+		{[]string{"user/alice"}, "\x01", ""},
+		{[]string{"user/bob"}, "\x87", bobs},
+		{[]string{"group/42"}, "\x87", member},
+		{[]string{"users/alice"}, "\x87", `not_allowed: "users/alice" is no topic of the chat; did you mean user/alice?`},
+		{[]string{"user/al ice"}, "\x87", `not_allowed: "al ice" is no id, because of ' ' (U+0020); ids are 1 to 64 characters of A-Z a-z 0-9 _ . ~ -`},
+		{[]string{"user/alice", "group/+"}, "\x01\x01", ""},
+		{[]string{"user/alice", "user/bob"}, "\x01\x87", `"user/bob": ` + bobs},
+		{[]string{"user/alice", "group/42", "user/bob", "user/carol", "group/+"}, "\x01\x87\x87\x87\x01", `"group/42": ` + member + " (and 2 more of 5 filters)"},
+		{[]string{strings.Repeat("x/", 200) + "x"}, "\x8f", "bad_topic: a topic has no more than 128 levels; join some of them"},
+	} {
+		ack := suback(c, tc.filters...)
+		if string(ack.ReasonCodes) != tc.codes || ack.Properties.ReasonString != tc.reason {
+			t.Errorf("%.60q: codes %x, reason\n%q, want %x\n%q", tc.filters, ack.ReasonCodes, ack.Properties.ReasonString, tc.codes, tc.reason)
+		}
+	}
+	if line := log.String(); strings.Count(line, "a subscription was refused") != 1 ||
+		!strings.Contains(line, `filter="\"user/bob\"" reason="`+bobs+`" refused=1`) || !strings.Contains(line, "subject=alice client_id=phone") {
+		t.Errorf("logged %q, want one line with the first that was refused", line)
+	}
+
+	// Beyond what a session may have, the remedy is another one.
+	many := make([]string, 1001)
+	for i := range many {
+		many[i] = fmt.Sprint("presence/u", i)
+	}
+	full := mqttest.Dial(t, addr, v5(user(t, "alice", "full")))
+	if ack := suback(full, many...); !strings.HasPrefix(ack.Properties.ReasonString, `"presence/u1000": a session has at most 1000 subscriptions`) {
+		t.Errorf("one too many: reason %q", ack.Properties.ReasonString)
+	}
+
+	// Who asked for no problem information, takes no larger packet, or speaks 3.1.1 has the codes.
+	silent := v5(user(t, "alice", "silent"))
+	silent.Properties.RequestProblemInfoFlag = true
+	if ack := suback(mqttest.Dial(t, addr, silent), "user/bob"); string(ack.ReasonCodes) != "\x87" || ack.Properties.ReasonString != "" {
+		t.Errorf("without problem information: %x %q", ack.ReasonCodes, ack.Properties.ReasonString)
+	}
+	if ack := suback(mqttest.Dial(t, addr, user(t, "alice", "old")), "user/bob"); string(ack.ReasonCodes) != "\x80" || ack.Properties.ReasonString != "" {
+		t.Errorf("3.1.1: %x %q", ack.ReasonCodes, ack.Properties.ReasonString)
+	}
+	for _, n := range []int{1, 100, 200} { // filters: the length of the packet and that of the property take a byte more each
+		filters := make([]string, n)
+		for i := range filters {
+			filters[i] = "user/bob"
+		}
+		ack := suback(c, filters...)
+		encoded := func(n int) int { return len(binary.AppendUvarint(nil, uint64(n))) } //nolint:gosec // a length
+		property := 3 + len(ack.Properties.ReasonString)
+		remaining := 2 + encoded(property) + property + n
+		size := uint32(1 + encoded(remaining) + remaining) //nolint:gosec // some hundred
+		for most, tells := range map[uint32]bool{size - 1: false, size: true} {
+			o := v5(user(t, "alice", fmt.Sprint("narrow", most)))
+			o.Properties.MaximumPacketSize = most
+			ack := suback(mqttest.Dial(t, addr, o), filters...)
+			if len(ack.ReasonCodes) != n || (ack.Properties.ReasonString != "") != tells {
+				t.Errorf("%d filters, Maximum Packet Size %d of %d: %d codes, reason %q", n, most, size, len(ack.ReasonCodes), ack.Properties.ReasonString)
+			}
+		}
 	}
 }

@@ -31,15 +31,14 @@ const maxHead = len(`{"seq":,"prev":,"from":"","to":"","ts":,`) + 3*20 +
 
 // Refusals that Parse returns again and again. They are not changed.
 var (
-	errNUL       = Refuse(CodeBadMessage, "the message contains U+0000, which cannot be stored")
-	errSurrogate = Refuse(CodeBadMessage, "a string of the message has half of a surrogate pair, which cannot be stored")
-	errNumber    = Refuse(CodeBadMessage, "a number of the message is out of the range of a double")
-	errDepth     = Refuse(CodeBadMessage, "the message is nested too deeply")
-	errTwice     = Refuse(CodeBadMessage, "a field of the message is there twice")
-	errAlike     = Refuse(CodeBadMessage, "a field differs from seq, prev, from, to, ts or type by upper and lower case only; receivers could take it for that one")
+	errNUL       = Refuse(CodeBadMessage, "the message contains U+0000, which cannot be stored; leave it out")
+	errSurrogate = Refuse(CodeBadMessage, "a string of the message has half of a surrogate pair, which cannot be stored; write both halves or U+FFFD")
+	errNumber    = Refuse(CodeBadMessage, "a number of the message is out of the range of a double; write it as a string")
+	errTwice     = Refuse(CodeBadMessage, "a field of the message is there twice; leave one out")
+	errAlike     = Refuse(CodeBadMessage, "a field differs from seq, prev, from, to, ts or type by upper and lower case only, and receivers could take it for that one; choose another name")
 	errType      = Refuse(CodeBadMessage, "type must be 1 to 32 characters of a-z 0-9 . _ -")
 	errTypeKind  = Refuse(CodeBadMessage, "type must be a string")
-	errNotice    = Refuse(CodeBadMessage, "types that begin with notice are sent by the system only")
+	errNotice    = Refuse(CodeBadMessage, "types that begin with notice are sent by the system only; an application's own begin with x-")
 	errMid       = Refuse(CodeBadMessage, "mid must be a string of 1 to 64 characters")
 	errReplyTo   = Refuse(CodeBadMessage, "reply_to must be the seq of a message, a positive integer")
 	errMentions  = Refuse(CodeBadMessage, `mentions must be an array of ids, or ["*"]`)
@@ -49,7 +48,7 @@ var (
 	errEdit      = missing(TypeEdit, "body, the new content")
 	errKey       = missing(TypeReaction, "key, 1 to 64 bytes of visible text such as an emoji")
 	errRemove    = Refuse(CodeBadMessage, "remove must be true or false")
-	errEmpty     = Refuse(CodeBadMessage, "the message is empty")
+	errEmpty     = Refuse(CodeBadMessage, `the message is empty; an empty text is {"body":""}`)
 )
 
 // errOf is by the type that needs the field.
@@ -155,7 +154,11 @@ func (l Limits) ParseWith(payload []byte, system bool, mqtt []byte) (Draft, erro
 }
 
 func tooLarge(what string, limit int) *Error {
-	return Refuse(CodeTooLarge, fmt.Sprintf("%s is over the limit of %d bytes", what, limit))
+	return Refuse(CodeTooLarge, fmt.Sprintf("%s is over the limit of %d bytes; send what is large as a file, and its address in the message", what, limit))
+}
+
+func tooDeep(limit int) *Error {
+	return Refuse(CodeBadMessage, fmt.Sprintf("the message is nested too deeply; it may have %d arrays and objects inside each other", limit))
 }
 
 // room reports by an error that a tail of the given length is too long.

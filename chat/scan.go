@@ -367,8 +367,8 @@ func (s *scanner) value(outer int) bool {
 				open[n>>6] &^= 1 << (n & 63)
 			}
 			n++
-			if outer+n > s.depth {
-				s.fail(errDepth)
+			if outer+n > s.depth && s.bad == nil {
+				s.bad = tooDeep(s.depth)
 			}
 			s.i++
 			if next := s.space(); next != c+2 { // not '}' after '{', nor ']' after '['

@@ -206,11 +206,11 @@ func (d *Directory) Stop(ctx context.Context) error {
 
 // Refusals are values, made once.
 var (
-	refusedWrite    = chat.Refuse(chat.CodeNotAllowed, "you may not write to them")
-	refusedMember   = chat.Refuse(chat.CodeNotMember, "you are not in this group")
-	refusedMuted    = chat.Refuse(chat.CodeMuted, "you may not speak in this group now")
-	refusedAllMuted = chat.Refuse(chat.CodeMuted, "only the owner and admins may speak in this group now")
-	refusedSee      = chat.Refuse(chat.CodeNotAllowed, "you may not see whether they are online")
+	refusedWrite    = chat.Refuse(chat.CodeNotAllowed, "you may not write to them; become contacts first")
+	refusedMember   = chat.Refuse(chat.CodeNotMember, "you are not in this group; join it or ask to be invited")
+	refusedMuted    = chat.Refuse(chat.CodeMuted, "you may not speak in this group now; wait until the mute ends, or ask its owner or an admin")
+	refusedAllMuted = chat.Refuse(chat.CodeMuted, "only the owner and admins may speak in this group now; ask one of them to unmute it")
+	refusedSee      = chat.Refuse(chat.CodeNotAllowed, "you may not see whether they are online; become contacts first")
 	refusedConnect  = chat.Refuse(chat.CodeNotAllowed, "the token is no longer accepted; sign in again")
 	refusedUnknown  = chat.Refuse(chat.CodeUnavailable, "cannot check that right now; try again")
 )

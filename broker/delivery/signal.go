@@ -76,6 +76,6 @@ func (e *Engine) tooLarge(s *Session, rec *msglog.Record) {
 func (e *Engine) plainTooLarge(s *Session, topic string) {
 	e.stats.TooLarge.Add(1)
 	refusal := chat.Refuse(chat.CodeTooLarge,
-		fmt.Sprintf("a message on %s is larger than the maximum packet size that you announced", topic))
+		fmt.Sprintf("a message on %s is larger than the maximum packet size that you announced; announce a larger one", topic))
 	go e.Signal(chat.ErrorTopic(s.Subject), refusal.Payload(topic, ""))
 }
