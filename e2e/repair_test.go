@@ -25,7 +25,7 @@ func TestLogRepair(t *testing.T) {
 		t.Helper()
 		c := dial(t, n, "c", token(t, alice))
 		for i := from; i < upto; i++ {
-			c.pub(t, "user/"+bob, 1, fmt.Sprint(i))
+			c.pub(t, "user/"+bob, 1, fmt.Sprint("message ", i))
 		}
 		c.Disconnect(100)
 	}
@@ -80,7 +80,7 @@ func TestLogRepair(t *testing.T) {
 	c := dial(t, b, "bob", token(t, bob))
 	c.sub(t, "user/"+bob, 1)
 	publish(b, 40, 41)
-	m := c.waitText(t, "40")
+	m := c.waitText(t, "message 40")
 	var first, last uint64
 	_, rest, _ = strings.Cut(stdout, "lost       messages ")
 	if _, err := fmt.Sscanf(rest, "%d to %d;", &first, &last); err != nil || first > last || m.Seq <= last {

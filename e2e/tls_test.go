@@ -108,10 +108,13 @@ func TestBrokerURLOverTLS(t *testing.T) {
 	b := start(t, "broker", "--data-dir", filepath.Join(dir, "data"), "--jwt-secret", secret,
 		"--mqtt-addr", "off", "--mqtts-addr", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key,
 		"--http-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0")
-	part := func(name, broker string, more ...string) *node {
-		return start(t, append([]string{
+	arguments := func(name, broker string, more ...string) []string {
+		return append([]string{
 			name, "--database-url", database, "--broker-url", broker, "--jwt-secret", secret, "--metrics-addr", "127.0.0.1:0",
-		}, more...)...)
+		}, more...)
+	}
+	part := func(name, broker string, more ...string) *node {
+		return start(t, arguments(name, broker, more...)...)
 	}
 
 	// WebSocket over TLS is a reverse proxy's, as in front of a real installation.
@@ -149,7 +152,8 @@ func TestBrokerURLOverTLS(t *testing.T) {
 		"mqtts://localhost:" + b.mqtts[strings.LastIndex(b.mqtts, ":")+1:]: {"--broker-ca", cert}, // not the certificate's host
 		strings.Replace(proxy.URL, "https", "wss", 1):                      {"--broker-ca", other},
 	} {
-		archiver := part("archiver", name, more...)
+		archiver := launch(arguments("archiver", name, more...)...) // it is not ready before it is connected
+		t.Cleanup(func() { archiver.interrupt() })
 		line, ok := archiver.log.await(func(line string) bool { return strings.Contains(line, "not connected") }, archiver.exited)
 		if !ok || !strings.Contains(line, "certificate") || !strings.Contains(line, `"advice":"see that --broker-ca`) {
 			t.Errorf("%s %v: it says %s", name, more, line)
