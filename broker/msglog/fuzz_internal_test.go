@@ -3,9 +3,11 @@ package msglog
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/crc32"
 	"reflect"
 	"testing"
 
+	"mynah/broker/state"
 	"mynah/chat"
 )
 
@@ -113,6 +115,34 @@ func FuzzBlock(f *testing.F) {
 			if again, rest2, err := cutString(append(appendString(nil, s), rest...)); err != nil || again != s || !bytes.Equal(rest, rest2) {
 				t.Fatalf("%q: %q and %q, %v", value, again, rest2, err)
 			}
+		}
+	})
+}
+
+// FuzzDecodeEntry: whatever comes from another broker, decoding neither panics nor takes more
+// memory than there are bytes, and what it accepts is what would be sent.
+func FuzzDecodeEntry(f *testing.F) {
+	for _, e := range []*Entry{
+		{},
+		{Origin: "a", Number: 3, Time: 5, Full: true, Trim: 9},
+		{Records: []*Record{{Message: chat.Message{From: "a", To: "user/b", Tail: []byte("}")}, QoS: 2, Dup: true, Props: []byte{1}}}},
+		{State: []state.Op{{Key: "k", Value: []byte("v")}, {Key: "p", Delete: true, Prefix: true}}},
+	} {
+		f.Add(AppendEntry(nil, e)[5:])
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		b := append([]byte{entryVersion, 0, 0, 0, 0}, body...)
+		binary.LittleEndian.PutUint32(b[1:], crc32.Checksum(body, castagnoli))
+		e, err := DecodeEntry(b)
+		if err != nil {
+			return
+		}
+		if len(e.Records)*recordMinSize+len(e.State)*opMinSize > len(body) {
+			t.Fatalf("%d records and %d changes from %d bytes", len(e.Records), len(e.State), len(body))
+		}
+		again, err := DecodeEntry(AppendEntry(nil, e))
+		if err != nil || !reflect.DeepEqual(again, e) {
+			t.Fatalf("%+v was sent as %+v: %v", e, again, err)
 		}
 	})
 }
