@@ -5,7 +5,14 @@ import (
 	"errors"
 
 	"mynah/chat"
+	"mynah/people"
 )
+
+// adminHandlers are for operators.
+type adminHandlers struct {
+	people *people.Service
+	keys   *people.Keys
+}
 
 type disableInput struct {
 	IDPath
@@ -14,19 +21,19 @@ type disableInput struct {
 	}
 }
 
-func (a *API) disableAccount(ctx context.Context, in *disableInput) (*empty, error) {
+func (h *adminHandlers) disableAccount(ctx context.Context, in *disableInput) (*empty, error) {
 	if in.Body.Unknown {
-		return nil, a.accounts.DisableUnknown(ctx, in.ID)
+		return nil, h.people.Accounts.DisableUnknown(ctx, in.ID)
 	}
-	err := a.accounts.SetDisabled(ctx, in.ID, true, false)
+	err := h.people.Accounts.SetDisabled(ctx, in.ID, true, false)
 	if refusal, ok := errors.AsType[*chat.Error](err); ok && refusal.Code == chat.CodeNotFound {
 		return nil, chat.Refuse(chat.CodeNotFound, `There is no such account. To refuse somebody who has not come yet, send {"unknown": true}.`)
 	}
 	return nil, err
 }
 
-func (a *API) enableAccount(ctx context.Context, in *IDPath) (*empty, error) {
-	return nil, a.accounts.SetDisabled(ctx, in.ID, false, false)
+func (h *adminHandlers) enableAccount(ctx context.Context, in *IDPath) (*empty, error) {
+	return nil, h.people.Accounts.SetDisabled(ctx, in.ID, false, false)
 }
 
 type rotateInput struct {
@@ -39,8 +46,8 @@ type rotated struct {
 	KID string `json:"kid" doc:"The key that signs from now on"`
 }
 
-func (a *API) rotateKeys(ctx context.Context, in *rotateInput) (*body[rotated], error) {
-	kid, err := a.cfg.Keys.Rotate(ctx, in.Body.Distrust)
+func (h *adminHandlers) rotateKeys(ctx context.Context, in *rotateInput) (*body[rotated], error) {
+	kid, err := h.keys.Rotate(ctx, in.Body.Distrust)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 	"mynah/internal/loglimit"
 	"mynah/internal/origin"
 	"mynah/people"
+	"mynah/people/contacts"
 	"mynah/schema"
 	"mynah/schema/pgtx"
 )
@@ -34,13 +35,11 @@ type API struct {
 	mux      *http.ServeMux
 	huma     huma.API
 	document []byte // openapi.json
-	accounts *people.Service
-	social   *groups.Service
+	people   *people.Service
+	contacts *contacts.Service
+	groups   *groups.Service
 	limits   limits
 	barrier  *changes.Barrier
-	// groupOwner returns nil if the subject owns the group, and a *chat.Error
-	// if not. The groups set it.
-	groupOwner func(ctx context.Context, subject, group string) error
 
 	refusedTokens *authhook.RefusalLog
 	otherOrigins  *loglimit.Limiter // of pages whose scripts may not read answers
@@ -60,7 +59,7 @@ func New(cfg Config) (*API, error) {
 	a := &API{cfg: cfg, log: cfg.Log, db: pgtx.New(cfg.DB), mux: http.NewServeMux(), limits: newLimits(cfg.AddressLimits, cfg.Now)}
 	a.refusedTokens = authhook.NewRefusalLog(cfg.Now)
 	a.otherOrigins = loglimit.New(originsAtOnce, originsEvery)
-	cfg.Accounts.PublicURL = cfg.PublicURL
+	cfg.People.PublicURL = cfg.PublicURL
 	header, err := forwarded.ParseHeader(cfg.ForwardedHeader)
 	if err != nil {
 		return nil, fmt.Errorf("set up addresses: %w", err)
@@ -69,13 +68,12 @@ func New(cfg Config) (*API, error) {
 	if a.origins, err = origin.Parse(cfg.Origins); err != nil {
 		return nil, err
 	}
-	if a.accounts, err = people.New(a.db, cfg.Keys, cfg.Accounts, cfg.Log, cfg.Now); err != nil {
-		return nil, fmt.Errorf("set up accounts: %w", err)
+	if a.people, err = people.New(a.db, cfg.Keys, cfg.People, cfg.Log, cfg.Now); err != nil {
+		return nil, fmt.Errorf("set up people: %w", err)
 	}
-	a.social = groups.New(a.db, cfg.Social)
+	a.contacts, a.groups = contacts.New(a.db, cfg.Contacts), groups.New(a.db, cfg.Groups)
+	a.people.Accounts.OnDelete = a.forget
 	a.barrier = changes.NewBarrier(cfg.DB, cfg.Log)
-	a.accounts.Acquainted, a.accounts.OnDelete = a.social.Acquainted, a.social.Forget
-	a.groupOwner = a.ownsGroup
 	a.huma = humago.New(a.mux, humaConfig())
 	a.routes()
 	if err := a.serveDocs(); err != nil {
@@ -103,8 +101,8 @@ func (a *API) Start(ctx context.Context) error {
 	if a.stop != nil {
 		return nil
 	}
-	if err := a.accounts.Start(ctx); err != nil {
-		return fmt.Errorf("start accounts: %w", err)
+	if err := a.people.Start(ctx); err != nil {
+		return fmt.Errorf("start people: %w", err)
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	a.stop, a.done = stop, make(chan struct{})
@@ -126,13 +124,22 @@ func (a *API) Stop(ctx context.Context) error {
 	a.stop()
 	a.stop = nil
 	a.barrier.Stop()
-	err := a.accounts.Stop(ctx)
+	err := a.people.Stop(ctx)
 	select {
 	case <-a.done:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	return err
+}
+
+// forget removes who deletes their account from groups and contacts, in the transaction of
+// the deletion.
+func (a *API) forget(ctx context.Context, account string) error {
+	if err := a.groups.Forget(ctx, account); err != nil {
+		return err
+	}
+	return a.contacts.Forget(ctx, account)
 }
 
 // sweepEvery is how often what has expired is deleted.

@@ -38,9 +38,9 @@ func callerOf(ctx context.Context) *Caller {
 // a stolen access token alone: linking identities, a first password, deletion.
 const freshFor = 10 * time.Minute
 
-// fresh returns nil if the caller has signed in within the last minutes.
-func (a *API) fresh(c *Caller) error {
-	if c.SignedIn.IsZero() || a.cfg.now().Sub(c.SignedIn) > freshFor {
+// requireFreshSignIn returns nil if the caller has signed in within the last minutes.
+func requireFreshSignIn(c *Caller, now time.Time) error {
+	if c.SignedIn.IsZero() || now.Sub(c.SignedIn) > freshFor {
 		return chat.Refuse(chat.CodeStaleSignIn, "This takes a sign-in of the last 10 minutes. Sign in again and repeat it.")
 	}
 	return nil
@@ -78,7 +78,7 @@ func (a *API) authenticate(ctx context.Context, req *request) (*Caller, error) {
 		return nil, chat.Refuse(chat.CodeUnauthenticated, "The token is not accepted. Sign in again or renew it.")
 	}
 	req.subject = id.Subject
-	signedIn, err := a.accounts.Admit(ctx, id)
+	signedIn, err := a.people.Accounts.Admit(ctx, id)
 	if err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func (l *letterBox) nth(tb testing.TB, n int) people.Code {
 }
 
 func withBoxes(box *letterBox) func(*api.Config) {
-	return func(c *api.Config) { c.Accounts.SMS, c.Accounts.Mail = box, box }
+	return func(c *api.Config) { c.People.SMS, c.People.Mail = box, box }
 }
 
 func (w *world) askCode(channel, to, purpose string) string {
@@ -186,7 +186,7 @@ func TestNoAnswerTellsWhetherAnAccountExists(t *testing.T) {
 	w.signInCode(challenge, box.nth(t, 1).Digits).want(http.StatusCreated)
 	w.askCode("phone", "+8613900139000", "signin") // as many as the other
 	w.register("anna")
-	closed := newWorld(t, withBoxes(&letterBox{}), func(c *api.Config) { c.Accounts.Registration = people.RegisterClosed })
+	closed := newWorld(t, withBoxes(&letterBox{}), func(c *api.Config) { c.People.Registration = people.RegisterClosed })
 	same := func(what string, known, unknown *reply) {
 		t.Helper()
 		if shape(known) != shape(unknown) {

@@ -16,6 +16,7 @@ import (
 	"mynah/internal/forwarded"
 	"mynah/internal/origin"
 	"mynah/people"
+	"mynah/people/contacts"
 )
 
 // Config is what an API needs. The flags that fill it are named with the fields.
@@ -29,10 +30,11 @@ type Config struct {
 	Verifier Verifier
 	// Keys signs access tokens. Required.
 	Keys *people.Keys
-	// Accounts says who may register and how people sign in.
-	Accounts people.Config
-	// Social are the limits of contacts and groups.
-	Social groups.Config
+	// People says who may register and how people sign in.
+	People people.Config
+	// Contacts are the limits of contacts, Groups those of groups.
+	Contacts contacts.Config
+	Groups   groups.Config
 	// Origins are the origins of web pages, besides the API's own, whose
 	// scripts may call it (--allow-origin): https://app.example.com,
 	// https://*.example.com for all below that, file:// or null for pages that
@@ -64,8 +66,6 @@ type Config struct {
 	// Now tells the time. Default time.Now.
 	Now func() time.Time
 }
-
-func (c *Config) now() time.Time { return c.Now() }
 
 // Validate sets the defaults and returns an error that names each flag that is
 // wrong and what to do about it.
@@ -105,10 +105,10 @@ func (c *Config) ValidateSettings() error {
 			wrong = append(wrong, fmt.Errorf("--public-url %q: give the address under which clients reach this server, without a slash at the end, for example https://chat.example.com", c.PublicURL))
 		}
 	}
-	if len(c.Accounts.OIDC) > 0 && c.PublicURL == "" {
+	if len(c.People.OIDC) > 0 && c.PublicURL == "" {
 		wrong = append(wrong, errors.New("--public-url is missing: --oidc needs it, to have people sent back here"))
 	}
-	if err := c.Accounts.Validate(); err != nil {
+	if err := c.People.Validate(); err != nil {
 		wrong = append(wrong, err)
 	}
 	return errors.Join(wrong...)

@@ -3,8 +3,17 @@ package api
 import (
 	"context"
 
-	"mynah/groups"
+	"mynah/people"
+	"mynah/people/contacts"
+	"mynah/schema"
 )
+
+// contactHandlers are the caller's contacts, blocks and privacy.
+type contactHandlers struct {
+	contacts *contacts.Service
+	people   *people.Service
+	limits   *limits
+}
 
 type askInput struct {
 	Body struct {
@@ -17,13 +26,13 @@ type askOutput struct {
 	State string `json:"state" enum:"asked,contact" doc:"contact if they had asked you before"`
 }
 
-func (a *API) askContact(ctx context.Context, in *askInput) (*body[askOutput], error) {
+func (h *contactHandlers) askContact(ctx context.Context, in *askInput) (*body[askOutput], error) {
 	me := callerOf(ctx).Subject
 	// Each note is a notice to them.
-	if err := a.countFor(ctx, callerOf(ctx), a.limits.askingOne, me+" "+in.Body.ID, 1); err != nil {
+	if err := countFor(ctx, callerOf(ctx), h.limits.askingOne, me+" "+in.Body.ID, 1); err != nil {
 		return nil, err
 	}
-	contacts, err := a.social.Ask(ctx, me, in.Body.ID, in.Body.Note)
+	contacts, err := h.contacts.Ask(ctx, me, in.Body.ID, in.Body.Note)
 	if err != nil {
 		return nil, err
 	}
@@ -39,63 +48,48 @@ type requestsInput struct {
 	Direction string `query:"direction" enum:"incoming,outgoing" default:"incoming"`
 }
 
-func (a *API) contactRequests(ctx context.Context, in *requestsInput) (*body[List[groups.Request]], error) {
+func (h *contactHandlers) contactRequests(ctx context.Context, in *requestsInput) (*body[List[contacts.Request]], error) {
 	after, err := in.afterTime()
 	if err != nil {
 		return nil, err
 	}
-	rows, err := a.social.Requests(ctx, callerOf(ctx).Subject, in.Direction == "incoming", after, in.Limit+1)
+	rows, err := h.contacts.Requests(ctx, callerOf(ctx).Subject, in.Direction == "incoming", after, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
-	return peopleOf(ctx, a, rows, in.Limit, func(r groups.Request) any { return groups.TimeKey{At: r.Since, ID: r.ID} })
+	return peopleOf(ctx, h.people.Profiles, rows, in.Limit, func(r contacts.Request) any { return schema.TimeKey{At: r.Since, ID: r.ID} })
 }
 
-// afterTime reads the cursor of a list ordered by time, nil at its beginning.
-func (p *Page) afterTime() (*groups.TimeKey, error) {
-	var key groups.TimeKey
-	if ok, err := p.after(&key); err != nil || !ok {
-		return nil, err
-	}
-	return &key, nil
-}
-
-// afterID reads the cursor of a list ordered by id, "" at its beginning.
-func (p *Page) afterID() (id string, err error) {
-	_, err = p.after(&id)
-	return id, err
-}
-
-func (a *API) acceptContact(ctx context.Context, in *IDPath) (*body[groups.Friend], error) {
+func (h *contactHandlers) acceptContact(ctx context.Context, in *IDPath) (*body[contacts.Friend], error) {
 	me := callerOf(ctx).Subject
-	if err := a.social.Accept(ctx, me, in.ID); err != nil {
+	if err := h.contacts.Accept(ctx, me, in.ID); err != nil {
 		return nil, err
 	}
-	return a.contact(ctx, in)
+	return h.contact(ctx, in)
 }
 
-func (a *API) endContactRequest(ctx context.Context, in *IDPath) (*empty, error) {
-	return nil, a.social.EndRequest(ctx, callerOf(ctx).Subject, in.ID)
+func (h *contactHandlers) endContactRequest(ctx context.Context, in *IDPath) (*empty, error) {
+	return nil, h.contacts.EndRequest(ctx, callerOf(ctx).Subject, in.ID)
 }
 
-func (a *API) contact(ctx context.Context, in *IDPath) (*body[groups.Friend], error) {
-	f, err := a.social.Friend(ctx, callerOf(ctx).Subject, in.ID)
+func (h *contactHandlers) contact(ctx context.Context, in *IDPath) (*body[contacts.Friend], error) {
+	f, err := h.contacts.Get(ctx, callerOf(ctx).Subject, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return personOf(ctx, a, f)
+	return personOf(ctx, h.people.Profiles, f)
 }
 
-func (a *API) contacts(ctx context.Context, in *Page) (*body[List[groups.Friend]], error) {
+func (h *contactHandlers) list(ctx context.Context, in *Page) (*body[List[contacts.Friend]], error) {
 	after, err := in.afterID()
 	if err != nil {
 		return nil, err
 	}
-	rows, err := a.social.Friends(ctx, callerOf(ctx).Subject, after, in.Limit+1)
+	rows, err := h.contacts.List(ctx, callerOf(ctx).Subject, after, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
-	return peopleOf(ctx, a, rows, in.Limit, func(f groups.Friend) any { return f.ID })
+	return peopleOf(ctx, h.people.Profiles, rows, in.Limit, func(f contacts.Friend) any { return f.ID })
 }
 
 type remarkInput struct {
@@ -105,41 +99,41 @@ type remarkInput struct {
 	}
 }
 
-func (a *API) remarkContact(ctx context.Context, in *remarkInput) (*body[groups.Friend], error) {
-	f, err := a.social.SetRemark(ctx, callerOf(ctx).Subject, in.ID, in.Body.Remark)
+func (h *contactHandlers) remarkContact(ctx context.Context, in *remarkInput) (*body[contacts.Friend], error) {
+	f, err := h.contacts.SetRemark(ctx, callerOf(ctx).Subject, in.ID, in.Body.Remark)
 	if err != nil {
 		return nil, err
 	}
-	return personOf(ctx, a, f)
+	return personOf(ctx, h.people.Profiles, f)
 }
 
-func (a *API) removeContact(ctx context.Context, in *IDPath) (*empty, error) {
-	return nil, a.social.RemoveContact(ctx, callerOf(ctx).Subject, in.ID)
+func (h *contactHandlers) removeContact(ctx context.Context, in *IDPath) (*empty, error) {
+	return nil, h.contacts.Remove(ctx, callerOf(ctx).Subject, in.ID)
 }
 
-func (a *API) blocks(ctx context.Context, in *Page) (*body[List[groups.BlockedPerson]], error) {
+func (h *contactHandlers) blocks(ctx context.Context, in *Page) (*body[List[contacts.BlockedPerson]], error) {
 	after, err := in.afterID()
 	if err != nil {
 		return nil, err
 	}
-	rows, err := a.social.Blocks(ctx, callerOf(ctx).Subject, after, in.Limit+1)
+	rows, err := h.contacts.Blocks(ctx, callerOf(ctx).Subject, after, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
-	return peopleOf(ctx, a, rows, in.Limit, func(b groups.BlockedPerson) any { return b.ID })
+	return peopleOf(ctx, h.people.Profiles, rows, in.Limit, func(b contacts.BlockedPerson) any { return b.ID })
 }
 
-func (a *API) block(ctx context.Context, in *IDPath) (*empty, error) {
+func (h *contactHandlers) block(ctx context.Context, in *IDPath) (*empty, error) {
 	me := callerOf(ctx).Subject
-	return nil, a.social.Block(ctx, me, in.ID)
+	return nil, h.contacts.Block(ctx, me, in.ID)
 }
 
-func (a *API) unblock(ctx context.Context, in *IDPath) (*empty, error) {
-	return nil, a.social.Unblock(ctx, callerOf(ctx).Subject, in.ID)
+func (h *contactHandlers) unblock(ctx context.Context, in *IDPath) (*empty, error) {
+	return nil, h.contacts.Unblock(ctx, callerOf(ctx).Subject, in.ID)
 }
 
-func (a *API) privacy(ctx context.Context, _ *empty) (*body[groups.Privacy], error) {
-	p, err := a.social.Privacy(ctx, callerOf(ctx).Subject)
+func (h *contactHandlers) privacy(ctx context.Context, _ *empty) (*body[contacts.Privacy], error) {
+	p, err := h.contacts.Privacy(ctx, callerOf(ctx).Subject)
 	if err != nil {
 		return nil, err
 	}
@@ -153,8 +147,8 @@ type privacyInput struct {
 	}
 }
 
-func (a *API) setPrivacy(ctx context.Context, in *privacyInput) (*body[groups.Privacy], error) {
-	p, err := a.social.SetPrivacy(ctx, callerOf(ctx).Subject, in.Body.Write, in.Body.Presence)
+func (h *contactHandlers) setPrivacy(ctx context.Context, in *privacyInput) (*body[contacts.Privacy], error) {
+	p, err := h.contacts.SetPrivacy(ctx, callerOf(ctx).Subject, in.Body.Write, in.Body.Presence)
 	if err != nil {
 		return nil, err
 	}

@@ -7,8 +7,15 @@ import (
 
 	"mynah/authhook"
 	"mynah/chat"
+	"mynah/groups"
 	"mynah/people"
 )
+
+// deviceHandlers are devices and services, and their credentials.
+type deviceHandlers struct {
+	people *people.Service
+	groups *groups.Service
+}
 
 // CredentialFields are how a device is to prove itself.
 type CredentialFields struct {
@@ -70,12 +77,12 @@ type deviceOutput struct {
 	}
 }
 
-func (a *API) createDevice(ctx context.Context, in *deviceInput) (*deviceOutput, error) {
+func (h *deviceHandlers) createDevice(ctx context.Context, in *deviceInput) (*deviceOutput, error) {
 	c := callerOf(ctx)
 	b := &in.Body
 	if b.Group != "" {
 		// It must not be dissolved, which revokes its devices, until there is one more.
-		if err := a.social.Hold(ctx, b.Group); err != nil {
+		if err := h.groups.Lock(ctx, b.Group); err != nil {
 			return nil, err
 		}
 	}
@@ -88,7 +95,7 @@ func (a *API) createDevice(ctx context.Context, in *deviceInput) (*deviceOutput,
 		if b.Group == "" || b.Role != "device" || b.Groups != nil || b.Pub != nil || b.Sub != nil {
 			return nil, chat.Refuse(chat.CodeNotAllowed, "Only an admin makes services, devices without a group, and devices with more rights than one group gives.")
 		}
-		if err := a.mayManageDevices(ctx, c, b.Group); err != nil {
+		if err := h.mayManageDevices(ctx, c, b.Group); err != nil {
 			return nil, err
 		}
 	}
@@ -102,7 +109,7 @@ func (a *API) createDevice(ctx context.Context, in *deviceInput) (*deviceOutput,
 	if spec.TTL, spec.Key, err = b.split(); err != nil {
 		return nil, err
 	}
-	device, cred, err := a.accounts.CreateDevice(ctx, c.Subject, spec)
+	device, cred, err := h.people.Devices.Create(ctx, c.Subject, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -111,27 +118,32 @@ func (a *API) createDevice(ctx context.Context, in *deviceInput) (*deviceOutput,
 	return out, nil
 }
 
-// mayManageDevices returns nil if the caller may make and manage devices for the
-// group: an admin, or the group's owner. The group's part of the API decides who
-// that is (groupOwner); until it is there nobody is.
-func (a *API) mayManageDevices(ctx context.Context, c *Caller, group string) error {
+// mayManageDevices returns nil if the caller may make and manage devices for the group: an
+// admin, or the group's owner. Of any other group they get the same answer, whether it
+// exists or not.
+func (h *deviceHandlers) mayManageDevices(ctx context.Context, c *Caller, group string) error {
 	if c.Role == authhook.RoleAdmin {
 		return nil
 	}
-	if a.groupOwner != nil && group != "" {
-		return a.groupOwner(ctx, c.Subject, group)
+	refused := chat.Refuse(chat.CodeNotAllowed, "Only the owner of a group manages its devices.")
+	if group == "" {
+		return refused
 	}
-	return chat.Refuse(chat.CodeNotAllowed, "Only the owner of a group manages its devices.")
+	err := h.groups.MayManageDevices(ctx, groups.Actor{ID: c.Subject}, group)
+	if isRefusal(err) {
+		return refused
+	}
+	return err
 }
 
 // seenDevice returns the device if the caller may see it: an admin, or the owner of its
 // group. To others it looks like one that does not exist.
-func (a *API) seenDevice(ctx context.Context, id string) (*people.Device, error) {
-	d, err := a.accounts.Device(ctx, id)
+func (h *deviceHandlers) seenDevice(ctx context.Context, id string) (*people.Device, error) {
+	d, err := h.people.Devices.Get(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.mayManageDevices(ctx, callerOf(ctx), d.Group); err != nil {
+	if err := h.mayManageDevices(ctx, callerOf(ctx), d.Group); err != nil {
 		if isRefusal(err) {
 			return nil, chat.Refuse(chat.CodeNotFound, "There is no such device.")
 		}
@@ -143,8 +155,8 @@ func (a *API) seenDevice(ctx context.Context, id string) (*people.Device, error)
 // ownDevice returns the device if the caller may manage it: an admin, or the owner of
 // its group if it is one that they could have made. A service's token, or one that opens
 // other groups, is not theirs to have.
-func (a *API) ownDevice(ctx context.Context, id string) (*people.Device, error) {
-	d, err := a.seenDevice(ctx, id)
+func (h *deviceHandlers) ownDevice(ctx context.Context, id string) (*people.Device, error) {
+	d, err := h.seenDevice(ctx, id)
 	if err != nil || callerOf(ctx).Role == authhook.RoleAdmin {
 		return d, err
 	}
@@ -154,8 +166,8 @@ func (a *API) ownDevice(ctx context.Context, id string) (*people.Device, error) 
 	return d, nil
 }
 
-func (a *API) device(ctx context.Context, in *IDPath) (*body[people.Device], error) {
-	d, err := a.seenDevice(ctx, in.ID)
+func (h *deviceHandlers) device(ctx context.Context, in *IDPath) (*body[people.Device], error) {
+	d, err := h.seenDevice(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -167,15 +179,15 @@ type devicesInput struct {
 	Group string `query:"group" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"Only this group's; who is no admin must give it"`
 }
 
-func (a *API) devices(ctx context.Context, in *devicesInput) (*body[List[people.Device]], error) {
-	if err := a.mayManageDevices(ctx, callerOf(ctx), in.Group); err != nil {
+func (h *deviceHandlers) devices(ctx context.Context, in *devicesInput) (*body[List[people.Device]], error) {
+	if err := h.mayManageDevices(ctx, callerOf(ctx), in.Group); err != nil {
 		return nil, err
 	}
 	var after string
 	if _, err := in.after(&after); err != nil {
 		return nil, err
 	}
-	rows, err := a.accounts.Devices(ctx, in.Group, after, in.Limit+1)
+	rows, err := h.people.Devices.List(ctx, in.Group, after, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -189,14 +201,14 @@ type renameInput struct {
 	}
 }
 
-func (a *API) renameDevice(ctx context.Context, in *renameInput) (*body[people.Device], error) {
-	if _, err := a.ownDevice(ctx, in.ID); err != nil {
+func (h *deviceHandlers) renameDevice(ctx context.Context, in *renameInput) (*body[people.Device], error) {
+	if _, err := h.ownDevice(ctx, in.ID); err != nil {
 		return nil, err
 	}
-	if err := a.accounts.RenameDevice(ctx, in.ID, in.Body.Name); err != nil {
+	if err := h.people.Devices.Rename(ctx, in.ID, in.Body.Name); err != nil {
 		return nil, err
 	}
-	return a.device(ctx, &in.IDPath)
+	return h.device(ctx, &in.IDPath)
 }
 
 type renewInput struct {
@@ -204,16 +216,16 @@ type renewInput struct {
 	Body CredentialFields
 }
 
-func (a *API) renewDevice(ctx context.Context, in *renewInput) (*body[credential], error) {
-	d, err := a.ownDevice(ctx, in.ID)
+func (h *deviceHandlers) renewDevice(ctx context.Context, in *renewInput) (*body[credential], error) {
+	d, err := h.ownDevice(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
 	if d.Group != "" { // as in createDevice
-		if err := a.social.Hold(ctx, d.Group); err != nil {
+		if err := h.groups.Lock(ctx, d.Group); err != nil {
 			return nil, err
 		}
-		if _, err := a.ownDevice(ctx, in.ID); err != nil {
+		if _, err := h.ownDevice(ctx, in.ID); err != nil {
 			return nil, err
 		}
 	}
@@ -221,31 +233,31 @@ func (a *API) renewDevice(ctx context.Context, in *renewInput) (*body[credential
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.accounts.RenewDevice(ctx, in.ID, ttl, key)
+	c, err := h.people.Devices.Renew(ctx, in.ID, ttl, key)
 	if err != nil {
 		return nil, err
 	}
 	return answer(credentialAnswer(c)), nil
 }
 
-func (a *API) disableDevice(ctx context.Context, in *IDPath) (*empty, error) {
-	return a.setDeviceDisabled(ctx, in.ID, true)
+func (h *deviceHandlers) disableDevice(ctx context.Context, in *IDPath) (*empty, error) {
+	return h.setDeviceDisabled(ctx, in.ID, true)
 }
 
-func (a *API) enableDevice(ctx context.Context, in *IDPath) (*empty, error) {
-	return a.setDeviceDisabled(ctx, in.ID, false)
+func (h *deviceHandlers) enableDevice(ctx context.Context, in *IDPath) (*empty, error) {
+	return h.setDeviceDisabled(ctx, in.ID, false)
 }
 
-func (a *API) setDeviceDisabled(ctx context.Context, id string, disabled bool) (*empty, error) {
-	if _, err := a.ownDevice(ctx, id); err != nil {
+func (h *deviceHandlers) setDeviceDisabled(ctx context.Context, id string, disabled bool) (*empty, error) {
+	if _, err := h.ownDevice(ctx, id); err != nil {
 		return nil, err
 	}
-	return nil, a.accounts.SetDisabled(ctx, id, disabled, callerOf(ctx).Role != authhook.RoleAdmin)
+	return nil, h.people.Accounts.SetDisabled(ctx, id, disabled, callerOf(ctx).Role != authhook.RoleAdmin)
 }
 
-func (a *API) deleteDevice(ctx context.Context, in *IDPath) (*empty, error) {
-	if _, err := a.ownDevice(ctx, in.ID); err != nil {
+func (h *deviceHandlers) deleteDevice(ctx context.Context, in *IDPath) (*empty, error) {
+	if _, err := h.ownDevice(ctx, in.ID); err != nil {
 		return nil, err
 	}
-	return nil, a.accounts.Delete(ctx, in.ID)
+	return nil, h.people.Accounts.Delete(ctx, in.ID)
 }

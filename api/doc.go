@@ -21,21 +21,30 @@
 //
 // # Map
 //
-//	routes.go       every route, one line each
+//	routes.go       every route, one line each, and the families of handlers
+//	rights.go       which role may make which call
 //	config.go       Config
 //	api.go          New, Handler, Start, Stop
-//	request.go      the outermost layer: request id, deadline, log line, ETag, CORS
+//	request.go      the outermost layer: request id, deadline, log line, ETag
+//	cors.go         which web pages may call
 //	operation.go    what a route can ask for: token, role, limit, Idempotency-Key
 //	auth.go         who calls
 //	problem.go      errors to statuses, one table
 //	idempotency.go  answers kept for a key
+//	applied.go      answers that wait until the brokers know
 //	page.go         keyset pagination
-//	docs.go         /openapi.json and /docs
+//	named.go        names and pictures in lists of people
+//	json.go         how bodies are read and written
+//	describe.go     /openapi.json, from describe_table.go; docs.go serves it
 //
-// The domain, which knows nothing of HTTP, is in packages people and groups.
+// and the families: signin.go, oidc.go, me.go, sessions.go, people.go, devices.go,
+// admin.go, contacts.go, groups.go, members.go, joining.go.
 //
-// A handler is a method of API that takes a context and an input struct and
-// returns an output struct or an error. Errors for clients are *chat.Error; any
+// The domain, which knows nothing of HTTP, is in packages people, people/contacts and groups.
+//
+// A handler is a method of its family (signInHandlers, groupHandlers …), which has what its
+// handlers need and nothing more. It takes a context and an input struct and returns an
+// output struct or an error. Errors for clients are *chat.Error; any
 // other is logged and answered as a failure of the server. A handler asks
 // callerOf who calls; it reads and writes through a store that uses schema/pgtx, so that
 // it takes part in the call's transaction. All SQL is in package schema.

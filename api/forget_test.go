@@ -68,7 +68,7 @@ func TestRequestsOfWhoIsLeaving(t *testing.T) {
 func TestForgettingAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	people := groups.New(pgtx.New(w.db), groups.Config{})
+	service := groups.New(pgtx.New(w.db), groups.Config{})
 	for range 10 {
 		w.exec(`TRUNCATE groups, members CASCADE;
 			INSERT INTO groups (id) VALUES ('g1'), ('g2');
@@ -77,7 +77,7 @@ func TestForgettingAtOnce(t *testing.T) {
 		var both sync.WaitGroup
 		for _, id := range []string{"x", "y"} {
 			both.Go(func() {
-				if err := people.Forget(context.Background(), id); err != nil {
+				if err := service.Forget(context.Background(), id); err != nil {
 					t.Errorf("forget %s: %v", id, err)
 				}
 			})
@@ -104,7 +104,7 @@ func (w *world) column(sql string, args ...any) []string {
 // to be told of anybody.
 func TestFarewells(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *api.Config) { c.Social = groups.Config{QuietAbove: 3} })
+	w := newWorld(t, func(c *api.Config) { c.Groups = groups.Config{MaxMembersNotified: 3} })
 	anna := w.register("anna")
 	w.exec(`INSERT INTO groups (id) VALUES ('owned'), ('small'), ('large'), ('others');
 		INSERT INTO members (grp, account, role) VALUES ('owned', 'anna', 'owner'), ('owned', 'bob', 'member'), ('small', 'anna', 'member'),
@@ -137,7 +137,7 @@ func TestHeirs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.exec(`INSERT INTO accounts (id, kind, disabled_at) VALUES ('meter', 'device', NULL), ('bot', 'service', NULL), ('asleep', 'user', now()), ('bob', 'user', NULL)`)
-	people := groups.New(pgtx.New(w.db), groups.Config{})
+	service := groups.New(pgtx.New(w.db), groups.Config{})
 	for i, test := range []struct{ others, heir string }{
 		{`('meter', 'member', 1), ('zoe', 'member', 3), ('bob', 'member', 4)`, "zoe"}, // tokens only speak of her
 		{`('meter', 'admin', 1), ('bot', 'admin', 2), ('bob', 'member', 4)`, "bob"},
@@ -148,7 +148,7 @@ func TestHeirs(t *testing.T) {
 		w.exec(`INSERT INTO groups (id) VALUES ('` + group + `');
 			INSERT INTO members (grp, account, role, joined_at) SELECT '` + group + `', who, role, '2026-01-01'::timestamptz + day * interval '1 day'
 			FROM (VALUES ('gone', 'owner', 0), ` + test.others + `) m (who, role, day)`)
-		must(t, people.Forget(context.Background(), "gone"))
+		must(t, service.Forget(context.Background(), "gone"))
 		heir := strings.Join(w.column(`SELECT account FROM members WHERE grp = $1 AND role = 'owner'`, group), " ")
 		if heir != test.heir {
 			t.Errorf("of owner, %s: the heir is %q, want %q", test.others, heir, test.heir)

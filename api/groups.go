@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"time"
 
 	"mynah/authhook"
 	"mynah/chat"
@@ -10,20 +9,16 @@ import (
 	"mynah/people"
 )
 
+// groupHandlers are groups and rooms themselves.
+type groupHandlers struct {
+	groups *groups.Service
+	limits *limits
+}
+
 // actor is the caller as the groups know it.
 func actor(ctx context.Context) groups.Actor {
 	c := callerOf(ctx)
 	return groups.Actor{ID: c.Subject, Operator: c.Role == authhook.RoleAdmin, Device: c.Role == authhook.RoleDevice, Groups: c.Groups}
-}
-
-// ownsGroup returns nil if the subject may make and manage devices for the group.
-// Of any other group it is told the same, whether it exists or not.
-func (a *API) ownsGroup(ctx context.Context, subject, group string) error {
-	err := a.social.MayManageDevices(ctx, groups.Actor{ID: subject}, group)
-	if isRefusal(err) {
-		return chat.Refuse(chat.CodeNotAllowed, "Only the owner of a group manages its devices.")
-	}
-	return err
 }
 
 type groupInput struct {
@@ -43,7 +38,7 @@ type groupOutput struct {
 	Body     groups.Group
 }
 
-func (a *API) createGroup(ctx context.Context, in *groupInput) (*groupOutput, error) {
+func (h *groupHandlers) createGroup(ctx context.Context, in *groupInput) (*groupOutput, error) {
 	c, b := callerOf(ctx), &in.Body
 	if b.ID != "" && c.Role != authhook.RoleAdmin {
 		// A free choice would tell which groups exist, and take ids that
@@ -56,7 +51,7 @@ func (a *API) createGroup(ctx context.Context, in *groupInput) (*groupOutput, er
 	if err := validIDs(b.Invite); err != nil {
 		return nil, err
 	}
-	if err := a.countFor(ctx, c, a.limits.inviting, c.Subject, len(b.Invite)); err != nil {
+	if err := countFor(ctx, c, h.limits.inviting, c.Subject, len(b.Invite)); err != nil {
 		return nil, err
 	}
 	if err := people.CheckAvatar(b.Avatar); err != nil {
@@ -66,8 +61,8 @@ func (a *API) createGroup(ctx context.Context, in *groupInput) (*groupOutput, er
 	if err != nil {
 		return nil, err
 	}
-	g, err := a.social.Create(ctx, actor(ctx), groups.GroupSpec{
-		ID: b.ID, Name: b.Name, Avatar: b.Avatar, Announcement: b.Announcement, Ext: ext, Join: groups.Join(b.Join), Invite: b.Invite,
+	g, err := h.groups.Create(ctx, actor(ctx), groups.GroupSpec{
+		ID: b.ID, Name: b.Name, Avatar: b.Avatar, Announcement: b.Announcement, Ext: ext, Join: groups.JoinPolicy(b.Join), Invite: b.Invite,
 	})
 	if err != nil {
 		return nil, err
@@ -84,20 +79,20 @@ func validIDs(ids []string) error {
 	return nil
 }
 
-func (a *API) group(ctx context.Context, in *IDPath) (*body[groups.Group], error) {
-	g, err := a.social.Group(ctx, actor(ctx), in.ID)
+func (h *groupHandlers) group(ctx context.Context, in *IDPath) (*body[groups.Group], error) {
+	g, err := h.groups.Get(ctx, actor(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
 	return answer(*g), nil
 }
 
-func (a *API) myGroups(ctx context.Context, in *Page) (*body[List[groups.Group]], error) {
+func (h *groupHandlers) myGroups(ctx context.Context, in *Page) (*body[List[groups.Group]], error) {
 	after, err := in.afterID()
 	if err != nil {
 		return nil, err
 	}
-	rows, err := a.social.Groups(ctx, callerOf(ctx).Subject, after, in.Limit+1)
+	rows, err := h.groups.List(ctx, callerOf(ctx).Subject, after, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +111,7 @@ type editGroupInput struct {
 	}
 }
 
-func (a *API) editGroup(ctx context.Context, in *editGroupInput) (*body[groups.Group], error) {
+func (h *groupHandlers) editGroup(ctx context.Context, in *editGroupInput) (*body[groups.Group], error) {
 	b := &in.Body
 	if b.Avatar != nil {
 		if err := people.CheckAvatar(*b.Avatar); err != nil {
@@ -127,8 +122,8 @@ func (a *API) editGroup(ctx context.Context, in *editGroupInput) (*body[groups.G
 	if err != nil {
 		return nil, err
 	}
-	g, err := a.social.Edit(ctx, actor(ctx), in.ID, groups.GroupEdit{
-		Name: b.Name, Avatar: b.Avatar, Announcement: b.Announcement, Ext: ext, Join: (*groups.Join)(b.Join), Muted: b.Muted,
+	g, err := h.groups.Edit(ctx, actor(ctx), in.ID, groups.GroupEdit{
+		Name: b.Name, Avatar: b.Avatar, Announcement: b.Announcement, Ext: ext, Join: (*groups.JoinPolicy)(b.Join), Muted: b.Muted,
 	})
 	if err != nil {
 		return nil, err
@@ -136,8 +131,8 @@ func (a *API) editGroup(ctx context.Context, in *editGroupInput) (*body[groups.G
 	return answer(*g), nil
 }
 
-func (a *API) dissolveGroup(ctx context.Context, in *IDPath) (*empty, error) {
-	return nil, a.social.Dissolve(ctx, actor(ctx), in.ID)
+func (h *groupHandlers) dissolveGroup(ctx context.Context, in *IDPath) (*empty, error) {
+	return nil, h.groups.Dissolve(ctx, actor(ctx), in.ID)
 }
 
 type toInput struct {
@@ -147,123 +142,6 @@ type toInput struct {
 	}
 }
 
-func (a *API) transferGroup(ctx context.Context, in *toInput) (*empty, error) {
-	return nil, a.social.Transfer(ctx, actor(ctx), in.ID, in.Body.To)
-}
-
-type joinInput struct {
-	IDPath
-	Body struct {
-		Note string `json:"note,omitempty" maxLength:"200" doc:"For who approves"`
-	}
-}
-
-type joinOutput struct {
-	State groups.Outcome `json:"state" enum:"member,asked" doc:"asked: wait for approval"`
-}
-
-func (a *API) joinGroup(ctx context.Context, in *joinInput) (*body[joinOutput], error) {
-	o, err := a.social.Join(ctx, actor(ctx), in.ID, in.Body.Note)
-	if err != nil {
-		return nil, err
-	}
-	return answer(joinOutput{State: o}), nil
-}
-
-func (a *API) leaveGroup(ctx context.Context, in *IDPath) (*empty, error) {
-	return nil, a.social.Leave(ctx, actor(ctx), in.ID)
-}
-
-type membersInput struct {
-	IDPath
-	Page
-	Staff bool `query:"staff" doc:"Only the owner and the admins"`
-}
-
-func (a *API) members(ctx context.Context, in *membersInput) (*body[List[groups.Person]], error) {
-	after, err := in.afterID()
-	if err != nil {
-		return nil, err
-	}
-	rows, err := a.social.Members(ctx, actor(ctx), in.ID, in.Staff, after, in.Limit+1)
-	if err != nil {
-		return nil, err
-	}
-	return peopleOf(ctx, a, rows, in.Limit, func(p groups.Person) any { return p.ID })
-}
-
-// MemberPath is somebody in a group.
-type MemberPath struct {
-	IDPath
-	Who string `path:"who" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$"`
-}
-
-func (a *API) member(ctx context.Context, in *MemberPath) (*body[groups.Person], error) {
-	p, err := a.social.Member(ctx, actor(ctx), in.ID, in.Who)
-	if err != nil {
-		return nil, err
-	}
-	return personOf(ctx, a, p)
-}
-
-type editMemberInput struct {
-	MemberPath
-	Body struct {
-		Role     *string `json:"role,omitempty" enum:"admin,member" doc:"For the owner"`
-		Nickname *string `json:"nickname,omitempty" maxLength:"64"`
-		Mute     *int    `json:"mute,omitempty" minimum:"0" maximum:"31536000" doc:"Seconds in which they may not speak; 0 ends it"`
-	}
-}
-
-func (a *API) editMember(ctx context.Context, in *editMemberInput) (*body[groups.Person], error) {
-	e := groups.MemberEdit{Role: (*groups.Role)(in.Body.Role), Nickname: in.Body.Nickname}
-	if in.Body.Mute != nil {
-		var until time.Time
-		if *in.Body.Mute > 0 {
-			until = a.cfg.now().Add(time.Duration(*in.Body.Mute) * time.Second).UTC()
-		}
-		e.MutedUntil = &until
-	}
-	p, err := a.social.EditMember(ctx, actor(ctx), in.ID, in.Who, e)
-	if err != nil {
-		return nil, err
-	}
-	return personOf(ctx, a, p)
-}
-
-func (a *API) kickMember(ctx context.Context, in *MemberPath) (*empty, error) {
-	return nil, a.social.Kick(ctx, actor(ctx), in.ID, in.Who)
-}
-
-// GroupPage is a page of a list of a group.
-type GroupPage struct {
-	IDPath
-	Page
-}
-
-func (a *API) bans(ctx context.Context, in *GroupPage) (*body[List[groups.Ban]], error) {
-	after, err := in.afterID()
-	if err != nil {
-		return nil, err
-	}
-	rows, err := a.social.Bans(ctx, actor(ctx), in.ID, after, in.Limit+1)
-	if err != nil {
-		return nil, err
-	}
-	return peopleOf(ctx, a, rows, in.Limit, func(b groups.Ban) any { return b.ID })
-}
-
-type banInput struct {
-	MemberPath
-	Body struct {
-		Reason string `json:"reason,omitempty" maxLength:"200" doc:"For the owner and admins"`
-	}
-}
-
-func (a *API) banMember(ctx context.Context, in *banInput) (*empty, error) {
-	return nil, a.social.Ban(ctx, actor(ctx), in.ID, in.Who, in.Body.Reason)
-}
-
-func (a *API) unbanMember(ctx context.Context, in *MemberPath) (*empty, error) {
-	return nil, a.social.Unban(ctx, actor(ctx), in.ID, in.Who)
+func (h *groupHandlers) transferGroup(ctx context.Context, in *toInput) (*empty, error) {
+	return nil, h.groups.Transfer(ctx, actor(ctx), in.ID, in.Body.To)
 }

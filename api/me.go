@@ -2,12 +2,19 @@ package api
 
 import (
 	"context"
+	"time"
 
 	"mynah/people"
 )
 
-func (a *API) me(ctx context.Context, _ *empty) (*body[people.Account], error) {
-	me, err := a.accounts.Me(ctx, callerOf(ctx).Subject)
+// meHandlers are the caller's own account.
+type meHandlers struct {
+	people *people.Service
+	now    func() time.Time
+}
+
+func (h *meHandlers) me(ctx context.Context, _ *empty) (*body[people.Account], error) {
+	me, err := h.people.Profiles.Me(ctx, callerOf(ctx).Subject)
 	if err != nil {
 		return nil, err
 	}
@@ -27,7 +34,7 @@ type editInput struct {
 	}
 }
 
-func (a *API) editMe(ctx context.Context, in *editInput) (*body[people.Account], error) {
+func (h *meHandlers) editMe(ctx context.Context, in *editInput) (*body[people.Account], error) {
 	edit := people.Edit{Name: in.Body.Name, Avatar: in.Body.Avatar}
 	if in.Body.Ext != nil {
 		raw, err := in.Body.Ext.raw()
@@ -39,19 +46,19 @@ func (a *API) editMe(ctx context.Context, in *editInput) (*body[people.Account],
 	if s := in.Body.Settings; s != nil {
 		edit.FindByID, edit.FindByPhone, edit.FindByMail = s.FindByID, s.FindByPhone, s.FindByMail
 	}
-	me, err := a.accounts.EditProfile(ctx, callerOf(ctx).Subject, edit)
+	me, err := h.people.Profiles.Edit(ctx, callerOf(ctx).Subject, edit)
 	if err != nil {
 		return nil, err
 	}
 	return answer(*me), nil
 }
 
-func (a *API) deleteMe(ctx context.Context, _ *empty) (*empty, error) {
+func (h *meHandlers) deleteMe(ctx context.Context, _ *empty) (*empty, error) {
 	c := callerOf(ctx)
-	if err := a.fresh(c); err != nil {
+	if err := requireFreshSignIn(c, h.now()); err != nil {
 		return nil, err
 	}
-	return nil, a.accounts.Delete(ctx, c.Subject)
+	return nil, h.people.Accounts.Delete(ctx, c.Subject)
 }
 
 type passwordInput struct {
@@ -62,31 +69,31 @@ type passwordInput struct {
 }
 
 // changePassword takes the password so far; a first one takes a fresh sign-in.
-func (a *API) changePassword(ctx context.Context, in *passwordInput) (*empty, error) {
+func (h *meHandlers) changePassword(ctx context.Context, in *passwordInput) (*empty, error) {
 	c := callerOf(ctx)
-	has, err := a.accounts.HasPassword(ctx, c.Subject)
+	has, err := h.people.Passwords.Has(ctx, c.Subject)
 	if err != nil {
 		return nil, err
 	}
 	if has {
 		from := client(ctx, DeviceField{})
 		from.Session = c.Session
-		_, err = a.accounts.CheckPassword(ctx, c.Subject, in.Body.Current, from)
+		_, err = h.people.Passwords.Check(ctx, c.Subject, in.Body.Current, from)
 	} else {
-		err = a.fresh(c)
+		err = requireFreshSignIn(c, h.now())
 	}
 	if err != nil {
 		return nil, err
 	}
-	return nil, a.accounts.SetPassword(ctx, c.Subject, in.Body.New, c.Session)
+	return nil, h.people.Passwords.Set(ctx, c.Subject, in.Body.New, c.Session)
 }
 
 type identities struct {
 	Items []people.Identity `json:"items" nullable:"false"`
 }
 
-func (a *API) identities(ctx context.Context, _ *empty) (*body[identities], error) {
-	list, err := a.accounts.Identities(ctx, callerOf(ctx).Subject)
+func (h *meHandlers) identities(ctx context.Context, _ *empty) (*body[identities], error) {
+	list, err := h.people.Identities.List(ctx, callerOf(ctx).Subject)
 	if err != nil {
 		return nil, err
 	}
@@ -94,38 +101,38 @@ func (a *API) identities(ctx context.Context, _ *empty) (*body[identities], erro
 }
 
 // link adds a proven identity to the caller's account.
-func (a *API) link(ctx context.Context, prove func() (people.Proof, error)) (*empty, error) {
+func (h *meHandlers) link(ctx context.Context, prove func() (people.Proof, error)) (*empty, error) {
 	c := callerOf(ctx)
 	// Before the proof is asked for: it may be for one use.
-	if err := a.fresh(c); err != nil {
+	if err := requireFreshSignIn(c, h.now()); err != nil {
 		return nil, err
 	}
 	p, err := prove()
 	if err != nil {
 		return nil, err
 	}
-	return nil, a.accounts.Link(ctx, c.Subject, p)
+	return nil, h.people.Identities.Link(ctx, c.Subject, p)
 }
 
 type linkCodeInput struct{ Body CodeProof }
 
-func (a *API) linkCode(ctx context.Context, in *linkCodeInput) (*empty, error) {
-	return a.link(ctx, func() (people.Proof, error) {
-		return a.accounts.CheckCode(ctx, in.Body.Challenge, in.Body.Code, people.PurposeLink)
+func (h *meHandlers) linkCode(ctx context.Context, in *linkCodeInput) (*empty, error) {
+	return h.link(ctx, func() (people.Proof, error) {
+		return h.people.Codes.Check(ctx, in.Body.Challenge, in.Body.Code, people.PurposeLink)
 	})
 }
 
 type linkWeChatInput struct{ Body WeChatProof }
 
-func (a *API) linkWeChat(ctx context.Context, in *linkWeChatInput) (*empty, error) {
-	return a.link(ctx, func() (people.Proof, error) { return a.accounts.CheckWeChat(ctx, in.Body.Code) })
+func (h *meHandlers) linkWeChat(ctx context.Context, in *linkWeChatInput) (*empty, error) {
+	return h.link(ctx, func() (people.Proof, error) { return h.people.WeChat.Check(ctx, in.Body.Code) })
 }
 
 type linkTicketInput struct{ Body TicketProof }
 
-func (a *API) linkTicket(ctx context.Context, in *linkTicketInput) (*empty, error) {
-	return a.link(ctx, func() (people.Proof, error) {
-		return a.accounts.CheckTicket(ctx, in.Body.Ticket, in.Body.Verifier)
+func (h *meHandlers) linkTicket(ctx context.Context, in *linkTicketInput) (*empty, error) {
+	return h.link(ctx, func() (people.Proof, error) {
+		return h.people.OIDC.Check(ctx, in.Body.Ticket, in.Body.Verifier)
 	})
 }
 
@@ -133,55 +140,10 @@ type unlinkInput struct {
 	Provider string `path:"provider" maxLength:"40" pattern:"^(password|phone|mail|wechat|oidc:[a-z0-9-]{1,32})$"`
 }
 
-func (a *API) unlink(ctx context.Context, in *unlinkInput) (*empty, error) {
+func (h *meHandlers) unlink(ctx context.Context, in *unlinkInput) (*empty, error) {
 	c := callerOf(ctx)
-	if err := a.fresh(c); err != nil {
+	if err := requireFreshSignIn(c, h.now()); err != nil {
 		return nil, err
 	}
-	return nil, a.accounts.Unlink(ctx, c.Subject, in.Provider)
-}
-
-func (a *API) sessions(ctx context.Context, in *Page) (*body[List[people.Session]], error) {
-	c := callerOf(ctx)
-	var after people.SessionKey
-	ok, err := in.after(&after)
-	if err != nil {
-		return nil, err
-	}
-	from := &after
-	if !ok {
-		from = nil
-	}
-	rows, err := a.accounts.Sessions(ctx, c.Subject, from, in.Limit+1)
-	if err != nil {
-		return nil, err
-	}
-	for i := range rows {
-		rows[i].Current = rows[i].ID == c.Session
-	}
-	return answer(listOf(rows, in.Limit, func(s people.Session) any {
-		return people.SessionKey{Created: s.Created, ID: s.ID}
-	})), nil
-}
-
-type sessionInput struct {
-	ID string `path:"id" maxLength:"64" pattern:"^[A-Za-z0-9]+$" doc:"Its id, or current"`
-}
-
-func (a *API) endSession(ctx context.Context, in *sessionInput) (*empty, error) {
-	c := callerOf(ctx)
-	id := in.ID
-	if id == "current" {
-		id = c.Session
-	}
-	ended, err := a.accounts.EndSession(ctx, c.Subject, id)
-	if err == nil && !ended {
-		err = errNoSession
-	}
-	return nil, err
-}
-
-func (a *API) endOtherSessions(ctx context.Context, _ *empty) (*empty, error) {
-	c := callerOf(ctx)
-	return nil, a.accounts.EndSessions(ctx, c.Subject, c.Session)
+	return nil, h.people.Identities.Unlink(ctx, c.Subject, in.Provider)
 }

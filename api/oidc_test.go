@@ -169,8 +169,8 @@ func (w *world) browser(start string, change func(*url.URL) bool) *url.URL {
 
 func withProvider(issuer string) func(*api.Config) {
 	return func(c *api.Config) {
-		c.Accounts.OIDC = []people.OIDC{{Name: "corp", Issuer: issuer, ClientID: "mynah", Secret: "client secret"}}
-		c.Accounts.Redirects = []string{"https://app.example.com/signed-in"}
+		c.People.OIDC = []people.OIDC{{Name: "corp", Issuer: issuer, ClientID: "mynah", Secret: "client secret"}}
+		c.People.Redirects = []string{"https://app.example.com/signed-in"}
 	}
 }
 

@@ -236,21 +236,21 @@ func (a *API) admit(ctx context.Context, r *route) (context.Context, error) {
 		return nil, err
 	}
 	if r.Method != http.MethodGet {
-		if err := a.countFor(ctx, caller, a.limits.changes, caller.Subject, 1); err != nil {
+		if err := countFor(ctx, caller, a.limits.changes, caller.Subject, 1); err != nil {
 			return nil, err
 		}
 	}
 	if r.perAccount != nil {
-		if err := a.countFor(ctx, caller, r.perAccount, caller.Subject, 1); err != nil {
+		if err := countFor(ctx, caller, r.perAccount, caller.Subject, 1); err != nil {
 			return nil, err
 		}
 	}
 	return context.WithValue(ctx, callerKey{}, caller), nil
 }
 
-// countFor counts n for the key, which stands for what the caller does. Administrators and services, which the operator
-// has made, may do as much as they like.
-func (a *API) countFor(ctx context.Context, c *Caller, l *ratelimit.Limiter, key string, n int) error {
+// countFor counts n for the key, which stands for what the caller does. Administrators and
+// services, which the operator has made, may do as much as they like.
+func countFor(ctx context.Context, c *Caller, l *ratelimit.Limiter, key string, n int) error {
 	if c.Role == authhook.RoleAdmin || c.Role == authhook.RoleService {
 		return nil
 	}

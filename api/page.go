@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"mynah/chat"
+	"mynah/schema"
 )
 
 // Page is the input of every list. Lists are read by keyset: next of one answer
@@ -58,4 +59,19 @@ func listOf[T any](rows []T, limit int, key func(T) any) List[T] {
 		list.Items = []T{}
 	}
 	return list
+}
+
+// afterTime reads the cursor of a list ordered by time, nil at its beginning.
+func (p *Page) afterTime() (*schema.TimeKey, error) {
+	var key schema.TimeKey
+	if ok, err := p.after(&key); err != nil || !ok {
+		return nil, err
+	}
+	return &key, nil
+}
+
+// afterID reads the cursor of a list ordered by id, "" at its beginning.
+func (p *Page) afterID() (id string, err error) {
+	_, err = p.after(&id)
+	return id, err
 }

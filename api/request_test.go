@@ -216,7 +216,7 @@ func TestConfigNamesTheFlag(t *testing.T) {
 	t.Parallel()
 	for flag, c := range map[string]api.Config{
 		"--public-url \"":         {PublicURL: "chat.example.com"},
-		"--public-url is missing": {Accounts: people.Config{OIDC: []people.OIDC{{Name: "a", Issuer: "https://x", ClientID: "c"}}}},
+		"--public-url is missing": {People: people.Config{OIDC: []people.OIDC{{Name: "a", Issuer: "https://x", ClientID: "c"}}}},
 		"--allow-origin":          {Origins: []string{"https://x/path"}},
 		"required":                {},
 	} {

@@ -2,13 +2,16 @@ package api
 
 import (
 	"context"
-	"net/http"
-	"strings"
 	"time"
 
-	"mynah/chat"
 	"mynah/people"
 )
+
+// signInHandlers are the ways to sign in and to register.
+type signInHandlers struct {
+	people *people.Service
+	cfg    *Config
+}
 
 // signedIn is the answer to every way of signing in, and to refreshing.
 type signedIn struct {
@@ -77,8 +80,8 @@ type registerInput struct {
 	}
 }
 
-func (a *API) register(ctx context.Context, in *registerInput) (*signedInOutput, error) {
-	t, err := a.accounts.Register(ctx, in.Body.ID, in.Body.Password, in.Body.Name, client(ctx, in.Body.DeviceField))
+func (h *signInHandlers) register(ctx context.Context, in *registerInput) (*signedInOutput, error) {
+	t, err := h.people.Register(ctx, in.Body.ID, in.Body.Password, in.Body.Name, client(ctx, in.Body.DeviceField))
 	if err != nil {
 		return nil, err
 	}
@@ -98,8 +101,8 @@ type codeAsked struct {
 	ExpiresIn int    `json:"expires_in" doc:"Seconds until the code fits no more"`
 }
 
-func (a *API) askCode(ctx context.Context, in *codeInput) (*body[codeAsked], error) {
-	challenge, err := a.accounts.AskCode(ctx, in.Body.Channel, in.Body.To, in.Body.Purpose)
+func (h *signInHandlers) askCode(ctx context.Context, in *codeInput) (*body[codeAsked], error) {
+	challenge, err := h.people.Codes.Ask(ctx, in.Body.Channel, in.Body.To, in.Body.Purpose)
 	if err != nil {
 		return nil, err
 	}
@@ -107,11 +110,11 @@ func (a *API) askCode(ctx context.Context, in *codeInput) (*body[codeAsked], err
 }
 
 // signIn opens a session for a proof, or passes on why there is none.
-func (a *API) signIn(ctx context.Context, p people.Proof, err error, d DeviceField) (*signedInOutput, error) {
+func (h *signInHandlers) signIn(ctx context.Context, p people.Proof, err error, d DeviceField) (*signedInOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, created, err := a.accounts.SignIn(ctx, p, client(ctx, d))
+	t, created, err := h.people.SignIn(ctx, p, client(ctx, d))
 	if err != nil {
 		return nil, err
 	}
@@ -125,9 +128,9 @@ type signInPasswordInput struct {
 	}
 }
 
-func (a *API) signInPassword(ctx context.Context, in *signInPasswordInput) (*signedInOutput, error) {
-	p, err := a.accounts.CheckPassword(ctx, in.Body.ID, in.Body.Password, client(ctx, in.Body.DeviceField))
-	return a.signIn(ctx, p, err, in.Body.DeviceField)
+func (h *signInHandlers) signInPassword(ctx context.Context, in *signInPasswordInput) (*signedInOutput, error) {
+	p, err := h.people.Passwords.Check(ctx, in.Body.ID, in.Body.Password, client(ctx, in.Body.DeviceField))
+	return h.signIn(ctx, p, err, in.Body.DeviceField)
 }
 
 type signInCodeInput struct {
@@ -137,9 +140,9 @@ type signInCodeInput struct {
 	}
 }
 
-func (a *API) signInCode(ctx context.Context, in *signInCodeInput) (*signedInOutput, error) {
-	p, err := a.accounts.CheckCode(ctx, in.Body.Challenge, in.Body.Code, people.PurposeSignIn)
-	return a.signIn(ctx, p, err, in.Body.DeviceField)
+func (h *signInHandlers) signInCode(ctx context.Context, in *signInCodeInput) (*signedInOutput, error) {
+	p, err := h.people.Codes.Check(ctx, in.Body.Challenge, in.Body.Code, people.PurposeSignIn)
+	return h.signIn(ctx, p, err, in.Body.DeviceField)
 }
 
 type signInWeChatInput struct {
@@ -149,9 +152,9 @@ type signInWeChatInput struct {
 	}
 }
 
-func (a *API) signInWeChat(ctx context.Context, in *signInWeChatInput) (*signedInOutput, error) {
-	p, err := a.accounts.CheckWeChat(ctx, in.Body.Code)
-	return a.signIn(ctx, p, err, in.Body.DeviceField)
+func (h *signInHandlers) signInWeChat(ctx context.Context, in *signInWeChatInput) (*signedInOutput, error) {
+	p, err := h.people.WeChat.Check(ctx, in.Body.Code)
+	return h.signIn(ctx, p, err, in.Body.DeviceField)
 }
 
 type signInTicketInput struct {
@@ -161,9 +164,9 @@ type signInTicketInput struct {
 	}
 }
 
-func (a *API) signInTicket(ctx context.Context, in *signInTicketInput) (*signedInOutput, error) {
-	p, err := a.accounts.CheckTicket(ctx, in.Body.Ticket, in.Body.Verifier)
-	return a.signIn(ctx, p, err, in.Body.DeviceField)
+func (h *signInHandlers) signInTicket(ctx context.Context, in *signInTicketInput) (*signedInOutput, error) {
+	p, err := h.people.OIDC.Check(ctx, in.Body.Ticket, in.Body.Verifier)
+	return h.signIn(ctx, p, err, in.Body.DeviceField)
 }
 
 type refreshInput struct {
@@ -172,8 +175,8 @@ type refreshInput struct {
 	}
 }
 
-func (a *API) refresh(ctx context.Context, in *refreshInput) (*body[signedIn], error) {
-	t, err := a.accounts.Refresh(ctx, in.Body.RefreshToken, client(ctx, DeviceField{}))
+func (h *signInHandlers) refresh(ctx context.Context, in *refreshInput) (*body[signedIn], error) {
+	t, err := h.people.Sessions.Refresh(ctx, in.Body.RefreshToken, client(ctx, DeviceField{}))
 	if err != nil {
 		return nil, err
 	}
@@ -187,8 +190,8 @@ type resetInput struct {
 	}
 }
 
-func (a *API) resetPassword(ctx context.Context, in *resetInput) (*empty, error) {
-	return nil, a.accounts.ResetPassword(ctx, in.Body.Challenge, in.Body.Code, in.Body.Password)
+func (h *signInHandlers) resetPassword(ctx context.Context, in *resetInput) (*empty, error) {
+	return nil, h.people.Passwords.Reset(ctx, in.Body.Challenge, in.Body.Code, in.Body.Password)
 }
 
 // ways tells a sign-in page what to offer.
@@ -198,9 +201,9 @@ type ways struct {
 	OIDC         []string `json:"oidc" nullable:"false" doc:"Names of OpenID Connect providers"`
 }
 
-func (a *API) ways(context.Context, *empty) (*body[ways], error) {
-	c := &a.cfg.Accounts
-	w := ways{Registration: string(c.Registration), Methods: []string{people.ProviderPassword}, OIDC: a.accounts.Providers()}
+func (h *signInHandlers) ways(context.Context, *empty) (*body[ways], error) {
+	c := &h.cfg.People
+	w := ways{Registration: string(c.Registration), Methods: []string{people.ProviderPassword}, OIDC: h.people.OIDC.Providers()}
 	if c.SMS != nil {
 		w.Methods = append(w.Methods, people.ProviderPhone)
 	}
@@ -212,56 +215,3 @@ func (a *API) ways(context.Context, *empty) (*body[ways], error) {
 	}
 	return answer(w), nil
 }
-
-// stateCookie binds an OpenID Connect sign-in to the browser in which it was
-// begun.
-const stateCookie = "mynah_oidc"
-
-type beginInput struct {
-	Provider  string `path:"provider" maxLength:"32" pattern:"^[a-z0-9-]+$"`
-	Redirect  string `query:"redirect" required:"true" maxLength:"1024" doc:"Where the browser is sent with ?ticket=…, or ?error=…"`
-	Challenge string `query:"challenge" maxLength:"43" doc:"S256 (RFC 7636) of a random verifier; then only the verifier opens the ticket"`
-}
-
-type redirectOutput struct {
-	Status    int         `json:"-"`
-	Location  string      `header:"Location"`
-	SetCookie http.Cookie `header:"Set-Cookie"`
-}
-
-func (a *API) beginOIDC(ctx context.Context, in *beginInput) (*redirectOutput, error) {
-	address, state, err := a.accounts.BeginOIDC(ctx, in.Provider, in.Redirect, in.Challenge)
-	if err != nil {
-		return nil, err
-	}
-	return &redirectOutput{Status: http.StatusFound, Location: address, SetCookie: a.cookie(in.Provider, state, 600)}, nil
-}
-
-// cookie is for the callback alone. Lax: the provider's redirect is a navigation
-// from another site.
-func (a *API) cookie(provider, state string, maxAge int) http.Cookie {
-	return http.Cookie{ //nolint:gosec // G124: Secure wherever the server is reached by TLS
-		Name: stateCookie, Value: state, Path: "/v1/oidc/" + provider + "/callback", MaxAge: maxAge,
-		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: strings.HasPrefix(a.cfg.PublicURL, "https:"),
-	}
-}
-
-type callbackInput struct {
-	Provider string `path:"provider" maxLength:"32" pattern:"^[a-z0-9-]+$"`
-	State    string `query:"state" maxLength:"128"`
-	Code     string `query:"code" maxLength:"4096"`
-	Failure  string `query:"error" maxLength:"256"`
-	Cookie   string `cookie:"mynah_oidc" maxLength:"128"`
-}
-
-func (a *API) finishOIDC(ctx context.Context, in *callbackInput) (*redirectOutput, error) {
-	address, err := a.accounts.FinishOIDC(ctx, in.Provider, people.Callback{
-		State: in.State, Code: in.Code, Failure: in.Failure, Cookie: in.Cookie,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &redirectOutput{Status: http.StatusFound, Location: address, SetCookie: a.cookie(in.Provider, "", -1)}, nil
-}
-
-var errNoSession = chat.Refuse(chat.CodeNotFound, "You have no such session.")

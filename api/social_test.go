@@ -52,12 +52,12 @@ var deeds = []deed{
 	{groups.ManageBans, http.MethodDelete, "/v1/groups/GROUP/bans/banned", ""},
 	{groups.MuteMember, http.MethodPatch, "/v1/groups/GROUP/members/member2", `{"mute":60}`},
 	{groups.MuteAdmin, http.MethodPatch, "/v1/groups/GROUP/members/admin2", `{"mute":60}`},
-	{groups.NameOthers, http.MethodPatch, "/v1/groups/GROUP/members/member2", `{"nickname":"m"}`},
+	{groups.SetNicknames, http.MethodPatch, "/v1/groups/GROUP/members/member2", `{"nickname":"m"}`},
 	{groups.ManageDevices, http.MethodGet, "/v1/devices?group=GROUP", ""},
 }
 
 // made makes a group in which everybody of the table is.
-func (w *world) made(id string, join groups.Join) {
+func (w *world) made(id string, join groups.JoinPolicy) {
 	w.tb.Helper()
 	w.exec(strings.NewReplacer("GROUP", id, "JOIN", string(join)).Replace(`
 		INSERT INTO groups (id, name, join_policy) VALUES ('GROUP', 'old', 'JOIN');
@@ -89,7 +89,7 @@ func TestEveryRoleEveryAction(t *testing.T) {
 	statuses := map[string]int{"not_allowed": 403, "not_member": 403, "not_found": 404}
 	n := 0
 	for _, d := range deeds {
-		for _, join := range groups.Joins() {
+		for _, join := range groups.JoinPolicies() {
 			for _, role := range groups.Roles() {
 				n++
 				group := fmt.Sprintf("x%d", n)
@@ -122,11 +122,11 @@ func TestEveryRoleEveryAction(t *testing.T) {
 			}
 		}
 	}
-	covered := map[groups.Action]bool{groups.Speak: true, groups.SpeakMuted: true} // on MQTT: package directory
+	covered := map[groups.Action]bool{groups.Speak: true, groups.SpeakWhenMuted: true} // on MQTT: package directory
 	for _, d := range deeds {
 		covered[d.action] = true
 	}
-	for _, a := range []groups.Action{groups.JoinGroup, groups.AskToJoin, groups.NameOneself} { // TestJoining
+	for _, a := range []groups.Action{groups.JoinGroup, groups.AskToJoin, groups.SetOwnNickname} { // TestJoining
 		covered[a] = true
 	}
 	for _, a := range groups.Actions() {
@@ -156,7 +156,7 @@ func TestJoining(t *testing.T) {
 		{"member", "invitation", 200, "member"},
 	} {
 		group := fmt.Sprintf("j%d", i)
-		w.made(group, groups.Join(row.join))
+		w.made(group, groups.JoinPolicy(row.join))
 		r := w.do(http.MethodPost, "/v1/groups/"+group+"/join", w.token(row.who, authhook.RoleUser), `{}`).want(row.status)
 		if row.status == 200 && r.get("state") != row.state {
 			t.Errorf("%s joins %s: %s", row.who, row.join, r.Body)
@@ -183,7 +183,7 @@ func TestJoining(t *testing.T) {
 // Limits hold although all come at once; without the locks more get in.
 func TestLimitsAtOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *api.Config) { c.Social = groups.Config{MaxMembers: 5, MaxGroups: 3} })
+	w := newWorld(t, func(c *api.Config) { c.Groups = groups.Config{MaxMembers: 5, MaxGroups: 3} })
 	ctx := context.Background()
 	w.exec(`INSERT INTO groups (id, join_policy) SELECT 'g' || i, 'open' FROM generate_series(1, 12) i`)
 	atOnce := func(n int, call func(i int) *reply) (ok int) {

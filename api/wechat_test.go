@@ -68,7 +68,7 @@ func newWeChat(tb testing.TB) *httptest.Server {
 
 func withWeChat(base, secret string) func(*api.Config) {
 	return func(c *api.Config) {
-		c.Accounts.WeChat = people.WeChat{AppID: "wx123", Secret: secret, BaseURL: base}
+		c.People.WeChat = people.WeChat{AppID: "wx123", Secret: secret, BaseURL: base}
 	}
 }
 

@@ -71,8 +71,8 @@ type Config struct {
 	// ContactsOnly lets only contacts write to people who have not set it
 	// otherwise (--write-policy contacts).
 	ContactsOnly bool
-	// Social are the limits for those who join open groups by subscribing.
-	Social groups.Config
+	// Groups are the limits for those who join open groups by subscribing.
+	Groups groups.Config
 	// MaxSubjects bounds how many people are remembered, MaxGroups how many
 	// groups; default 200,000 each. One is a few hundred bytes, with many
 	// contacts more.
@@ -91,7 +91,7 @@ type Directory struct {
 	cfg      Config
 	log      *slog.Logger
 	pool     *pgxpool.Pool
-	social   *groups.Service
+	joining  *groups.Joining
 	subjects *table[subject]
 	groups   *table[group]
 	away     atomic.Bool // PostgreSQL does not answer, as far as the follower knows
@@ -141,7 +141,7 @@ func New(cfg Config) (*Directory, error) {
 		return nil, fmt.Errorf("directory: %w", err)
 	}
 	d := &Directory{
-		cfg: cfg, log: cfg.Logger, pool: pool, social: groups.New(pgtx.New(pool), cfg.Social),
+		cfg: cfg, log: cfg.Logger, pool: pool, joining: groups.New(pgtx.New(pool), cfg.Groups).Joining,
 		watchers: map[int]func(authhook.Change){}, seen: map[string]struct{}{}, claims: newClaims(),
 	}
 	d.subjects = newTable(cfg.MaxSubjects, &d.away, d.loadSubjects)
@@ -264,7 +264,7 @@ func (d *Directory) MaySpeak(ctx context.Context, id, groupID string, member boo
 	}
 	action := groups.Speak
 	if g.Muted {
-		action = groups.SpeakMuted
+		action = groups.SpeakWhenMuted
 	}
 	if groups.May(role, action, g.Join) != nil {
 		return refusedAllMuted
@@ -351,7 +351,7 @@ func (d *Directory) JoinBySubscribing(ctx context.Context, id, groupID string) (
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	member, err := d.social.JoinOpen(ctx, id, groupID)
+	member, err := d.joining.JoinOpen(ctx, id, groupID)
 	if err != nil {
 		if refusal, ok := errors.AsType[*chat.Error](err); ok {
 			return false, refusal

@@ -55,7 +55,7 @@ type group struct {
 	Known     bool
 	Muted     bool
 	Dissolved bool
-	Join      groups.Join
+	Join      groups.JoinPolicy
 }
 
 // loadSubjects reads all that is known of the ids in one round trip.

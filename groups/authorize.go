@@ -21,18 +21,18 @@ const (
 // Roles are all roles, in the order of the columns of the table.
 func Roles() []Role { return []Role{Operator, Owner, Admin, Member, Device, Invited, Outsider, Banned} }
 
-// Join says how one becomes a member of a group.
-type Join string
+// JoinPolicy says how one becomes a member of a group.
+type JoinPolicy string
 
 // The ways to join.
 const (
-	JoinOpen       Join = "open"       // by wanting to, or by subscribing: a room
-	JoinApproval   Join = "approval"   // the owner or an admin approves
-	JoinInvitation Join = "invitation" // only with an invitation; others do not see the group
+	JoinOpen       JoinPolicy = "open"       // by wanting to, or by subscribing: a room
+	JoinApproval   JoinPolicy = "approval"   // the owner or an admin approves
+	JoinInvitation JoinPolicy = "invitation" // only with an invitation; others do not see the group
 )
 
-// Joins are all ways to join, in the order of the columns of the table.
-func Joins() []Join { return []Join{JoinOpen, JoinApproval, JoinInvitation} }
+// JoinPolicies are all ways to join, in the order of the columns of the table.
+func JoinPolicies() []JoinPolicy { return []JoinPolicy{JoinOpen, JoinApproval, JoinInvitation} }
 
 // Action is what somebody wants to do with a group.
 type Action string
@@ -60,15 +60,15 @@ const (
 	ManageBans        Action = "manage bans"
 	MuteMember        Action = "mute member" // who is no admin
 	MuteAdmin         Action = "mute admin"
-	NameOneself       Action = "name oneself" // one's nickname in the group
-	NameOthers        Action = "name others"
+	SetOwnNickname    Action = "name oneself" // one's nickname in the group
+	SetNicknames      Action = "name others"
 	ManageDevices     Action = "manage devices"
 	Speak             Action = "speak"
-	SpeakMuted        Action = "speak when all are muted"
+	SpeakWhenMuted    Action = "speak when all are muted"
 )
 
 // rule is a line of the table: for each way to join, a letter for each role, in
-// the order of Roles and Joins.
+// the order of Roles and JoinPolicies.
 //
 //	y  allowed
 //	n  not allowed: who asks knows the group and lacks the role
@@ -105,11 +105,11 @@ var rules = []rule{
 	{ManageBans, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
 	{MuteMember, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
 	{MuteAdmin, "yynnnmmh", "yynnnmmh", "yynnnmhh"},
-	{NameOneself, "myyyymmh", "myyyymmh", "myyyymhh"},
-	{NameOthers, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
+	{SetOwnNickname, "myyyymmh", "myyyymmh", "myyyymhh"},
+	{SetNicknames, "yyynnmmh", "yyynnmmh", "yyynnmhh"},
 	{ManageDevices, "yynnnmmh", "yynnnmmh", "yynnnmhh"},
 	{Speak, "yyyyymmm", "yyyyymmm", "yyyyymmm"},
-	{SpeakMuted, "yyynnmmm", "yyynnmmm", "yyynnmmm"},
+	{SpeakWhenMuted, "yyynnmmm", "yyynnmmm", "yyynnmmm"},
 }
 
 // Actions are all actions of the table.
@@ -131,7 +131,7 @@ var (
 type cell struct {
 	role   Role
 	action Action
-	join   Join
+	join   JoinPolicy
 }
 
 // verdicts is the table, ready to be asked: the broker does with every publish.
@@ -140,7 +140,7 @@ var verdicts = func() map[cell]error {
 	for _, r := range rules {
 		for j, letters := range []string{r.open, r.approval, r.invitation} {
 			for i, role := range Roles() {
-				all[cell{role, r.action, Joins()[j]}] = map[byte]error{
+				all[cell{role, r.action, JoinPolicies()[j]}] = map[byte]error{
 					'y': nil, 'n': errNotAllowed, 'm': errNotMember, 'h': errNoGroup,
 				}[letters[i]]
 			}
@@ -151,100 +151,10 @@ var verdicts = func() map[cell]error {
 
 // May returns nil if the role may take the action in a group that is joined by
 // join, and the refusal if not.
-func May(role Role, action Action, join Join) error {
+func May(role Role, action Action, join JoinPolicy) error {
 	verdict, ok := verdicts[cell{role, action, join}]
 	if !ok {
 		return errNoGroup // what the table does not know is not allowed
 	}
 	return verdict
-}
-
-// Relation is what somebody else is to a person.
-type Relation string
-
-// The relations. A contact who is blocked as well is a contact here.
-const (
-	Self     Relation = "self"
-	Stranger Relation = "stranger"
-	Asked    Relation = "asked"    // the person has asked them
-	Incoming Relation = "incoming" // they have asked the person
-	Contact  Relation = "contact"
-	Blocked  Relation = "blocked" // the person has blocked them
-)
-
-// Relations are all relations, in the order of the columns of the table.
-func Relations() []Relation {
-	return []Relation{Self, Stranger, Asked, Incoming, Contact, Blocked}
-}
-
-// ContactAction is what somebody wants to do with a contact.
-type ContactAction string
-
-// The actions.
-const (
-	Ask      ContactAction = "ask" // asking who has asked accepts
-	Accept   ContactAction = "accept"
-	Decline  ContactAction = "decline"
-	Withdraw ContactAction = "withdraw"
-	Remark   ContactAction = "remark"
-	Remove   ContactAction = "remove"
-	Block    ContactAction = "block"
-	Unblock  ContactAction = "unblock"
-)
-
-// contactRules is who may do what with whom: a letter for each relation.
-//
-//	y  allowed
-//	-  there is nothing to do that with
-//	c  conflict: it is so already, or the opposite is
-//	s  nobody is one's own contact
-var contactRules = []struct {
-	action  ContactAction
-	letters string // self stranger asked incoming contact blocked
-}{
-	{Ask, "syyycc"},
-	{Accept, "s--y--"},
-	{Decline, "s--y--"},
-	{Withdraw, "s-y---"},
-	{Remark, "s---y-"},
-	{Remove, "s---y-"},
-	{Block, "syyyyy"},
-	{Unblock, "syyyyy"},
-}
-
-// ContactActions are all actions of the table.
-func ContactActions() []ContactAction {
-	all := make([]ContactAction, len(contactRules))
-	for i, r := range contactRules {
-		all[i] = r.action
-	}
-	return all
-}
-
-var (
-	errSelf      = chat.Refuse(chat.CodeInvalid, "That is you.")
-	errNoContact = chat.Refuse(chat.CodeNotFound, "There is no such contact or request.")
-	errIsContact = chat.Refuse(chat.CodeConflict, "You are contacts, or you have blocked them. Unblock them first.")
-)
-
-// MayWithContact returns nil if the action can be taken with somebody who is that
-// to the person, and the refusal if not.
-func MayWithContact(relation Relation, action ContactAction) error {
-	for _, r := range contactRules {
-		for i, one := range Relations() {
-			if r.action != action || one != relation {
-				continue
-			}
-			switch r.letters[i] {
-			case 'y':
-				return nil
-			case 'c':
-				return errIsContact
-			case 's':
-				return errSelf
-			}
-			return errNoContact
-		}
-	}
-	return errNoContact
 }

@@ -34,11 +34,11 @@ var allowed = map[groups.Action]string{
 	groups.ManageBans:        "operator owner admin",
 	groups.MuteMember:        "operator owner admin",
 	groups.MuteAdmin:         "operator owner",
-	groups.NameOneself:       "owner admin member device",
-	groups.NameOthers:        "operator owner admin",
+	groups.SetOwnNickname:    "owner admin member device",
+	groups.SetNicknames:      "operator owner admin",
 	groups.ManageDevices:     "operator owner",
 	groups.Speak:             "operator owner admin member device",
-	groups.SpeakMuted:        "operator owner admin",
+	groups.SpeakWhenMuted:    "operator owner admin",
 }
 
 func code(err error) chat.Code {
@@ -57,7 +57,7 @@ func TestTable(t *testing.T) {
 	}
 	for _, action := range groups.Actions() {
 		for _, role := range groups.Roles() {
-			for _, join := range groups.Joins() {
+			for _, join := range groups.JoinPolicies() {
 				may := false
 				for one := range strings.FieldsSeq(allowed[action]) {
 					may = may || one == string(role) || one == fmt.Sprintf("%s/%s", role, join)
@@ -74,7 +74,7 @@ func TestTable(t *testing.T) {
 					groups.Banned: chat.CodeNotFound, groups.Invited: chat.CodeNotMember, groups.Outsider: chat.CodeNotMember,
 				}[role]
 				switch {
-				case action == groups.Speak || action == groups.SpeakMuted:
+				case action == groups.Speak || action == groups.SpeakWhenMuted:
 					want = chat.CodeNotMember
 					if role == groups.Member || role == groups.Device {
 						want = chat.CodeNotAllowed
@@ -97,42 +97,12 @@ func TestTable(t *testing.T) {
 			}
 		}
 	}
-	for _, join := range groups.Joins() {
+	for _, join := range groups.JoinPolicies() {
 		if code(groups.May(groups.Owner, "unheard of", join)) != chat.CodeNotFound {
 			t.Error("an action that is not in the table is allowed")
 		}
 	}
 	if groups.May("unheard of", groups.ViewGroup, groups.JoinOpen) == nil || groups.May(groups.Owner, groups.ViewGroup, "unheard of") == nil {
 		t.Error("a role or a way to join that is not in the table is allowed something")
-	}
-}
-
-// Every relation, every action.
-func TestContactTable(t *testing.T) {
-	t.Parallel()
-	want := map[groups.ContactAction]string{
-		//                self    stranger  asked     incoming  contact   blocked
-		groups.Ask:      "invalid -         -         -         conflict  conflict",
-		groups.Accept:   "invalid not_found not_found -         not_found not_found",
-		groups.Decline:  "invalid not_found not_found -         not_found not_found",
-		groups.Withdraw: "invalid not_found -         not_found not_found not_found",
-		groups.Remark:   "invalid not_found not_found not_found -         not_found",
-		groups.Remove:   "invalid not_found not_found not_found -         not_found",
-		groups.Block:    "invalid -         -         -         -         -",
-		groups.Unblock:  "invalid -         -         -         -         -",
-	}
-	if len(want) != len(groups.ContactActions()) {
-		t.Errorf("the table has %d actions, this test %d", len(groups.ContactActions()), len(want))
-	}
-	for _, action := range groups.ContactActions() {
-		for i, relation := range groups.Relations() {
-			expected := strings.Fields(want[action])[i]
-			if expected == "-" {
-				expected = ""
-			}
-			if got := code(groups.MayWithContact(relation, action)); string(got) != expected {
-				t.Errorf("%s with %s: %q, want %q", action, relation, got, expected)
-			}
-		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"mynah/chat"
+	"mynah/people"
 	"mynah/people/displaytext"
 	"mynah/schema"
 	"mynah/schema/pgtx"
@@ -25,7 +25,7 @@ type Group struct {
 	Avatar       string          `json:"avatar,omitempty" doc:"An https address, or the id of an uploaded file"`
 	Announcement string          `json:"announcement,omitempty"`
 	Ext          json.RawMessage `json:"ext,omitempty" doc:"An object of the application's own"`
-	Join         Join            `json:"join" enum:"open,approval,invitation" doc:"open: whoever subscribes to group/<id> becomes a member"`
+	Join         JoinPolicy      `json:"join" enum:"open,approval,invitation" doc:"open: whoever subscribes to group/<id> becomes a member"`
 	Muted        bool            `json:"muted" doc:"Only the owner and admins may speak"`
 	Members      int             `json:"members"`
 	Created      time.Time       `json:"created"`
@@ -40,143 +40,12 @@ type Membership struct {
 	Joined     *time.Time `json:"joined,omitempty" doc:"Absent if you are a member by your token only"`
 }
 
-// groupNotice is the body of notices about groups. Fields that do not concern a
-// notice are left out.
-type groupNotice struct {
-	Group        string     `json:"group"`
-	By           string     `json:"by,omitempty"`
-	Who          string     `json:"who,omitempty"`
-	Name         *string    `json:"name,omitempty"`
-	Avatar       *string    `json:"avatar,omitempty"`
-	Announcement *string    `json:"announcement,omitempty"`
-	Join         *Join      `json:"join,omitempty"`
-	Muted        *bool      `json:"muted,omitempty"`
-	Until        *time.Time `json:"until,omitempty"`
-	Role         Role       `json:"role,omitempty"`
-	Note         string     `json:"note,omitempty"`
-}
-
-// standing is a group and what an actor is in it.
-type standing struct {
-	Group
-	role      Role
-	row       bool // the actor has a membership in the database
-	dissolved bool
-}
-
-// scanGroup reads the columns of schema.SelectMyGroups, or with more, those of
-// schema.SelectStanding.
-func scanGroup(row pgx.Row, more ...any) (g Group, dissolved bool, err error) {
-	var role, nickname string
-	var muted, joined *time.Time
-	fields := []any{
-		&g.ID, &g.Name, &g.Avatar, &g.Announcement, &g.Ext, &g.Join, &g.Muted, &g.Members, &g.Created, &dissolved,
-		&role, &nickname, &muted, &joined,
-	}
-	if err := row.Scan(append(fields, more...)...); err != nil {
-		return g, false, err
-	}
-	if string(g.Ext) == "{}" {
-		g.Ext = nil
-	}
-	if muted != nil && !muted.After(time.Now()) {
-		muted = nil
-	}
-	if role != "" {
-		g.Me = &Membership{Role: Role(role), Nickname: nickname, MutedUntil: muted, Joined: joined}
-	}
-	return g, dissolved, nil
-}
-
-// standing reads a group and what the actor is in it. A group that was dissolved
-// is not there.
-func (s *Service) standing(ctx context.Context, a Actor, group string) (*standing, error) {
-	var st standing
-	var banned, invited bool
-	var err error
-	st.Group, st.dissolved, err = scanGroup(s.db.Q(ctx).QueryRow(ctx, schema.SelectStanding, group, a.ID), &banned, &invited)
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && st.dissolved {
-		return nil, errNoGroup
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read group: %w", err)
-	}
-	st.row = st.Me != nil
-	byToken := slices.Contains(a.Groups, group)
-	switch {
-	case a.Operator:
-		st.role = Operator
-	case banned:
-		st.role = Banned
-	case st.row:
-		st.role = st.Me.Role
-	case byToken:
-		st.role = Member
-		st.Me = &Membership{Role: Member}
-	case invited:
-		st.role = Invited
-	default:
-		st.role = Outsider
-	}
-	if a.Device && st.Me != nil && st.role != Banned {
-		st.role = Device
-	}
-	return &st, nil
-}
-
-// view returns the group if the actor may take the action.
-func (s *Service) view(ctx context.Context, a Actor, group string, action Action) (*standing, error) {
-	st, err := s.standing(ctx, a, group)
-	if err != nil {
-		return nil, err
-	}
-	return st, May(st.role, action, st.Join)
-}
-
-// change runs fn in a transaction in which nobody else changes the group, if the
-// table lets the actor take the action. persons are those whose membership may
-// change, or must not meanwhile.
-func (s *Service) change(ctx context.Context, a Actor, group string, action Action, persons []string, fn func(context.Context, *standing) error) error {
-	return s.db.Tx(ctx, func(ctx context.Context) error {
-		if err := s.lockPersons(ctx, persons...); err != nil {
-			return err
-		}
-		if _, err := s.exec(ctx, "lock group", schema.LockGroup, group); err != nil {
-			return err
-		}
-		st, err := s.view(ctx, a, group, action)
-		if err != nil {
-			return err
-		}
-		return fn(ctx, st)
-	})
-}
-
-// allow asks the table about one action more.
-func (st *standing) allow(action Action) error { return May(st.role, action, st.Join) }
-
-// tell puts a notice for the whole group into the outbox.
-func (s *Service) tell(ctx context.Context, kind string, n groupNotice) error {
-	return s.notice(ctx, chat.GroupTopic(n.Group), kind, n)
-}
-
-// tellOfMember puts a notice about a member who comes or goes into the outbox:
-// for the group unless it is large, and for that person.
-func (s *Service) tellOfMember(ctx context.Context, st *standing, kind string, n groupNotice) error {
-	if st.Members <= s.cfg.QuietAbove {
-		if err := s.tell(ctx, kind, n); err != nil {
-			return err
-		}
-	}
-	return s.notice(ctx, chat.UserTopic(n.Who), kind, n)
-}
-
 // GroupSpec is what a new group is to be.
 type GroupSpec struct {
 	ID                         string // "" for one of the server's choice
 	Name, Avatar, Announcement string
 	Ext                        json.RawMessage
-	Join                       Join // "" for JoinInvitation
+	Join                       JoinPolicy // "" for JoinInvitation
 	Invite                     []string
 }
 
@@ -184,7 +53,7 @@ type GroupSpec struct {
 type GroupEdit struct {
 	Name, Avatar, Announcement *string
 	Ext                        json.RawMessage
-	Join                       *Join
+	Join                       *JoinPolicy
 	Muted                      *bool
 }
 
@@ -224,19 +93,19 @@ func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group
 		spec.Ext = json.RawMessage("{}")
 	}
 	err = s.db.Tx(ctx, func(ctx context.Context) error {
-		if err := s.lockPersons(ctx, a.ID); err != nil {
+		if err := people.LockPersons(ctx, s.db, a.ID); err != nil {
 			return err
 		}
-		if err := s.present(ctx, a.ID); err != nil {
+		if err := people.RefuseDeleted(ctx, s.db, a.ID); err != nil {
 			return err
 		}
-		if err := s.noDevice(ctx, a.ID); err != nil {
+		if err := s.refuseDevice(ctx, a.ID); err != nil {
 			return err
 		}
-		if err := s.roomForGroup(ctx, a.ID, a.ID); err != nil {
+		if err := s.checkGroupCount(ctx, a.ID, a.ID); err != nil {
 			return err
 		}
-		made, err := s.exec(ctx, "make group", schema.InsertGroup, spec.ID, spec.Name, spec.Avatar, spec.Announcement, string(spec.Ext), string(spec.Join))
+		made, err := s.db.Exec(ctx, "make group", schema.InsertGroup, spec.ID, spec.Name, spec.Avatar, spec.Announcement, string(spec.Ext), string(spec.Join))
 		if pgtx.OutOfRange(err, "groups_ext_check") {
 			return errExt
 		}
@@ -246,14 +115,14 @@ func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group
 		if made == 0 {
 			return chat.Refuse(chat.CodeConflict, "This id cannot be had. Choose another.")
 		}
-		if _, err := s.exec(ctx, "make owner", schema.InsertMember, spec.ID, a.ID, string(Owner)); err != nil {
+		if _, err := s.db.Exec(ctx, "make owner", schema.InsertMember, spec.ID, a.ID, string(Owner)); err != nil {
 			return err
 		}
 		st, err := s.standing(ctx, Actor{ID: a.ID}, spec.ID)
 		if err != nil {
 			return err
 		}
-		if err := s.tellOfMember(ctx, st, "notice.group.created", groupNotice{Group: spec.ID, Who: a.ID, Name: &spec.Name}); err != nil {
+		if err := s.notifyMembership(ctx, st, "notice.group.created", groupNotice{Group: spec.ID, Who: a.ID, Name: &spec.Name}); err != nil {
 			return err
 		}
 		if err := s.invite(ctx, st, a.ID, spec.Invite); err != nil {
@@ -265,24 +134,8 @@ func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group
 	return g, err
 }
 
-// roomForGroup returns nil if the person may be in one group more. The person
-// must be locked. by is who reads the refusal.
-func (s *Service) roomForGroup(ctx context.Context, person, by string) error {
-	n, err := s.count(ctx, schema.CountGroups, person)
-	if err != nil {
-		return err
-	}
-	switch {
-	case n < s.cfg.MaxGroups:
-		return nil
-	case person == by:
-		return chat.Refuse(chat.CodeLimit, fmt.Sprintf("You are in %d groups, which is as many as one can be in.", n))
-	}
-	return chat.Refuse(chat.CodeLimit, "This person is in as many groups as one can be in.")
-}
-
-// Group returns a group.
-func (s *Service) Group(ctx context.Context, a Actor, group string) (*Group, error) {
+// Get returns a group.
+func (s *Service) Get(ctx context.Context, a Actor, group string) (*Group, error) {
 	st, err := s.view(ctx, a, group, ViewGroup)
 	if err != nil {
 		return nil, err
@@ -293,9 +146,9 @@ func (s *Service) Group(ctx context.Context, a Actor, group string) (*Group, err
 	return &st.Group, nil
 }
 
-// Groups returns at most limit groups that the person is in, after the id.
-func (s *Service) Groups(ctx context.Context, me, after string, limit int) ([]Group, error) {
-	return list(ctx, s, "read groups", func(row pgx.CollectableRow) (Group, error) {
+// List returns at most limit groups that the person is in, after the id.
+func (s *Service) List(ctx context.Context, me, after string, limit int) ([]Group, error) {
+	return pgtx.List(ctx, s.db, "read groups", func(row pgx.CollectableRow) (Group, error) {
 		g, _, err := scanGroup(row)
 		return g, err
 	}, schema.SelectMyGroups, me, after, limit)
@@ -337,14 +190,14 @@ func (s *Service) Edit(ctx context.Context, a Actor, group string, e GroupEdit) 
 			text := string(e.Ext)
 			ext = &text
 		}
-		_, err := s.exec(ctx, "edit group", schema.UpdateGroup, group, e.Name, e.Avatar, e.Announcement, ext, e.Join, e.Muted)
+		_, err := s.db.Exec(ctx, "edit group", schema.UpdateGroup, group, e.Name, e.Avatar, e.Announcement, ext, e.Join, e.Muted)
 		if pgtx.OutOfRange(err, "groups_ext_check") {
 			return errExt // 1e308 is five bytes here and 309 digits in jsonb
 		}
 		if err != nil {
 			return err
 		}
-		if err := s.tellOfEdit(ctx, &st.Group, a.ID, e); err != nil {
+		if err := s.notifyEdit(ctx, &st.Group, a.ID, e); err != nil {
 			return err
 		}
 		if st, err = s.standing(ctx, a, group); err != nil {
@@ -356,8 +209,8 @@ func (s *Service) Edit(ctx context.Context, a Actor, group string, e GroupEdit) 
 	return g, err
 }
 
-// tellOfEdit writes a notice for each thing that an edit changes.
-func (s *Service) tellOfEdit(ctx context.Context, old *Group, by string, e GroupEdit) error {
+// notifyEdit writes a notice for each thing that an edit changes.
+func (s *Service) notifyEdit(ctx context.Context, old *Group, by string, e GroupEdit) error {
 	notices := map[string]groupNotice{}
 	base := groupNotice{Group: old.ID, By: by}
 	add := func(kind string, changed bool, fill func(*groupNotice)) {
@@ -383,7 +236,7 @@ func (s *Service) tellOfEdit(ctx context.Context, old *Group, by string, e Group
 	}
 	slices.Sort(kinds)
 	for _, kind := range kinds {
-		if err := s.tell(ctx, kind, notices[kind]); err != nil {
+		if err := s.notifyGroup(ctx, kind, notices[kind]); err != nil {
 			return err
 		}
 	}
@@ -399,31 +252,18 @@ func (s *Service) Dissolve(ctx context.Context, a Actor, group string) error {
 	})
 }
 
-// dissolve ends a group that is locked.
-func (s *Service) dissolve(ctx context.Context, group, by string) error {
-	for _, statement := range []string{
-		schema.DissolveGroup, schema.DeleteGroupRequests, schema.DeleteGroupInvitations, schema.DeleteGroupLinks,
-		schema.RevokeGroupDevices,
-	} {
-		if _, err := s.exec(ctx, "dissolve group", statement, group); err != nil {
-			return err
-		}
-	}
-	return s.tell(ctx, "notice.group.dissolved", groupNotice{Group: group, By: by})
-}
-
-// Transfer makes a member the owner; who was it becomes an admin. The heir is locked:
+// Transfer makes a member the owner; who was it becomes an admin. The successor is locked:
 // one who is being forgotten would leave the group without an owner.
 func (s *Service) Transfer(ctx context.Context, a Actor, group, to string) error {
 	return s.change(ctx, a, group, Transfer, []string{to}, func(ctx context.Context, _ *standing) error {
-		heir, err := s.member(ctx, group, to)
+		successor, err := s.member(ctx, group, to)
 		if err != nil {
 			return err
 		}
-		if heir.Role == Owner {
+		if successor.Role == Owner {
 			return nil
 		}
-		if err := s.noDevice(ctx, to); err != nil {
+		if err := s.refuseDevice(ctx, to); err != nil {
 			return err
 		}
 		owner, err := s.owner(ctx, group)
@@ -431,35 +271,20 @@ func (s *Service) Transfer(ctx context.Context, a Actor, group, to string) error
 			return err
 		}
 		if owner != "" {
-			if _, err := s.exec(ctx, "retire owner", schema.UpdateMemberRole, group, owner, string(Admin)); err != nil {
+			if _, err := s.db.Exec(ctx, "retire owner", schema.UpdateMemberRole, group, owner, string(Admin)); err != nil {
 				return err
 			}
 		}
-		if _, err := s.exec(ctx, "set owner", schema.UpdateMemberRole, group, to, string(Owner)); err != nil {
+		if _, err := s.db.Exec(ctx, "set owner", schema.UpdateMemberRole, group, to, string(Owner)); err != nil {
 			return err
 		}
-		return s.tell(ctx, "notice.group.transferred", groupNotice{Group: group, By: a.ID, Who: to})
+		return s.notifyGroup(ctx, "notice.group.transferred", groupNotice{Group: group, By: a.ID, Who: to})
 	})
 }
 
-var errDevice = chat.Refuse(chat.CodeInvalid, "A device is a member only: it cannot own or administer a group.")
-
-// noDevice returns nil unless the account is a device's. Its token is in a thing that
-// hangs somewhere, for years.
-func (s *Service) noDevice(ctx context.Context, id string) error {
-	var device bool
-	if err := s.db.Q(ctx).QueryRow(ctx, schema.IsDevice, id).Scan(&device); err != nil {
-		return fmt.Errorf("read account: %w", err)
-	}
-	if device {
-		return errDevice
-	}
-	return nil
-}
-
-// Hold keeps the group as it is until the context's transaction ends.
-func (s *Service) Hold(ctx context.Context, group string) error {
-	_, err := s.exec(ctx, "lock group", schema.LockGroup, group)
+// Lock keeps the group as it is until the context's transaction ends.
+func (s *Service) Lock(ctx context.Context, group string) error {
+	_, err := s.db.Exec(ctx, "lock group", schema.LockGroup, group)
 	return err
 }
 

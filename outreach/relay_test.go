@@ -113,12 +113,12 @@ func TestNoticesAreMessages(t *testing.T) {
 	alice, bob := groups.Actor{ID: "alice"}, groups.Actor{ID: "bob"}
 	g, err := s.Create(ctx, alice, groups.GroupSpec{Name: "one", Join: groups.JoinOpen})
 	must(t, err)
-	_, err = s.Join(ctx, bob, g.ID, "")
+	_, err = s.Joining.Join(ctx, bob, g.ID, "")
 	must(t, err)
 	name := "two"
 	_, err = s.Edit(ctx, alice, g.ID, groups.GroupEdit{Name: &name})
 	must(t, err)
-	must(t, s.Kick(ctx, alice, g.ID, "bob"))
+	must(t, s.Members.Kick(ctx, alice, g.ID, "bob"))
 	must(t, s.Dissolve(ctx, alice, g.ID))
 	var got []string
 	for len(got) == 0 || !strings.HasPrefix(got[len(got)-1], "notice.group.dissolved") {

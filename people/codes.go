@@ -16,6 +16,12 @@ import (
 	"mynah/schema"
 )
 
+// Codes prove phone numbers and mail addresses: six digits that were sent there.
+type Codes struct {
+	*store
+	queue *codeQueue
+}
+
 // Purposes of a code.
 const (
 	PurposeSignIn = "signin"
@@ -32,19 +38,19 @@ const (
 	codesPerHour = 5
 )
 
-// AskCode sends a code to a phone number or mail address (channel is
+// Ask sends a code to a phone number or mail address (channel is
 // ProviderPhone or ProviderMail) and returns the challenge that must be shown
 // with it. If there is nobody whom the code could serve, nothing is sent and
 // everything else is the same: the answer, the work, the limits.
-func (s *Service) AskCode(ctx context.Context, channel, to, purpose string) (challenge string, err error) {
-	sender := s.cfg.Mail
+func (c *Codes) Ask(ctx context.Context, channel, to, purpose string) (challenge string, err error) {
+	sender := c.cfg.Mail
 	if channel == ProviderPhone {
-		sender = s.cfg.SMS
+		sender = c.cfg.SMS
 	}
 	if sender == nil {
 		return "", chat.Refuse(chat.CodeInvalid, "This server sends no codes by "+channel+". Sign in another way.")
 	}
-	to, err = normalTarget(channel, to)
+	to, err = normalizeTarget(channel, to)
 	if err != nil {
 		return "", err
 	}
@@ -55,20 +61,20 @@ func (s *Service) AskCode(ctx context.Context, channel, to, purpose string) (cha
 	digits := fmt.Sprintf("%06d", n)
 	challenge = randomToken()
 	var useful bool
-	err = s.db.Tx(ctx, func(ctx context.Context) error {
-		owner, _, err := s.account(ctx, Proof{Provider: channel, Subject: to})
+	err = c.db.Tx(ctx, func(ctx context.Context) error {
+		owner, _, err := c.accountOf(ctx, Proof{Provider: channel, Subject: to})
 		if err != nil {
 			return err
 		}
 		switch purpose {
 		case PurposeSignIn:
-			useful = owner != "" || s.cfg.Registration != RegisterClosed
+			useful = owner != "" || c.cfg.Registration != RegisterClosed
 		case PurposeReset:
 			useful = owner != ""
 		default:
 			useful = true
 		}
-		inserted, err := s.db.Q(ctx).Exec(ctx, schema.InsertCode, hashToken(challenge), channel, to, purpose,
+		inserted, err := c.db.Q(ctx).Exec(ctx, schema.InsertCode, hashToken(challenge), channel, to, purpose,
 			hashCode(challenge, digits), useful, CodeTTL, codesPerHour)
 		if err != nil {
 			return fmt.Errorf("store code: %w", err)
@@ -81,8 +87,8 @@ func (s *Service) AskCode(ctx context.Context, channel, to, purpose string) (cha
 	if err != nil {
 		return "", err
 	}
-	code := Code{To: to, Purpose: purpose, Digits: digits, Expires: s.now().Add(CodeTTL)}
-	if !s.post.enqueue(letter{sender: sender, code: code, dummy: !useful}) {
+	code := Code{To: to, Purpose: purpose, Digits: digits, Expires: c.now().Add(CodeTTL)}
+	if !c.queue.enqueue(queuedCode{sender: sender, code: code, dummy: !useful}) {
 		return "", chat.Refuse(chat.CodeUnavailable, "Too many codes are waiting to be sent. Try again.")
 	}
 	return challenge, nil
@@ -113,64 +119,34 @@ func hashCode(challenge, digits string) []byte {
 	return sum[:]
 }
 
-// CheckCode proves a phone number or mail address by a code. Each call counts as
+// Check proves a phone number or mail address by a code. Each call counts as
 // a try, also if the transaction that it is made in fails. The code is used up
 // when the proof is.
-func (s *Service) CheckCode(ctx context.Context, challenge, digits string, purpose string) (Proof, error) {
+func (c *Codes) Check(ctx context.Context, challenge, digits string, purpose string) (Proof, error) {
 	var (
 		stored          []byte
 		channel, target string
 		sent            bool
 	)
 	id := hashToken(challenge)
-	err := s.db.Pool().QueryRow(ctx, schema.TryCode, id, purpose, codeTries).Scan(&stored, &channel, &target, &sent)
+	err := c.db.Pool().QueryRow(ctx, schema.TryCode, id, purpose, codeTries).Scan(&stored, &channel, &target, &sent)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return Proof{}, errProof
+		return Proof{}, errWrongProof
 	}
 	if err != nil {
 		return Proof{}, fmt.Errorf("read code: %w", err)
 	}
 	if subtle.ConstantTimeCompare(stored, hashCode(challenge, digits)) == 0 || !sent {
-		return Proof{}, errProof
+		return Proof{}, errWrongProof
 	}
 	return Proof{Provider: channel, Subject: target, consume: func(ctx context.Context) error {
-		used, err := s.db.Q(ctx).Exec(ctx, schema.UseCode, id)
+		used, err := c.db.Q(ctx).Exec(ctx, schema.UseCode, id)
 		if err != nil {
 			return fmt.Errorf("use code: %w", err)
 		}
 		if used.RowsAffected() == 0 {
-			return errProof // somebody else was faster with it
+			return errWrongProof // somebody else was faster with it
 		}
 		return nil
 	}}, nil
-}
-
-// ResetPassword gives a new password to the account that the proven phone number
-// or mail address belongs to, and ends all its sessions.
-func (s *Service) ResetPassword(ctx context.Context, challenge, digits, password string) error {
-	// Whatever the outcome, the work is the same: rules, hash, code.
-	if err := checkPassword(password, ""); err != nil {
-		return err
-	}
-	p, err := s.CheckCode(ctx, challenge, digits, PurposeReset)
-	if err != nil {
-		return err
-	}
-	hash, err := s.hasher.hash(ctx, password)
-	if err != nil {
-		return err
-	}
-	return s.db.Tx(ctx, func(ctx context.Context) error {
-		if err := p.consume(ctx); err != nil {
-			return err
-		}
-		id, _, err := s.account(ctx, p)
-		if err != nil {
-			return err
-		}
-		if id == "" {
-			return errProof // unlinked since the code was sent
-		}
-		return s.setPassword(ctx, id, hash, "")
-	})
 }

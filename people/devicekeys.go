@@ -29,9 +29,9 @@ const deviceKIDPrefix = "device."
 
 func isDeviceKID(kid string) bool { return strings.HasPrefix(kid, deviceKIDPrefix) }
 
-// mostDeviceKeys is how many devices' keys are remembered for the time that
+// maxDeviceKeys is how many devices' keys are remembered for the time that
 // PostgreSQL is away; some 5 MB.
-const mostDeviceKeys = 10_000
+const maxDeviceKeys = 10_000
 
 // deviceKey is a device's public key and what its tokens may say.
 type deviceKey struct {
@@ -60,7 +60,7 @@ func newDeviceKeys(db *pgtx.DB) *deviceKeys {
 }
 
 func (d *deviceKeys) find(ctx context.Context, kid string) (*deviceKey, bool) {
-	ctx, cancel := context.WithTimeout(ctx, keysLimit)
+	ctx, cancel := context.WithTimeout(ctx, readKeysTimeout)
 	defer cancel()
 	key := &deviceKey{kid: kid}
 	var jwk []byte
@@ -82,7 +82,7 @@ func (d *deviceKeys) find(ctx context.Context, kid string) (*deviceKey, bool) {
 		return nil, false
 	}
 	d.known[kid] = d.order.PushFront(key)
-	if d.order.Len() > mostDeviceKeys {
+	if d.order.Len() > maxDeviceKeys {
 		oldest := d.order.Back()
 		d.order.Remove(oldest)
 		delete(d.known, oldest.Value.(*deviceKey).kid)

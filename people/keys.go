@@ -28,9 +28,9 @@ const AccessTTL = 15 * time.Minute
 
 // How the keys are kept fresh: other processes rotate them, too.
 const (
-	keysEvery = 30 * time.Second // read anew
-	keysGap   = 2 * time.Second  // between two reads that unknown keys cause
-	keysLimit = 3 * time.Second  // one read
+	readKeysEvery   = 30 * time.Second // read anew
+	readKeysGap     = 2 * time.Second  // between two reads that unknown keys cause
+	readKeysTimeout = 3 * time.Second  // one read
 )
 
 // KeysConfig is what Keys need.
@@ -151,7 +151,7 @@ func (k *Keys) Stop(ctx context.Context) error {
 
 func (k *Keys) refresh(ctx context.Context, done chan<- struct{}) {
 	defer close(done)
-	tick := time.NewTicker(keysEvery)
+	tick := time.NewTicker(readKeysEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -173,7 +173,7 @@ func (k *Keys) load(ctx context.Context) error {
 }
 
 func (k *Keys) loadLocked(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, keysLimit)
+	ctx, cancel := context.WithTimeout(ctx, readKeysTimeout)
 	defer cancel()
 	rows, err := k.db.Pool().Query(ctx, schema.SelectSigningKeys)
 	if err != nil {
@@ -317,7 +317,7 @@ func (k *Keys) PublicKey(ctx context.Context, kid string) (crypto.PublicKey, boo
 	}
 	if k.reading.TryLock() {
 		defer k.reading.Unlock()
-		if k.cfg.Now().Sub(k.last) < keysGap {
+		if k.cfg.Now().Sub(k.last) < readKeysGap {
 			return nil, false
 		}
 		k.last = k.cfg.Now() // although it may fail

@@ -2,6 +2,7 @@ package people
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -10,9 +11,118 @@ import (
 	"unicode/utf8"
 
 	"github.com/alexedwards/argon2id"
+	"github.com/jackc/pgx/v5"
 
 	"mynah/chat"
+	"mynah/schema"
 )
+
+// Passwords prove accounts by their id and a password.
+type Passwords struct {
+	*store
+	hasher *hasher
+	places *places
+	codes  *Codes
+}
+
+// Check proves an account by its id and password. The work is the same
+// whether the account exists or not.
+func (p *Passwords) Check(ctx context.Context, id, password string, from Client) (Proof, error) {
+	settle, err := p.places.countTry(ctx, id, from)
+	if err != nil {
+		return Proof{}, err
+	}
+	wrong := false
+	defer func() { settle(wrong) }()
+	hash := ""
+	err = p.db.Q(ctx).QueryRow(ctx, schema.SelectPassword, id).Scan(&hash)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return Proof{}, fmt.Errorf("read password: %w", err)
+	}
+	if len(password) > maxPasswordBytes {
+		password = "" // fits nothing; hashed all the same
+	}
+	ok, err := p.hasher.fits(ctx, password, hash)
+	if err != nil {
+		return Proof{}, err
+	}
+	if !ok {
+		wrong = true
+		return Proof{}, errWrongProof
+	}
+	return Proof{Provider: ProviderPassword, Subject: id, hash: hash}, nil
+}
+
+// Set gives the account a password and ends its sessions but keep.
+func (p *Passwords) Set(ctx context.Context, account, password, keep string) error {
+	if err := checkPassword(password, account); err != nil {
+		return err
+	}
+	hash, err := p.hasher.hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return p.db.Tx(ctx, func(ctx context.Context) error {
+		return p.setHash(ctx, account, hash, keep)
+	})
+}
+
+func (p *Passwords) setHash(ctx context.Context, account, hash, keep string) error {
+	if err := p.lock(ctx, account); err != nil {
+		return err
+	}
+	q := p.db.Q(ctx)
+	if _, err := q.Exec(ctx, schema.UpsertHash, account, hash); err != nil {
+		return fmt.Errorf("set password: %w", err)
+	}
+	if _, err := q.Exec(ctx, schema.DeleteSessions, account, keep); err != nil {
+		return fmt.Errorf("end sessions: %w", err)
+	}
+	return nil
+}
+
+// Has reports whether the account has a password.
+func (p *Passwords) Has(ctx context.Context, account string) (bool, error) {
+	var hash string
+	err := p.db.Q(ctx).QueryRow(ctx, schema.SelectPassword, account).Scan(&hash)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read password: %w", err)
+	}
+	return true, nil
+}
+
+// Reset gives a new password to the account that the proven phone number
+// or mail address belongs to, and ends all its sessions.
+func (p *Passwords) Reset(ctx context.Context, challenge, digits, password string) error {
+	// Whatever the outcome, the work is the same: rules, hash, code.
+	if err := checkPassword(password, ""); err != nil {
+		return err
+	}
+	proof, err := p.codes.Check(ctx, challenge, digits, PurposeReset)
+	if err != nil {
+		return err
+	}
+	hash, err := p.hasher.hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return p.db.Tx(ctx, func(ctx context.Context) error {
+		if err := proof.consume(ctx); err != nil {
+			return err
+		}
+		id, _, err := p.accountOf(ctx, proof)
+		if err != nil {
+			return err
+		}
+		if id == "" {
+			return errWrongProof // unlinked since the code was sent
+		}
+		return p.setHash(ctx, id, hash, "")
+	})
+}
 
 // passwordParams cost some 40 ms of one core and 19 MiB: OWASP's second choice
 // for argon2id, which leaves room for a few hashes a second on two cores beside
@@ -21,15 +131,15 @@ var passwordParams = &argon2id.Params{Memory: 19 << 10, Iterations: 2, Paralleli
 
 // How many hashes wait, and how long.
 const (
-	hashesQueued = 64
-	hashPatience = 5 * time.Second
-	mostRest     = 200 * time.Millisecond // see slot
+	maxQueuedHashes = 64
+	hashTimeout     = 5 * time.Second
+	maxRest         = 200 * time.Millisecond // see slot
 )
 
-// hashesAtOnce returns how many passwords are hashed at once on that many cores: half of
+// maxHashesAtOnce returns how many passwords are hashed at once on that many cores: half of
 // them, so that the others are left to the chat, which shares the process or the machine.
 // Each takes 19 MiB.
-func hashesAtOnce(cores int) int { return max(cores/2, 1) }
+func maxHashesAtOnce(cores int) int { return max(cores/2, 1) }
 
 // hasher hashes passwords, a few at a time: a flood of sign-ins must not take the
 // memory and the cores from the chat.
@@ -41,14 +151,14 @@ type hasher struct {
 }
 
 func newHasher() (*hasher, error) {
-	atOnce := hashesAtOnce(runtime.GOMAXPROCS(0))
+	atOnce := maxHashesAtOnce(runtime.GOMAXPROCS(0))
 	// The dummy is made with a random password, so that nobody knows it.
 	dummy, err := argon2id.CreateHash(randomToken(), passwordParams)
 	if err != nil {
 		return nil, fmt.Errorf("make dummy hash: %w", err)
 	}
 	return &hasher{
-		queue: make(chan struct{}, hashesQueued+atOnce),
+		queue: make(chan struct{}, maxQueuedHashes+atOnce),
 		slots: make(chan struct{}, atOnce),
 		rests: atOnce == 1,
 		dummy: dummy,
@@ -64,7 +174,7 @@ func (h *hasher) slot(ctx context.Context) (release func(), err error) {
 	default:
 		return nil, errBusy
 	}
-	patience := time.NewTimer(hashPatience)
+	patience := time.NewTimer(hashTimeout)
 	defer patience.Stop()
 	select {
 	case h.slots <- struct{}{}:
@@ -74,7 +184,7 @@ func (h *hasher) slot(ctx context.Context) (release func(), err error) {
 			// On few cores the others are not left to the chat alone: PostgreSQL and
 			// the system need them, too. So a core rests from hashing as well.
 			if h.rests {
-				time.AfterFunc(min(time.Since(began), mostRest), func() { <-h.slots })
+				time.AfterFunc(min(time.Since(began), maxRest), func() { <-h.slots })
 			} else {
 				<-h.slots
 			}
@@ -128,8 +238,8 @@ const (
 	maxPasswordBytes = 256
 )
 
-// common are the passwords that attackers try first and that are long enough.
-var common = strings.Fields(`12345678 123456789 1234567890 87654321 11111111 88888888 00000000 66666666
+// commonPasswords are the passwords that attackers try first and that are long enough.
+var commonPasswords = strings.Fields(`12345678 123456789 1234567890 87654321 11111111 88888888 00000000 66666666
 	12341234 11223344 147258369 789456123 123123123 password password1 password123 passw0rd p@ssw0rd
 	qwertyui qwerty123 qwertyuiop 1q2w3e4r 1qaz2wsx 1q2w3e4r5t zaq12wsx abcd1234 abc12345 a1234567
 	a12345678 aa123456 asdfghjk asdf1234 iloveyou sunshine princess football baseball welcome1
@@ -144,7 +254,7 @@ func checkPassword(password, account string) error {
 		return chat.Refuse(chat.CodeInvalid, fmt.Sprintf("A password has at most %d bytes.", maxPasswordBytes))
 	}
 	lower := strings.ToLower(password)
-	if slices.Contains(common, lower) {
+	if slices.Contains(commonPasswords, lower) {
 		return errWeak
 	}
 	if account != "" && strings.Contains(lower, strings.ToLower(account)) && len(password) < len(account)+minPasswordRunes {

@@ -11,8 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"mynah/authhook"
 	"mynah/chat"
+	"mynah/internal/ratelimit"
 	"mynah/people/displaytext"
 	"mynah/schema"
 	"mynah/schema/pgtx"
@@ -47,8 +47,14 @@ type Account struct {
 	Created  time.Time `json:"created"`
 }
 
+// Profiles are what others see of people.
+type Profiles struct {
+	*store
+	searches *ratelimit.Limiter // by one person
+}
+
 // Me returns the account.
-func (s *Service) Me(ctx context.Context, id string) (*Account, error) {
+func (s *Profiles) Me(ctx context.Context, id string) (*Account, error) {
 	var a Account
 	err := s.db.Q(ctx).QueryRow(ctx, schema.SelectAccount, id).Scan(&a.ID, &a.Kind, &a.Name, &a.Avatar, &a.Ext,
 		&a.Settings.FindByID, &a.Settings.FindByPhone, &a.Settings.FindByMail, &a.Created)
@@ -70,8 +76,8 @@ type Edit struct {
 	FindByID, FindByPhone, FindByMail *bool
 }
 
-// EditProfile changes the account's profile.
-func (s *Service) EditProfile(ctx context.Context, id string, e Edit) (*Account, error) {
+// Edit changes the account's profile.
+func (s *Profiles) Edit(ctx context.Context, id string, e Edit) (*Account, error) {
 	if e.Name != nil {
 		name, err := displaytext.Name("A name", *e.Name)
 		if err != nil {
@@ -120,15 +126,24 @@ func CheckAvatar(avatar string) error {
 	return nil
 }
 
-// Acquainted tells which of the ids the viewer may see although they do not let
-// strangers find them: contacts, members of a common group. A map holds those
-// that it may.
-type Acquainted func(ctx context.Context, viewer string, ids []string) (map[string]bool, error)
+// acquainted tells which of the ids the viewer may see although they do not let strangers
+// find them: contacts, and members of a common group that is not open to everybody.
+func (s *Profiles) acquainted(ctx context.Context, viewer string, ids []string) (map[string]bool, error) {
+	list, err := pgtx.List(ctx, s.db, "read acquaintances", pgx.RowTo[string], schema.SelectAcquainted, viewer, ids)
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[string]bool, len(list))
+	for _, id := range list {
+		known[id] = true
+	}
+	return known, nil
+}
 
-// Profiles returns the profiles of the ids, in their order, as the viewer may see
+// List returns the profiles of the ids, in their order, as the viewer may see
 // them. For who does not exist, was deleted, or may not be seen by the viewer the
 // profile is blank, so that it tells none of these.
-func (s *Service) Profiles(ctx context.Context, viewer string, ids []string) ([]Profile, error) {
+func (s *Profiles) List(ctx context.Context, viewer string, ids []string) ([]Profile, error) {
 	rows, err := s.db.Q(ctx).Query(ctx, schema.SelectProfiles, ids)
 	if err != nil {
 		return nil, fmt.Errorf("read profiles: %w", err)
@@ -151,11 +166,9 @@ func (s *Service) Profiles(ctx context.Context, viewer string, ids []string) ([]
 		return nil, fmt.Errorf("read profiles: %w", err)
 	}
 	if len(hidden) > 0 {
-		known := map[string]bool{}
-		if s.Acquainted != nil {
-			if known, err = s.Acquainted(ctx, viewer, hidden); err != nil {
-				return nil, err
-			}
+		known, err := s.acquainted(ctx, viewer, hidden)
+		if err != nil {
+			return nil, err
 		}
 		for _, id := range hidden {
 			if !known[id] {
@@ -180,14 +193,14 @@ func (s *Service) Profiles(ctx context.Context, viewer string, ids []string) ([]
 // Find returns the profile of who lets strangers find them by that key: by is
 // "id", ProviderPhone or ProviderMail. It returns chat.CodeNotFound for everybody
 // else, whether they exist or not.
-func (s *Service) Find(ctx context.Context, viewer, by, key string) (*Profile, error) {
-	if err := s.limits.find.Allow(viewer); err != nil {
+func (s *Profiles) Find(ctx context.Context, viewer, by, key string) (*Profile, error) {
+	if err := s.searches.Allow(viewer); err != nil {
 		return nil, err
 	}
 	query := schema.FindByID
 	if by != "id" {
 		var err error
-		if key, err = normalTarget(by, key); err != nil {
+		if key, err = normalizeTarget(by, key); err != nil {
 			return nil, err
 		}
 		query = schema.FindByPhone
@@ -204,67 +217,4 @@ func (s *Service) Find(ctx context.Context, viewer, by, key string) (*Profile, e
 		return nil, fmt.Errorf("find: %w", err)
 	}
 	return &p, nil
-}
-
-// Delete deletes the account: its name, identities, devices' credentials and
-// sessions. Its messages stay, with its id, which nobody gets again. OnDelete runs in
-// the same transaction. What else is under way for the account either comes before it
-// or finds it gone (lock).
-func (s *Service) Delete(ctx context.Context, id string) error {
-	return s.db.Tx(ctx, func(ctx context.Context) error {
-		q := s.db.Q(ctx)
-		deleted, err := q.Exec(ctx, schema.DeleteAccount, id)
-		if err != nil {
-			return fmt.Errorf("delete account: %w", err)
-		}
-		if deleted.RowsAffected() == 0 {
-			return errNobody
-		}
-		for _, statement := range []string{schema.DeleteIdentities, schema.DeleteAllSessions, schema.RevokeDeviceAccess, schema.ForgetPlaces} {
-			if _, err := q.Exec(ctx, statement, id); err != nil {
-				return fmt.Errorf("delete account: %w", err)
-			}
-		}
-		if s.OnDelete != nil {
-			return s.OnDelete(ctx, id)
-		}
-		return nil
-	})
-}
-
-// DisableUnknown disables an account also if there is none yet: somebody can be refused
-// before they come for the first time with a token that others signed. Their id is taken
-// from then on.
-func (s *Service) DisableUnknown(ctx context.Context, id string) error {
-	return s.db.Tx(ctx, func(ctx context.Context) error {
-		if id != authhook.SubjectArchiver && id != authhook.SubjectSystem { // which SetDisabled refuses
-			if _, err := s.db.Q(ctx).Exec(ctx, schema.InsertKnownAccount, id, "user"); err != nil {
-				return fmt.Errorf("make account to disable: %w", err)
-			}
-		}
-		return s.SetDisabled(ctx, id, true, false)
-	})
-}
-
-// SetDisabled disables or enables an account. A disabled one cannot sign in, its
-// tokens are refused and what it has connected ends. The server's own parts cannot be
-// disabled. byOwner says that it is the owner of a device's group who does it: they do not
-// enable what an operator has disabled.
-func (s *Service) SetDisabled(ctx context.Context, id string, disabled, byOwner bool) error {
-	if id == authhook.SubjectArchiver || id == authhook.SubjectSystem {
-		return chat.Refuse(chat.CodeNotAllowed, "This is a part of the server itself.")
-	}
-	return s.db.Tx(ctx, func(ctx context.Context) error {
-		changed, err := s.db.Q(ctx).Exec(ctx, schema.UpdateDisabled, id, disabled, byOwner)
-		if err != nil {
-			return fmt.Errorf("disable account: %w", err)
-		}
-		switch {
-		case changed.RowsAffected() > 0:
-			return nil
-		case byOwner:
-			return chat.Refuse(chat.CodeNotAllowed, "An operator of the server has disabled it.")
-		}
-		return chat.Refuse(chat.CodeNotFound, "There is no such account.")
-	})
 }

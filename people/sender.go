@@ -41,49 +41,49 @@ func (l LogSender) Send(ctx context.Context, code Code) error {
 
 // How codes are sent.
 const (
-	postQueue   = 1000 // letters waiting; then asking for a code is refused
-	postWorkers = 4
-	sendLimit   = 15 * time.Second // one attempt
-	firstPause  = time.Second      // before the second attempt, doubling after each
-	mostSends   = 5
+	maxQueuedCodes = 1000 // codes waiting; then asking for a code is refused
+	sendWorkers    = 4
+	sendTimeout    = 15 * time.Second // one attempt
+	firstPause     = time.Second      // before the second attempt, doubling after each
+	maxSends       = 5
 )
 
-// letter is a code and how it is sent. A dummy goes through the queue like any
+// queuedCode is a code and how it is sent. A dummy goes through the queue like any
 // other and is thrown away at the end: a full queue must not tell either.
-type letter struct {
+type queuedCode struct {
 	sender Sender
 	code   Code
 	dummy  bool
 }
 
-// post sends codes in the background, so that the answer to who asked for one
+// codeQueue sends codes in the background, so that the answer to who asked for one
 // takes the same time whether it is sent or not.
-type post struct {
+type codeQueue struct {
 	log   *slog.Logger
 	pause time.Duration // firstPause; shorter in tests
 
 	mu      sync.Mutex // guards what follows; held while something is put into the queue
-	queue   chan letter
+	queue   chan queuedCode
 	started bool
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
 }
 
-func newPost(log *slog.Logger) *post {
-	return &post{log: log, pause: firstPause}
+func newCodeQueue(log *slog.Logger) *codeQueue {
+	return &codeQueue{log: log, pause: firstPause}
 }
 
-func (p *post) start(ctx context.Context) {
+func (p *codeQueue) start(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.started {
 		return
 	}
 	ctx, p.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	p.queue = make(chan letter, postQueue)
+	p.queue = make(chan queuedCode, maxQueuedCodes)
 	p.started = true
 	queue := p.queue
-	for range postWorkers {
+	for range sendWorkers {
 		p.workers.Go(func() {
 			for l := range queue {
 				p.deliver(ctx, l)
@@ -93,7 +93,7 @@ func (p *post) start(ctx context.Context) {
 }
 
 // stop sends what is waiting, at most until ctx ends.
-func (p *post) stop(ctx context.Context) error {
+func (p *codeQueue) stop(ctx context.Context) error {
 	p.mu.Lock()
 	if !p.started {
 		p.mu.Unlock()
@@ -116,7 +116,7 @@ func (p *post) stop(ctx context.Context) error {
 }
 
 // enqueue reports whether there was room.
-func (p *post) enqueue(l letter) bool {
+func (p *codeQueue) enqueue(l queuedCode) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.started {
@@ -130,8 +130,8 @@ func (p *post) enqueue(l letter) bool {
 	}
 }
 
-// deliver sends a letter, again and again until it is expired.
-func (p *post) deliver(ctx context.Context, l letter) {
+// deliver sends a code, again and again until it is expired.
+func (p *codeQueue) deliver(ctx context.Context, l queuedCode) {
 	if l.dummy {
 		return
 	}
@@ -139,13 +139,13 @@ func (p *post) deliver(ctx context.Context, l letter) {
 	defer cancel()
 	pause := p.pause
 	for attempt := 1; ; attempt++ {
-		once, done := context.WithTimeout(ctx, sendLimit)
+		once, done := context.WithTimeout(ctx, sendTimeout)
 		err := l.sender.Send(once, l.code)
 		done()
 		if err == nil {
 			return
 		}
-		final := attempt == mostSends || errors.Is(err, ErrUndeliverable) || ctx.Err() != nil
+		final := attempt == maxSends || errors.Is(err, ErrUndeliverable) || ctx.Err() != nil
 		p.log.LogAttrs(ctx, slog.LevelWarn, "code not sent", slog.String("purpose", l.code.Purpose),
 			slog.Int("attempt", attempt), slog.Bool("given_up", final), slog.Any("error", err))
 		if final {

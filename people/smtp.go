@@ -40,7 +40,7 @@ func NewSMTP(address string) (*SMTP, error) {
 	if _, err := mail.ParseAddress(from); err != nil {
 		return nil, bad("from is missing or is not a mail address")
 	}
-	s := &SMTP{host: u.Hostname(), from: from, opts: []gomail.Option{gomail.WithTimeout(sendLimit)}}
+	s := &SMTP{host: u.Hostname(), from: from, opts: []gomail.Option{gomail.WithTimeout(sendTimeout)}}
 	port := u.Port()
 	mayBeClear := false // TLS is not demanded
 	switch u.Scheme {

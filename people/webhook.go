@@ -44,7 +44,7 @@ func NewWebhook(address, secret string, client *http.Client) (*Webhook, error) {
 		return nil, errors.New("--sms-webhook-secret: give at least 16 characters, the same as at the receiving end, which must check the signature")
 	}
 	if client == nil {
-		client = &http.Client{Timeout: sendLimit}
+		client = &http.Client{Timeout: sendTimeout}
 	}
 	direct := *client
 	direct.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -14,43 +14,49 @@ import (
 	"mynah/chat"
 )
 
+// WeChatLogin proves WeChat's users.
+type WeChatLogin struct {
+	*store
+	http *http.Client
+}
+
 // Errors of code2session
 // (https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/code2Session.html).
 const (
-	wechatBusy       = -1    // try again later
-	wechatBadCode    = 40029 // invalid code
-	wechatUsedCode   = 40163 // code been used
-	wechatBlocked    = 40226 // high-risk user
-	wechatTooOften   = 45011 // a user's calls are limited to 100 a minute
-	wechatPatience   = 5 * time.Second
-	wechatMostAnswer = 64 << 10
+	wechatBusy      = -1    // try again later
+	wechatBadCode   = 40029 // invalid code
+	wechatUsedCode  = 40163 // code been used
+	wechatBlocked   = 40226 // high-risk user
+	wechatTooOften  = 45011 // a user's calls are limited to 100 a minute
+	wechatTimeout   = 5 * time.Second
+	wechatMaxAnswer = 64 << 10
 )
 
 var (
-	errUpstreamAway = chat.Refuse(chat.CodeUnavailable, "WeChat does not answer right now. Try again.")
-	errUpstreamOdd  = chat.Refuse(chat.CodeUpstream, "WeChat refused this server. Ask its operator to look at the log.")
+	errWeChatAway    = chat.Refuse(chat.CodeUnavailable, "WeChat does not answer right now. Try again.")
+	errWeChatRefuses = chat.Refuse(chat.CodeUpstream, "WeChat refused this server. Ask its operator to look at the log.")
 )
 
-// CheckWeChat proves a WeChat user by the code that wx.login gave to the
+// Check proves a WeChat user by the code that wx.login gave to the
 // mini-program. A code works once.
-func (s *Service) CheckWeChat(ctx context.Context, code string) (Proof, error) {
-	if s.cfg.WeChat.AppID == "" {
+func (w *WeChatLogin) Check(ctx context.Context, code string) (Proof, error) {
+	if w.cfg.WeChat.AppID == "" {
 		return Proof{}, chat.Refuse(chat.CodeInvalid, "This server takes no sign-in with WeChat. Sign in another way.")
 	}
-	ctx, cancel := context.WithTimeout(ctx, wechatPatience)
+	ctx, cancel := context.WithTimeout(ctx, wechatTimeout)
 	defer cancel()
 	query := url.Values{
-		"appid": {s.cfg.WeChat.AppID}, "secret": {s.cfg.WeChat.Secret},
+		"appid": {w.cfg.WeChat.AppID}, "secret": {w.cfg.WeChat.Secret},
 		"js_code": {code}, "grant_type": {"authorization_code"},
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.cfg.WeChat.BaseURL+"/sns/jscode2session?"+query.Encode(), http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.cfg.WeChat.BaseURL+"/sns/jscode2session?"+query.Encode(), http.NoBody)
 	if err != nil {
 		return Proof{}, errors.New("wechat: the base address is not one")
 	}
-	resp, err := s.http.Do(req)
+	resp, err := w.http.Do(req)
 	if err != nil {
-		s.log.LogAttrs(ctx, slog.LevelWarn, "wechat does not answer", slog.Any("error", withoutURL(err)))
-		return Proof{}, errUpstreamAway
+		w.log.LogAttrs(ctx, slog.LevelWarn, "wechat does not answer", slog.Any("error", withoutURL(err)))
+		return Proof{}, errWeChatAway
 	}
 	defer func() { _ = resp.Body.Close() }() // read only
 	// WeChat answers 200 also for errors, and text/plain also for JSON.
@@ -60,7 +66,7 @@ func (s *Service) CheckWeChat(ctx context.Context, code string) (Proof, error) {
 		ErrCode int    `json:"errcode"`
 		ErrMsg  string `json:"errmsg"`
 	}
-	text, err := io.ReadAll(io.LimitReader(resp.Body, wechatMostAnswer))
+	text, err := io.ReadAll(io.LimitReader(resp.Body, wechatMaxAnswer))
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = fmt.Errorf("status %d", resp.StatusCode)
 	}
@@ -68,29 +74,26 @@ func (s *Service) CheckWeChat(ctx context.Context, code string) (Proof, error) {
 		err = json.Unmarshal(text, &answer)
 	}
 	if err != nil {
-		s.log.LogAttrs(ctx, slog.LevelWarn, "wechat does not answer", slog.Any("error", err))
-		return Proof{}, errUpstreamAway
+		w.log.LogAttrs(ctx, slog.LevelWarn, "wechat does not answer", slog.Any("error", err))
+		return Proof{}, errWeChatAway
 	}
 	switch answer.ErrCode {
 	case 0:
 	case wechatBadCode, wechatUsedCode:
-		return Proof{}, errProof
+		return Proof{}, errWrongProof
 	case wechatBlocked:
 		return Proof{}, chat.Refuse(chat.CodeNotAllowed, "WeChat has blocked this user from signing in.")
 	case wechatTooOften:
 		return Proof{}, chat.Refuse(chat.CodeRateLimited, "WeChat allows no more sign-ins of this user right now. Wait a minute.")
 	case wechatBusy:
-		return Proof{}, errUpstreamAway
+		return Proof{}, errWeChatAway
 	default: // 40013 invalid appid, 40125 invalid secret, …: the operator's to mend
-		s.log.LogAttrs(ctx, slog.LevelError, "wechat refuses this server", slog.Int("errcode", answer.ErrCode), slog.String("errmsg", answer.ErrMsg))
-		return Proof{}, errUpstreamOdd
+		w.log.LogAttrs(ctx, slog.LevelError, "wechat refuses this server", slog.Int("errcode", answer.ErrCode), slog.String("errmsg", answer.ErrMsg))
+		return Proof{}, errWeChatRefuses
 	}
 	if answer.OpenID == "" || !validSubject(answer.OpenID) || !validSubject(answer.UnionID) {
-		s.log.LogAttrs(ctx, slog.LevelError, "wechat answered without an openid")
-		return Proof{}, errUpstreamOdd
+		w.log.LogAttrs(ctx, slog.LevelError, "wechat answered without an openid")
+		return Proof{}, errWeChatRefuses
 	}
 	return Proof{Provider: ProviderWeChat, Subject: answer.OpenID, Alias: answer.UnionID}, nil
 }
-
-// maxSubject is the longest subject of an identity, in bytes.
-const maxSubject = 320

@@ -317,12 +317,12 @@ SELECT 'user/' || owner, CASE state WHEN 'contact' THEN 'notice.contact.removed'
     ELSE 'notice.contact.declined' END, jsonb_build_object('who', $1::text)
 FROM contacts WHERE peer = $1 ORDER BY owner`
 
-	// DeleteSocial* delete what is known of person $1, in every table.
-	DeleteSocialContacts    = `DELETE FROM contacts WHERE owner = $1 OR peer = $1`
-	DeleteSocialBlocks      = `DELETE FROM blocks WHERE owner = $1 OR peer = $1`
-	DeleteSocialRequests    = `DELETE FROM join_requests WHERE account = $1`
-	DeleteSocialInvitations = `DELETE FROM invitations WHERE account = $1`
-	DeleteSocialMemberships = `DELETE FROM members WHERE account = $1`
+	// These delete what is known of person $1, in every table.
+	ForgetContacts     = `DELETE FROM contacts WHERE owner = $1 OR peer = $1`
+	ForgetBlocks       = `DELETE FROM blocks WHERE owner = $1 OR peer = $1`
+	ForgetJoinRequests = `DELETE FROM join_requests WHERE account = $1`
+	ForgetInvitations  = `DELETE FROM invitations WHERE account = $1`
+	ForgetMemberships  = `DELETE FROM members WHERE account = $1`
 
 	// InsertNotice puts a notice of type $2 with body $3 for topic $1 into the outbox.
 	InsertNotice = `INSERT INTO outbox (topic, type, body) VALUES ($1, $2, $3::jsonb)`

@@ -22,7 +22,7 @@ func (s *server) startAPI(ctx context.Context, dev bool) error {
 		return err
 	}
 	a, err := api.New(api.Config{
-		DB: s.pool, Verifier: s.verifier, Keys: s.keys, Accounts: people, Social: s.cfg.social(),
+		DB: s.pool, Verifier: s.verifier, Keys: s.keys, People: people, Groups: s.cfg.groupLimits(),
 		Origins: s.cfg.AllowOrigin, TrustedProxies: proxies, ForwardedHeader: s.cfg.Forwarded, AddressLimits: s.cfg.AddressLimits,
 		PublicURL: s.cfg.PublicURL, Protocol: mynah.Protocol, Log: log,
 	})

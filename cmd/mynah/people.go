@@ -47,7 +47,7 @@ func (o *People) validate() error {
 	if err != nil {
 		return err
 	}
-	settings := api.Config{Accounts: people, PublicURL: o.PublicURL, AddressLimits: o.AddressLimits}
+	settings := api.Config{People: people, PublicURL: o.PublicURL, AddressLimits: o.AddressLimits}
 	return settings.ValidateSettings()
 }
 

@@ -33,8 +33,8 @@ func (r *Rights) validate() error {
 	return nil
 }
 
-// social returns the limits as the API and the directory want them.
-func (r *Rights) social() groups.Config {
+// groupLimits returns the limits as the API and the directory want them.
+func (r *Rights) groupLimits() groups.Config {
 	return groups.Config{MaxMembers: r.MaxGroupMembers, MaxGroups: r.MaxGroups}
 }
 
@@ -45,7 +45,7 @@ func (s *server) startDirectory(ctx context.Context) error {
 		DatabaseURL:  s.cfg.DatabaseURL.Reveal(),
 		CacheFile:    filepath.Join(s.cfg.DataDir, directoryFile),
 		ContactsOnly: s.cfg.WritePolicy == "contacts",
-		Social:       s.cfg.social(),
+		Groups:       s.cfg.groupLimits(),
 		Logger:       s.log.With("part", "directory"),
 	})
 	if err != nil {

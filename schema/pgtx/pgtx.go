@@ -70,6 +70,37 @@ func (db *DB) Tx(ctx context.Context, fn func(context.Context) error) error {
 	return nil
 }
 
+// Exec runs a statement in the context's transaction, if there is one, and returns how
+// many rows it affected. doing begins the error.
+func (db *DB) Exec(ctx context.Context, doing, statement string, args ...any) (int64, error) {
+	tag, err := db.Q(ctx).Exec(ctx, statement, args...)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", doing, err)
+	}
+	return tag.RowsAffected(), nil
+}
+
+// Count runs a query that gives one number, as Exec does.
+func (db *DB) Count(ctx context.Context, query string, args ...any) (n int, err error) {
+	if err = db.Q(ctx).QueryRow(ctx, query, args...).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count: %w", err)
+	}
+	return n, nil
+}
+
+// List collects the rows of a query, as Exec does.
+func List[T any](ctx context.Context, db *DB, doing string, scan pgx.RowToFunc[T], query string, args ...any) ([]T, error) {
+	rows, err := db.Q(ctx).Query(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	all, err := pgx.CollectRows(rows, scan)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	return all, nil
+}
+
 // attempt runs fn and rolls the transaction back if it fails or panics. The
 // rollback must happen although ctx may have ended: else the connection would
 // be thrown away.

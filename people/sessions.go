@@ -40,6 +40,13 @@ const (
 	SessionTTL = 60 * 24 * time.Hour
 )
 
+// Sessions are the devices on which people are signed in.
+type Sessions struct {
+	*store
+	keys   *Keys
+	places *places
+}
+
 // Tokens are what a signed-in device gets.
 type Tokens struct {
 	Account   string
@@ -62,12 +69,12 @@ type Client struct {
 // key is what limits count a client as.
 func (c Client) key() string { return ratelimit.Address(c.Address) }
 
-// mostSessions is how many sessions an account may have at once. The one that
+// maxSessions is how many sessions an account may have at once. The one that
 // was used the longest ago ends for a new one.
-const mostSessions = 100
+const maxSessions = 100
 
 // open begins a session.
-func (s *Service) open(ctx context.Context, account, method string, from Client) (*Tokens, error) {
+func (s *Sessions) open(ctx context.Context, account, method string, from Client) (*Tokens, error) {
 	family, token := randomSecret(), randomSecret()
 	id := rand.Text()
 	q := s.db.Q(ctx)
@@ -75,10 +82,10 @@ func (s *Service) open(ctx context.Context, account, method string, from Client)
 		hashSecret(family), hashSecret(token), SessionTTL); err != nil {
 		return nil, fmt.Errorf("open session: %w", err)
 	}
-	if _, err := q.Exec(ctx, schema.DeleteOldestSessions, account, mostSessions); err != nil {
+	if _, err := q.Exec(ctx, schema.DeleteOldestSessions, account, maxSessions); err != nil {
 		return nil, fmt.Errorf("bound sessions: %w", err)
 	}
-	device, err := s.remember(ctx, account, from)
+	device, err := s.places.remember(ctx, account, from)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +96,7 @@ func (s *Service) open(ctx context.Context, account, method string, from Client)
 	return tokens, err
 }
 
-func (s *Service) tokens(account, session string, family, token []byte) (*Tokens, error) {
+func (s *Sessions) tokens(account, session string, family, token []byte) (*Tokens, error) {
 	access, _, err := s.keys.Sign(authhook.TokenClaims{Subject: account, Session: session, TTL: AccessTTL})
 	if err != nil {
 		return nil, err
@@ -103,7 +110,7 @@ func (s *Service) tokens(account, session string, family, token []byte) (*Tokens
 // Refresh uses a refresh token and returns new tokens. It returns
 // chat.CodeUnauthenticated for a token that is unknown, expired or was used
 // before; in the last case the session ends.
-func (s *Service) Refresh(ctx context.Context, refresh string, from Client) (*Tokens, error) {
+func (s *Sessions) Refresh(ctx context.Context, refresh string, from Client) (*Tokens, error) {
 	family, token, ok := splitRefresh(refresh)
 	if !ok {
 		return nil, errRefused
@@ -136,18 +143,18 @@ func (s *Service) Refresh(ctx context.Context, refresh string, from Client) (*To
 		next := randomSecret()
 		switch {
 		case subtle.ConstantTimeCompare(hash, current) == 1:
-			answer, err := seal.Seal(token, sealNext, next)
+			answer, err := seal.Seal(token, sealPurposeRefresh, next)
 			if err != nil {
 				return fmt.Errorf("seal answer: %w", err)
 			}
 			if _, err := q.Exec(ctx, schema.RotateSession, id, hashSecret(next), hash, answer, from.Address.String(), SessionTTL); err != nil {
 				return fmt.Errorf("rotate session: %w", err)
 			}
-			if err := s.note(ctx, account, s.addressPlace(account, from)); err != nil {
+			if err := s.places.note(ctx, account, s.places.atAddress(account, from)); err != nil {
 				return err
 			}
 		case inGrace && subtle.ConstantTimeCompare(hash, last) == 1:
-			if next, err = seal.Open(token, sealNext, sealed); err != nil {
+			if next, err = seal.Open(token, sealPurposeRefresh, sealed); err != nil {
 				return fmt.Errorf("open answer: %w", err)
 			}
 		default:
@@ -195,8 +202,8 @@ func hashSecret(b []byte) []byte {
 	return sum[:]
 }
 
-// sealNext is the purpose for which an answer is sealed with the token before.
-const sealNext = "mynah refresh"
+// sealPurposeRefresh is the purpose for which an answer is sealed with the token before.
+const sealPurposeRefresh = "mynah refresh"
 
 // Session is a signed-in device.
 type Session struct {
@@ -216,9 +223,9 @@ type SessionKey struct {
 	ID      string    `json:"i"`
 }
 
-// Sessions returns at most limit sessions of the account after the key, newest
+// List returns at most limit sessions of the account after the key, newest
 // first.
-func (s *Service) Sessions(ctx context.Context, account string, after *SessionKey, limit int) ([]Session, error) {
+func (s *Sessions) List(ctx context.Context, account string, after *SessionKey, limit int) ([]Session, error) {
 	from := SessionKey{Created: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}
 	if after != nil {
 		from = *after
@@ -237,9 +244,9 @@ func (s *Service) Sessions(ctx context.Context, account string, after *SessionKe
 	return list, nil
 }
 
-// EndSession ends a session of the account; its tokens are refused at once, here
+// End ends a session of the account; its tokens are refused at once, here
 // and on MQTT. It reports whether there was one.
-func (s *Service) EndSession(ctx context.Context, account, id string) (bool, error) {
+func (s *Sessions) End(ctx context.Context, account, id string) (bool, error) {
 	ended, err := s.db.Q(ctx).Exec(ctx, schema.DeleteSession, account, id)
 	if err != nil {
 		return false, fmt.Errorf("end session: %w", err)
@@ -247,8 +254,8 @@ func (s *Service) EndSession(ctx context.Context, account, id string) (bool, err
 	return ended.RowsAffected() > 0, nil
 }
 
-// EndSessions ends all sessions of the account but keep.
-func (s *Service) EndSessions(ctx context.Context, account, keep string) error {
+// EndOthers ends all sessions of the account but keep.
+func (s *Sessions) EndOthers(ctx context.Context, account, keep string) error {
 	if _, err := s.db.Q(ctx).Exec(ctx, schema.DeleteSessions, account, keep); err != nil {
 		return fmt.Errorf("end sessions: %w", err)
 	}

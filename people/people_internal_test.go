@@ -33,11 +33,11 @@ func (f *flaky) Send(context.Context, Code) error {
 	return nil
 }
 
-func testPost(t *testing.T, s Sender, dummy bool) {
+func testQueue(t *testing.T, s Sender, dummy bool) {
 	t.Helper()
-	p := newPost(slog.New(slog.DiscardHandler))
+	p := newCodeQueue(slog.New(slog.DiscardHandler))
 	p.start(t.Context())
-	if !p.enqueue(letter{sender: s, code: Code{Digits: "123456", Expires: time.Now().Add(CodeTTL)}, dummy: dummy}) {
+	if !p.enqueue(queuedCode{sender: s, code: Code{Digits: "123456", Expires: time.Now().Add(CodeTTL)}, dummy: dummy}) {
 		t.Fatal("no room in an empty queue")
 	}
 	if err := p.stop(t.Context()); err != nil {
@@ -57,12 +57,12 @@ func TestCodesAreSentAgain(t *testing.T) {
 	}{
 		"at once":      {sender: &flaky{}, sent: 1, tries: 1},
 		"the third":    {sender: &flaky{fails: 2, err: again}, sent: 1, tries: 3},
-		"never":        {sender: &flaky{fails: 99, err: again}, sent: 0, tries: mostSends},
+		"never":        {sender: &flaky{fails: 99, err: again}, sent: 0, tries: maxSends},
 		"refused":      {sender: &flaky{fails: 1, err: fmt.Errorf("no: %w", ErrUndeliverable)}, sent: 0, tries: 1},
 		"not meant to": {sender: &flaky{}, dummy: true, sent: 0, tries: 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			testPost(t, c.sender, c.dummy)
+			testQueue(t, c.sender, c.dummy)
 			if c.sender.sent.Load() != c.sent || c.sender.tries.Load() != c.tries {
 				t.Errorf("%s: sent %d in %d tries, want %d in %d", name, c.sender.sent.Load(), c.sender.tries.Load(), c.sent, c.tries)
 			}
@@ -77,23 +77,23 @@ func (stuck) Send(ctx context.Context, _ Code) error { <-ctx.Done(); return ctx.
 
 // Guards against a provider that does not answer keeping the server from
 // stopping, and against a queue without bounds.
-func TestPostIsBounded(t *testing.T) {
+func TestQueueOfCodesIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := newPost(slog.New(slog.DiscardHandler))
-		if p.enqueue(letter{}) {
-			t.Error("took a letter before it was started")
+		p := newCodeQueue(slog.New(slog.DiscardHandler))
+		if p.enqueue(queuedCode{}) {
+			t.Error("took a code before it was started")
 		}
 		p.start(t.Context())
 		p.start(t.Context()) // harmless
 		taken := 0
-		for range postQueue + 2*postWorkers {
-			if p.enqueue(letter{sender: stuck{}, code: Code{Expires: time.Now().Add(CodeTTL)}}) {
+		for range maxQueuedCodes + 2*sendWorkers {
+			if p.enqueue(queuedCode{sender: stuck{}, code: Code{Expires: time.Now().Add(CodeTTL)}}) {
 				taken++
 			}
 		}
-		if taken > postQueue+postWorkers {
-			t.Errorf("%d letters taken", taken)
+		if taken > maxQueuedCodes+sendWorkers {
+			t.Errorf("%d codes taken", taken)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -115,11 +115,11 @@ func TestHashingIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for cores, want := range map[int]int{1: 1, 2: 1, 3: 1, 4: 2, 16: 8} {
-		if got := hashesAtOnce(cores); got != want {
+		if got := maxHashesAtOnce(cores); got != want {
 			t.Errorf("on %d cores %d hashes at once, want %d", cores, got, want)
 		}
 	}
-	if want := hashesAtOnce(runtime.GOMAXPROCS(0)); cap(h.slots) != want || h.rests != (want == 1) {
+	if want := maxHashesAtOnce(runtime.GOMAXPROCS(0)); cap(h.slots) != want || h.rests != (want == 1) {
 		t.Errorf("%d hashes at once, want %d; rests: %t", cap(h.slots), want, h.rests)
 	}
 	var releases []func()
@@ -132,7 +132,7 @@ func TestHashingIsBounded(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var waiting sync.WaitGroup
-	for range hashesQueued {
+	for range maxQueuedHashes {
 		waiting.Go(func() {
 			if _, err := h.hash(ctx, "x"); !errors.Is(err, context.Canceled) {
 				t.Errorf("waiting: %v", err)
@@ -172,7 +172,7 @@ func TestTargets(t *testing.T) {
 		"+86 138-0013-8000": "+8613800138000", "0049 (30) 123456": "+4930123456", "13800138000": "", "+0123456789": "", "+12": "",
 		"+1234567890123456": "", "+86138001380０0": "", "+86 13800138000;ext=1": "",
 	} {
-		if got, err := normalPhone(in); got != want || (err == nil) != (want != "") {
+		if got, err := normalizePhone(in); got != want || (err == nil) != (want != "") {
 			t.Errorf("phone %q: %q, %v", in, got, err)
 		}
 	}
@@ -180,7 +180,7 @@ func TestTargets(t *testing.T) {
 		"Anna.B+x@Example.COM": "anna.b+x@example.com", "anna@localhost": "", "Anna <anna@example.com>": "", "anna@example.com\r\nBcc: x@y.z": "",
 		"a@b@c.de": "", "@example.com": "", "anna@例子.com": "", strings.Repeat("a", 250) + "@b.de": "", "a@b.de,c@d.ef": "",
 	} {
-		if got, err := normalMail(in); got != want || (err == nil) != (want != "") {
+		if got, err := normalizeMail(in); got != want || (err == nil) != (want != "") {
 			t.Errorf("mail %q: %q, %v", in, got, err)
 		}
 	}

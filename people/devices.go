@@ -24,6 +24,12 @@ const (
 	maxDeviceGroups  = 100
 )
 
+// Devices are accounts with credentials instead of a person.
+type Devices struct {
+	*store
+	keys *Keys
+}
+
 // Device is a device or service: an account with credentials instead of a person.
 type Device struct {
 	ID       string     `json:"id"`
@@ -58,8 +64,8 @@ type Credential struct {
 	KeyID   string     // the kid that the device's own JWTs must name
 }
 
-// CreateDevice makes a device. Who may do that has been decided by the caller.
-func (s *Service) CreateDevice(ctx context.Context, creator string, spec DeviceSpec) (*Device, *Credential, error) {
+// Create makes a device. Who may do that has been decided by the caller.
+func (s *Devices) Create(ctx context.Context, creator string, spec DeviceSpec) (*Device, *Credential, error) {
 	if err := spec.check(); err != nil {
 		return nil, nil, err
 	}
@@ -70,14 +76,14 @@ func (s *Service) CreateDevice(ctx context.Context, creator string, spec DeviceS
 	var credential *Credential
 	err := s.db.Tx(ctx, func(ctx context.Context) error {
 		q := s.db.Q(ctx)
-		if err := s.takeID(ctx, spec.ID, string(spec.Role), spec.Name); err != nil {
+		if err := s.insertAccount(ctx, spec.ID, string(spec.Role), spec.Name); err != nil {
 			return err
 		}
 		if _, err := q.Exec(ctx, schema.InsertDevice, spec.ID, orNull(spec.Group), spec.Groups, spec.Pub, spec.Sub, creator); err != nil {
 			return fmt.Errorf("make device: %w", err)
 		}
 		var err error
-		if device, err = s.Device(ctx, spec.ID); err != nil {
+		if device, err = s.Get(ctx, spec.ID); err != nil {
 			return err
 		}
 		credential, err = s.issue(ctx, device, spec.TTL, spec.Key)
@@ -92,14 +98,14 @@ func (d *DeviceSpec) check() (err error) {
 	case d.Role != authhook.RoleDevice && d.Role != authhook.RoleService:
 		return chat.Refuse(chat.CodeInvalid, "The role is device or service.")
 	case d.ID != "" && !chat.ValidID(d.ID):
-		return errID
+		return errInvalidID
 	case len(d.Groups) > maxDeviceGroups:
 		return chat.Refuse(chat.CodeInvalid, fmt.Sprintf("A device has at most %d groups by its token.", maxDeviceGroups))
 	case d.TTL < 0 || d.TTL > MaxDeviceTTL:
 		return chat.Refuse(chat.CodeInvalid, "A token is valid for at most ten years.")
 	}
 	if i := slices.IndexFunc(d.Groups, func(g string) bool { return !chat.ValidID(g) }); i >= 0 {
-		return errID
+		return errInvalidID
 	}
 	d.Name, err = displaytext.Name("A name", d.Name)
 	return err
@@ -107,7 +113,7 @@ func (d *DeviceSpec) check() (err error) {
 
 // issue gives the device a token, or takes its key. Those it had before are
 // revoked: a device has one way to prove itself.
-func (s *Service) issue(ctx context.Context, d *Device, ttl time.Duration, key json.RawMessage) (*Credential, error) {
+func (s *Devices) issue(ctx context.Context, d *Device, ttl time.Duration, key json.RawMessage) (*Credential, error) {
 	q := s.db.Q(ctx)
 	if _, err := q.Exec(ctx, schema.RevokeDeviceAccess, d.ID); err != nil {
 		return nil, fmt.Errorf("revoke credentials: %w", err)
@@ -158,7 +164,7 @@ func refusedClaims(err error) error {
 // retired verifies until the last token that is noted with it has expired, so the
 // key must not be retired between the signing and the note. Another process may
 // just have done that; then the new key signs.
-func (s *Service) signLasting(ctx context.Context, claims authhook.TokenClaims) (token, kid string, err error) {
+func (s *Devices) signLasting(ctx context.Context, claims authhook.TokenClaims) (token, kid string, err error) {
 	for range 2 {
 		if token, kid, err = s.keys.Sign(claims); err != nil {
 			return "", "", err
@@ -174,14 +180,14 @@ func (s *Service) signLasting(ctx context.Context, claims authhook.TokenClaims) 
 	return "", "", errBusy
 }
 
-// RenewDevice gives the device a new token, or takes its new key. What it had
+// Renew gives the device a new token, or takes its new key. What it had
 // before is refused at once.
-func (s *Service) RenewDevice(ctx context.Context, id string, ttl time.Duration, key json.RawMessage) (c *Credential, err error) {
+func (s *Devices) Renew(ctx context.Context, id string, ttl time.Duration, key json.RawMessage) (c *Credential, err error) {
 	if ttl < 0 || ttl > MaxDeviceTTL {
 		return nil, chat.Refuse(chat.CodeInvalid, "A token is valid for at most ten years.")
 	}
 	err = s.db.Tx(ctx, func(ctx context.Context) error {
-		d, err := s.Device(ctx, id)
+		d, err := s.Get(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -193,8 +199,8 @@ func (s *Service) RenewDevice(ctx context.Context, id string, ttl time.Duration,
 
 var errNoDevice = chat.Refuse(chat.CodeNotFound, "There is no such device.")
 
-// Device returns a device.
-func (s *Service) Device(ctx context.Context, id string) (*Device, error) {
+// Get returns a device.
+func (s *Devices) Get(ctx context.Context, id string) (*Device, error) {
 	rows, err := s.db.Q(ctx).Query(ctx, schema.SelectDevice, id)
 	if err != nil {
 		return nil, fmt.Errorf("read device: %w", err)
@@ -218,9 +224,9 @@ func scanDevice(row pgx.CollectableRow) (d Device, err error) {
 	return d, err
 }
 
-// Devices returns at most limit devices after the id, in the order of ids: those
+// List returns at most limit devices after the id, in the order of ids: those
 // of the group, or all if group is empty.
-func (s *Service) Devices(ctx context.Context, group, after string, limit int) ([]Device, error) {
+func (s *Devices) List(ctx context.Context, group, after string, limit int) ([]Device, error) {
 	query, args := schema.SelectDevices, []any{after, limit}
 	if group != "" {
 		query, args = schema.SelectGroupDevices, []any{after, limit, group}
@@ -236,8 +242,8 @@ func (s *Service) Devices(ctx context.Context, group, after string, limit int) (
 	return list, nil
 }
 
-// RenameDevice changes what the device is called.
-func (s *Service) RenameDevice(ctx context.Context, id, name string) error {
+// Rename changes what the device is called.
+func (s *Devices) Rename(ctx context.Context, id, name string) error {
 	name, err := displaytext.Name("A name", name)
 	if err != nil {
 		return err
