@@ -30,7 +30,7 @@ func (a *API) cors(w http.ResponseWriter, r *http.Request, req *request) bool {
 		w.Header().Set("Access-Control-Allow-Origin", from)
 	default:
 		// A page of our own host needs no leave.
-		if host := a.source.Host(r); !origin.Same(from, host) {
+		if host := a.source.Host(r); !origin.SameHost(from, host) {
 			a.logOtherOrigin(r, req, host)
 		}
 		return false

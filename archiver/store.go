@@ -102,7 +102,7 @@ func (s *store) look(ctx context.Context) {
 	if err == nil {
 		limited, cancel := context.WithTimeout(ctx, connectTimeout)
 		defer cancel()
-		err = pgdial.TakesWrites(limited, s.conn)
+		err = pgdial.CheckWritable(limited, s.conn)
 	}
 	if err != nil && ctx.Err() == nil {
 		s.failed(ctx, err)
@@ -185,7 +185,7 @@ func (s *store) connect(ctx context.Context) error {
 
 func (s *store) prepare(ctx context.Context, conn *pgx.Conn) error {
 	// PostgreSQL must not go on with what this side has given up, nor wait for ever.
-	if err := pgdial.Limit(ctx, conn, map[string]string{
+	if err := pgdial.SetDefaultLimits(ctx, conn, map[string]string{
 		"statement_timeout": statementTimeout, "lock_timeout": lockTimeout, "idle_in_transaction_session_timeout": idleTimeout,
 	}); err != nil {
 		return fmt.Errorf("limit the session: %w", err)

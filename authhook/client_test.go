@@ -163,7 +163,7 @@ func (b *broker) connected(tb testing.TB, version byte, clientID, token string, 
 // mustBeClosed fails unless the broker closes the connection without a further packet.
 func mustBeClosed(tb testing.TB, c *mqttest.Client) {
 	tb.Helper()
-	if pk, err := c.Read(mqttest.Patience); err == nil {
+	if pk, err := c.Read(mqttest.Timeout); err == nil {
 		tb.Fatalf("the connection goes on with %s", packets.PacketNames[pk.FixedHeader.Type])
 	} else if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 		tb.Fatal("the connection stays open")

@@ -152,7 +152,7 @@ func TestSessionBelongsToSubject(t *testing.T) {
 	bobToken := goodToken(authhook.TokenClaims{Subject: "bob"})
 	for _, version := range []byte{3, 4, 5} {
 		keep := func(o *mqttest.Options) {
-			o.Keep = true
+			o.KeepSession = true
 			if version == 5 {
 				o.Properties.SessionExpiryInterval, o.Properties.SessionExpiryIntervalFlag = 3600, true
 			}
@@ -242,7 +242,7 @@ func TestPlainTopics(t *testing.T) {
 	b := serve(t, authhook.HookConfig{}, nil)
 	reader := goodToken(authhook.TokenClaims{Subject: "reader", Sub: []string{"lab/#"}})
 	writer := goodToken(authhook.TokenClaims{Subject: "writer", Pub: []string{"lab/+", "other"}})
-	keep := func(o *mqttest.Options) { o.Keep = true }
+	keep := func(o *mqttest.Options) { o.KeepSession = true }
 	r, cl := b.connected(t, 4, "r", reader, keep)
 	if subscribed(t, r, "lab/#") != 1 {
 		t.Fatal("not subscribed")

@@ -37,7 +37,7 @@ func TestRefusalsDoNotFloodTheLog(t *testing.T) {
 			if ack.ReasonCode != 0x86 {
 				t.Fatalf("CONNACK 0x%02x", ack.ReasonCode)
 			}
-			c.Cut()
+			c.CloseAbruptly()
 		}
 		return strings.TrimPrefix(b.log.String(), before)
 	}

@@ -23,7 +23,7 @@ func TestArchiverBeginsAtTheBeginning(t *testing.T) {
 	}
 	bob.Disconnect()
 	o := mqttest.Options{
-		ClientID: "archiver", Keep: true,
+		ClientID: "archiver", KeepSession: true,
 		Token: mustToken(t, authhook.TokenClaims{Subject: "archiver", Role: authhook.RoleArchiver}),
 	}
 	archiver := mqttest.Dial(t, b.MQTTAddr().String(), o)
@@ -42,7 +42,7 @@ func TestArchiverBeginsAtTheBeginning(t *testing.T) {
 			t.Fatalf("got %v, want %d", m.Body, i)
 		}
 	}
-	archiver.Quiet()
+	archiver.ExpectNothing()
 }
 
 // Nobody but an archiver gets an archiver's session, whatever its subject is called, and
@@ -51,14 +51,14 @@ func TestArchiverSessionIsTheArchivers(t *testing.T) {
 	t.Parallel()
 	b := mustStart(t, t.TempDir(), nil)
 	o := mqttest.Options{
-		ClientID: "archiver", Keep: true,
+		ClientID: "archiver", KeepSession: true,
 		Token: mustToken(t, authhook.TokenClaims{Subject: "store", Role: authhook.RoleArchiver}),
 	}
 	archiver := mqttest.Dial(t, b.MQTTAddr().String(), o)
 	archiver.Subscribe(1, "user/#", "group/#")
 	for _, keep := range []bool{true, false} {
 		other := v5(user(t, "store", "archiver"))
-		other.Keep = keep
+		other.KeepSession = keep
 		if c := mqttest.Dial(t, b.MQTTAddr().String(), other); c.Connack.ReasonCode != 0x87 {
 			t.Errorf("keep %t: CONNACK %#x, want 0x87", keep, c.Connack.ReasonCode)
 		}
@@ -76,7 +76,7 @@ func TestArchiverGetsWhatHasExpired(t *testing.T) {
 	b := mustStart(t, t.TempDir(), nil)
 	addr := b.MQTTAddr().String()
 	o := mqttest.Options{
-		ClientID: "archiver", Keep: true,
+		ClientID: "archiver", KeepSession: true,
 		Token: mustToken(t, authhook.TokenClaims{Subject: "archiver", Role: authhook.RoleArchiver}),
 	}
 	archiver := mqttest.Dial(t, addr, o)
@@ -92,7 +92,7 @@ func TestArchiverGetsWhatHasExpired(t *testing.T) {
 			t.Fatalf("got %v, want %s", m.Body, want)
 		}
 	}
-	archiver.Cut()
+	archiver.CloseAbruptly()
 	time.Sleep(time.Until(soon) + time.Millisecond)
 	bob.PublishAcked("user/alice", 1, `{"body":"over, too","expires":2}`)
 	archiver = mqttest.Dial(t, addr, o)

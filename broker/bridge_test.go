@@ -40,19 +40,19 @@ func TestBridgeState(t *testing.T) {
 				}
 			}
 		}
-		c.Quiet() // and nothing is explained
+		c.ExpectNothing() // and nothing is explained
 		if ack := c.PublishAcked("$SYS/broker/connection/x", 1, "1"); version == 5 && ack.ReasonCode != packets.ErrNotAuthorized.Code {
 			t.Errorf("elsewhere: %#x", ack.ReasonCode)
 		}
-		c.Cut()
+		c.CloseAbruptly()
 		o.Will.TopicName = "$SYS/broker/uptime"
 		if mqttest.Dial(t, addr, o).Connack.ReasonCode == 0 {
 			t.Error("a will elsewhere below $SYS was accepted")
 		}
 	}
-	mqttest.Dial(t, addr, plain(t, "bridge")).Settle() // so the will of the one before has fired
-	admin.Quiet()
+	mqttest.Dial(t, addr, plain(t, "bridge")).Sync() // so the will of the one before has fired
+	admin.ExpectNothing()
 	late := mqttest.Dial(t, addr, mqttest.Options{ClientID: "b", Token: mustToken(t, authhook.TokenClaims{Subject: "admin", Role: authhook.RoleAdmin})})
 	late.Subscribe(1, "$SYS/broker/connection/#")
-	late.Quiet()
+	late.ExpectNothing()
 }

@@ -37,13 +37,13 @@ func TestDupIsToldFromRetransmission(t *testing.T) {
 		first     func(*mqttest.Client) // after the first acknowledgement
 		delivered int
 	}{
-		"QoS 2, released":               {2, false, func(c *mqttest.Client) { release(c, 1); c.Cut() }, 2},
-		"QoS 2, released, clean start":  {2, true, func(c *mqttest.Client) { release(c, 1); c.Cut() }, 2},
-		"QoS 2, open":                   {2, false, func(c *mqttest.Client) { c.Cut() }, 1},
-		"QoS 2, open, clean start":      {2, true, func(c *mqttest.Client) { c.Cut() }, 1},
+		"QoS 2, released":               {2, false, func(c *mqttest.Client) { release(c, 1); c.CloseAbruptly() }, 2},
+		"QoS 2, released, clean start":  {2, true, func(c *mqttest.Client) { release(c, 1); c.CloseAbruptly() }, 2},
+		"QoS 2, open":                   {2, false, func(c *mqttest.Client) { c.CloseAbruptly() }, 1},
+		"QoS 2, open, clean start":      {2, true, func(c *mqttest.Client) { c.CloseAbruptly() }, 1},
 		"QoS 2, open, after DISCONNECT": {2, false, func(c *mqttest.Client) { c.Disconnect() }, 1},
-		"QoS 1, broken off":             {1, false, func(c *mqttest.Client) { c.Cut() }, 1},
-		"QoS 1, clean start":            {1, true, func(c *mqttest.Client) { c.Cut() }, 1},
+		"QoS 1, broken off":             {1, false, func(c *mqttest.Client) { c.CloseAbruptly() }, 1},
+		"QoS 1, clean start":            {1, true, func(c *mqttest.Client) { c.CloseAbruptly() }, 1},
 		"QoS 1, after DISCONNECT":       {1, false, func(c *mqttest.Client) { c.Disconnect() }, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -53,11 +53,11 @@ func TestDupIsToldFromRetransmission(t *testing.T) {
 			alice := mqttest.Dial(t, addr, user(t, "alice", "phone"))
 			alice.Subscribe(1, "user/alice")
 			opts := v5(user(t, "bob", "sensor"))
-			opts.Keep = !tc.clean
+			opts.KeepSession = !tc.clean
 			bob := mqttest.Dial(t, addr, opts)
 			publishWith(bob, tc.qos, 1, false)
 			tc.first(bob)
-			bob.Ended()
+			bob.ExpectEnd()
 			bob = mqttest.Dial(t, addr, opts)
 			publishWith(bob, tc.qos, 1, true)
 			if tc.qos == 2 {
@@ -66,7 +66,7 @@ func TestDupIsToldFromRetransmission(t *testing.T) {
 			for range tc.delivered {
 				alice.ReceiveAcked()
 			}
-			alice.Quiet()
+			alice.ExpectNothing()
 		})
 	}
 }
@@ -84,9 +84,9 @@ func TestNewSessionHasNoExchanges(t *testing.T) {
 		publishWith(bob, 2, 1, false)
 		alice.ReceiveAcked()
 		publishWith(bob, 2, 1, false) // in the same session it is the same
-		bob.Cut()
+		bob.CloseAbruptly()
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // A PUBREC that refuses ends the exchange (MQTT 5, 4.3.3): what comes under the packet id
@@ -118,7 +118,7 @@ func TestRefusedExchangeEnds(t *testing.T) {
 			t.Errorf("got %v, want %v", m.Body, want)
 		}
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // A message with a mid that is sent again may be written anew: white space, and what is the

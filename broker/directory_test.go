@@ -92,7 +92,7 @@ func TestDirectoryAway(t *testing.T) {
 	alice.Disconnect()
 	bob := mqttest.Dial(t, b.MQTTAddr().String(), user(t, "bob", "phone"))
 	bob.PublishAcked("group/room", 1, "one")
-	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 	defer cancel()
 	if err := b.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -140,7 +140,7 @@ func TestRenewalWhileTheDirectoryIsAway(t *testing.T) {
 			t.Errorf("got %v, want %s", m.Body, want)
 		}
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // Somebody is taken into a group in the very moment in which the broker looks up the
@@ -187,7 +187,7 @@ func TestSlowDirectoryHoldsUpNobody(t *testing.T) {
 	d.blind = blind
 	d.mu.Unlock()
 	for _, who := range []string{"bob", "carol", "dave"} { // who would wait for ever
-		mqttest.Dial(t, addr, user(t, who, "phone")).Quiet()
+		mqttest.Dial(t, addr, user(t, who, "phone")).ExpectNothing()
 	}
 	see()
 	if m := watch.Next(); m.TopicName != "presence/bob" {
@@ -211,5 +211,5 @@ func TestDemotion(t *testing.T) {
 	bob := mqttest.Dial(t, addr, user(t, "bob", "phone", "room"))
 	bob.PublishAcked("user/alice", 1, "secret")
 	bob.PublishAcked("group/room", 1, "secret")
-	carol.Quiet()
+	carol.ExpectNothing()
 }

@@ -32,7 +32,7 @@ func TestFullDisk(t *testing.T) {
 		c.Log = msglog.Options{MemTableBytes: 1 << 20, MinFree: 12 << 20, Ballast: 4 << 20, DiskPoll: 20 * time.Millisecond}
 	})
 	t.Cleanup(func() { // before the unmount
-		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 		defer cancel()
 		_ = b.Stop(ctx)
 	})
@@ -51,7 +51,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	stored := 1
 	var ack packets.Packet
-	for deadline := time.Now().Add(mqttest.Patience); ; stored++ {
+	for deadline := time.Now().Add(mqttest.Timeout); ; stored++ {
 		if ack = five.PublishAcked("user/alice", 1, strings.Repeat("x", 10000)); ack.ReasonCode != 0 {
 			break
 		}
@@ -73,12 +73,12 @@ func TestFullDisk(t *testing.T) {
 	if r := mustRefusal(t, three); r.Code != "log_full" {
 		t.Errorf("explained as %+v", r)
 	}
-	three.Ended()
+	three.ExpectEnd()
 	seen := map[uint64]bool{}
 	for len(seen) < stored/2 {
 		seen[alice.ReceiveAcked().Seq] = true
 	}
-	alice.Cut()
+	alice.CloseAbruptly()
 	alice = mqttest.Dial(t, addr, o) // comes back although nothing can be appended
 	if codes := alice.Subscribe(1, "user/alice/error"); codes[0] != 1 {
 		t.Errorf("SUBACK %#x", codes[0])
@@ -86,7 +86,7 @@ func TestFullDisk(t *testing.T) {
 	for len(seen) < stored { // some may come again whose acknowledgement was cut off
 		seen[alice.ReceiveAcked().Seq] = true
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 
 	if err := os.Remove(other); err != nil {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ func TestRefusalFreesThePacketID(t *testing.T) {
 			t.Fatalf("PUBREC %#x", code)
 		}
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // A delayed will is void once the session has had another connection, even if that is over
@@ -58,12 +58,12 @@ func TestDelayedWillIsVoidAfterReconnect(t *testing.T) {
 	}
 	const delay = 4 // seconds, in which the session is back also on a busy machine
 	o := will("void", delay)
-	mqttest.Dial(t, addr, o).Cut()
+	mqttest.Dial(t, addr, o).CloseAbruptly()
 	o.Will = nil
-	mqttest.Dial(t, addr, o).Cut()
+	mqttest.Dial(t, addr, o).CloseAbruptly()
 	// One that is to come, later than the other would have, tells when that time is over.
 	time.Sleep(100 * time.Millisecond)
-	mqttest.Dial(t, addr, will("due", delay)).Cut()
+	mqttest.Dial(t, addr, will("due", delay)).CloseAbruptly()
 	if m := alice.ReceiveAcked(); m.Body != "due" {
 		t.Errorf("got %v", m.Body)
 	}

@@ -34,7 +34,7 @@ func mustStart(tb testing.TB, dir string, change func(*broker.Config)) *broker.B
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 		defer cancel()
 		if err := b.Stop(ctx); err != nil {
 			tb.Errorf("stop: %v", err)

@@ -125,10 +125,10 @@ func (x *interop) basic() {
 	a.Subscribe(2, x.topic(0))
 	x.everyQoS(a, [3]string{x.topic(0), x.topic(0), x.topic(0)}, false, packets.Properties{})
 	x.takeEveryQoS(a, func(packets.Packet) {})
-	a.Quiet()
+	a.ExpectNothing()
 	o := x.options("a")
 	a.SendBytes([]byte(connectOf(x.version, 0xC2, "", "mya", "", "", "any", o.Token))) // a second one
-	a.Ended()
+	a.ExpectEnd()
 	b, err := mqttest.TryDial(x, x.addr, mqttest.Options{ClientID: "x"})
 	if err == nil && b.Connack.ReasonCode == 0 {
 		x.Error("let in without a token")
@@ -156,7 +156,7 @@ func (x *interop) retained() {
 	a.Disconnect()
 	a = x.dial(x.options("a"))
 	a.Subscribe(2, x.wild(5))
-	a.Quiet()
+	a.ExpectNothing()
 }
 
 func (x *interop) will() {
@@ -165,9 +165,9 @@ func (x *interop) will() {
 	o.Keepalive = 2
 	a, b := x.dial(o), x.dial(x.options("b"))
 	b.Subscribe(2, x.topic(2))
-	a.Cut()
+	a.CloseAbruptly()
 	x.take(b, "client not disconnected", 0)
-	b.Quiet()
+	b.ExpectNothing()
 }
 
 func (x *interop) zeroLengthClientID() {
@@ -175,7 +175,7 @@ func (x *interop) zeroLengthClientID() {
 	o.ClientID = ""
 	x.dial(o).Disconnect()
 	if x.version < 5 {
-		o.Keep = true
+		o.KeepSession = true
 		if code := mqttest.Dial(x, x.addr, o).Connack.ReasonCode; code != 2 {
 			x.Errorf("without a clean session: CONNACK %#x", code)
 		}
@@ -200,7 +200,7 @@ func (x *interop) overlapping() {
 	a.SubscribeWith(packets.Properties{}, packets.Subscription{Filter: x.wild(6), Qos: 2}, packets.Subscription{Filter: x.wild(0), Qos: 1})
 	x.dial(x.options("b")).PublishAcked(x.topic(3), 2, "overlapping topic filters")
 	x.take(a, "overlapping topic filters", 2) // once, at the higher QoS
-	a.Quiet()
+	a.ExpectNothing()
 }
 
 func (x *interop) keepAlive() {
@@ -215,7 +215,7 @@ func (x *interop) keepAlive() {
 	if after := time.Since(began); after < time.Second {
 		x.Errorf("ended after %v", after)
 	}
-	a.Ended()
+	a.ExpectEnd()
 }
 
 func (x *interop) redelivery() {
@@ -229,7 +229,7 @@ func (x *interop) redelivery() {
 	b = x.dial(x.kept("b"))
 	x.take(b, "one", 1)
 	x.take(b, "two", 2)
-	b.Quiet()
+	b.ExpectNothing()
 }
 
 func (x *interop) dollarTopics() {
@@ -254,13 +254,13 @@ func (x *interop) unsubscribe() {
 	}
 	x.take(b, "topic 1", 1)
 	x.take(b, "topic 2", 1)
-	b.Quiet()
+	b.ExpectNothing()
 }
 
 func (x *interop) sessionExpiry() {
 	connect := func(clean bool, expiry uint32) *mqttest.Client {
 		o := x.options("a")
-		o.Keep = !clean
+		o.KeepSession = !clean
 		o.Properties.SessionExpiryInterval, o.Properties.SessionExpiryIntervalFlag = expiry, true
 		return x.dial(o)
 	}
@@ -275,13 +275,13 @@ func (x *interop) sessionExpiry() {
 		c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}, Properties: packets.Properties{
 			SessionExpiryInterval: expiry, SessionExpiryIntervalFlag: true,
 		}})
-		c.Ended()
+		c.ExpectEnd()
 	}
 	expect(connect(true, 0), false).Disconnect()
 	expect(connect(false, 0), false).Disconnect()
 	expect(connect(true, 100), false).Disconnect()
 	leave(expect(connect(false, 100), true), 1)
-	for deadline := time.Now().Add(mqttest.Patience); ; {
+	for deadline := time.Now().Add(mqttest.Timeout); ; {
 		time.Sleep(1500 * time.Millisecond) // the interval itself has to pass
 		c := connect(false, 1)
 		gone := !c.Connack.SessionPresent
@@ -343,7 +343,7 @@ func (x *interop) publicationExpiry() {
 			x.Errorf("%d seconds are left", left)
 		}
 	}
-	b.Quiet()
+	b.ExpectNothing()
 }
 
 func (x *interop) subscribeOptions() {
@@ -353,7 +353,7 @@ func (x *interop) subscribeOptions() {
 	}
 	a.PublishAcked(x.topic(0), 1, "no local")
 	x.take(b, "no local", 1)
-	a.Quiet()
+	a.ExpectNothing()
 	a.Disconnect()
 
 	a = x.dial(x.options("a"))
@@ -374,7 +374,7 @@ func (x *interop) subscribeOptions() {
 			if n > 0 {
 				x.takeEveryQoS(a, func(packets.Packet) {})
 			}
-			a.Quiet()
+			a.ExpectNothing()
 		}
 		a.Disconnect()
 	}
@@ -408,7 +408,7 @@ func (x *interop) subscribeIdentifiers() {
 	if m := x.take(b, "identified", 1); !slices.Equal(m.Properties.SubscriptionIdentifier, []int{2, 3}) {
 		x.Errorf("b: %v", m.Properties.SubscriptionIdentifier)
 	}
-	b.Quiet()
+	b.ExpectNothing()
 }
 
 func (x *interop) requestResponse() {
@@ -434,7 +434,7 @@ func (x *interop) clientTopicAlias() {
 			x.Errorf("Topic Alias Maximum %d", a.Connack.Properties.TopicAliasMaximum)
 		}
 		a.SendBytes([]byte(packetOf(0x32, str(x.topic(0)), "\x00\x01", props(5, "\x23"+alias), "x")))
-		if pk := a.Ended(); pk.ReasonCode != packets.ErrTopicAliasInvalid.Code {
+		if pk := a.ExpectEnd(); pk.ReasonCode != packets.ErrTopicAliasInvalid.Code {
 			x.Errorf("alias %x: DISCONNECT with %#x", alias, pk.ReasonCode)
 		}
 	}
@@ -444,7 +444,7 @@ func (x *interop) maximumPacketSize() {
 	a := x.dial(x.options("a"))
 	most := a.Connack.Properties.MaximumPacketSize
 	a.SendBytes([]byte(packetOf(0x30, str(x.topic(0)), "\x00", strings.Repeat(".", int(most))))) // one that is larger
-	if pk := a.Ended(); pk.ReasonCode != packets.ErrPacketTooLarge.Code {
+	if pk := a.ExpectEnd(); pk.ReasonCode != packets.ErrPacketTooLarge.Code {
 		x.Errorf("DISCONNECT with %#x", pk.ReasonCode)
 	}
 	o := x.options("a")
@@ -456,7 +456,7 @@ func (x *interop) maximumPacketSize() {
 	a.PublishAcked(x.topic(0), 1, strings.Repeat(".", 96))
 	a.PublishAcked(x.topic(0), 1, "small again")
 	x.take(a, "small again", 1)
-	a.Quiet()
+	a.ExpectNothing()
 }
 
 func (x *interop) flowControl1() {
@@ -469,7 +469,7 @@ func (x *interop) flowControl1() {
 		b.PublishAcked(x.topic(0), 1, fmt.Sprint("message ", i))
 	}
 	first, second := a.ReceivePlain(), a.ReceivePlain()
-	a.Quiet() // two are open
+	a.ExpectNothing() // two are open
 	a.Ack(packets.Puback, first.PacketID)
 	third := a.ReceivePlain()
 	if string(third.Payload) != "message 2" {
@@ -477,7 +477,7 @@ func (x *interop) flowControl1() {
 	}
 	a.Ack(packets.Puback, second.PacketID)
 	a.Ack(packets.Puback, third.PacketID)
-	a.Quiet()
+	a.ExpectNothing()
 }
 
 func (x *interop) flowControl2() {
@@ -488,7 +488,7 @@ func (x *interop) flowControl2() {
 		all = append(all, packetOf(0x34, str(x.topic(0)), string([]byte{byte(id >> 8), byte(id)}), "\x00", "x")...)
 	}
 	go a.SendBytes(all) // nothing of it is released meanwhile
-	if pk := a.Ended(); pk.ReasonCode != packets.ErrReceiveMaximum.Code {
+	if pk := a.ExpectEnd(); pk.ReasonCode != packets.ErrReceiveMaximum.Code {
 		x.Errorf("DISCONNECT with %#x", pk.ReasonCode)
 	}
 }
@@ -502,7 +502,7 @@ func (x *interop) willDelay() {
 		o.Properties.SessionExpiryInterval, o.Properties.SessionExpiryIntervalFlag = tc.expiry, true
 		a := x.dial(o)
 		began := time.Now()
-		a.Cut()
+		a.CloseAbruptly()
 		x.take(b, "gone", 0)
 		if after := time.Since(began); after < time.Duration(tc.least)*time.Second-100*time.Millisecond {
 			x.Errorf("delay %d s, expiry %d s: the will came after %v", tc.delay, tc.expiry, after)

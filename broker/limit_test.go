@@ -42,7 +42,7 @@ func TestRetransmissionIsKnownAboveTheRate(t *testing.T) {
 			}
 		}
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // retransmit publishes a message to alice, sends it again on another connection, and then
@@ -75,7 +75,7 @@ func retransmit(t *testing.T, addr string, o mqttest.Options, qos byte, payload 
 	}
 	first := mqttest.Dial(t, addr, o)
 	stored := publish(first, 9, false, payload)
-	first.Cut() // as if the acknowledgement had been lost
+	first.CloseAbruptly() // as if the acknowledgement had been lost
 	got := alice.ReceiveAcked()
 
 	c := mqttest.Dial(t, addr, o)
@@ -85,7 +85,7 @@ func retransmit(t *testing.T, addr string, o mqttest.Options, qos byte, payload 
 		if again.ReasonCode != 0 || fmt.Sprint(again.Properties.User) != fmt.Sprint(stored.Properties.User) {
 			t.Errorf("%s, again: reason %#x, %v, want %v", name, again.ReasonCode, again.Properties.User, stored.Properties.User)
 		}
-		c.Quiet() // nothing on the error topic either
+		c.ExpectNothing() // nothing on the error topic either
 	}
 	release(c, stored)
 	for i, fresh := range []string{"another", `{"body":"another","mid":"m2"}`} {
@@ -110,7 +110,7 @@ func retransmit(t *testing.T, addr string, o mqttest.Options, qos byte, payload 
 func mustEndUnacknowledged(t *testing.T, c *mqttest.Client) {
 	t.Helper()
 	for {
-		pk, err := c.Read(mqttest.Patience)
+		pk, err := c.Read(mqttest.Timeout)
 		var netErr net.Error
 		switch {
 		case errors.As(err, &netErr) && netErr.Timeout():

@@ -28,7 +28,7 @@ func publishesWith(c *mqttest.Client, topic, payload string, retain bool, props 
 
 // noTime is a Message Expiry Interval of 0.
 func noTime() mqttwire.Properties {
-	return mqttwire.Properties(nil).Int(mqttwire.MessageExpiryInterval, 0)
+	return mqttwire.Properties(nil).WithInt(mqttwire.MessageExpiryInterval, 0)
 }
 
 // A Message Expiry Interval of 0 was taken for none. Who is there gets the message, by
@@ -83,7 +83,7 @@ func TestExpiresAtOnce(t *testing.T) {
 				t.Fatalf("%s: got %v, want %s", name, m.Body, body)
 			}
 		}
-		c.Quiet()
+		c.ExpectNothing()
 	}
 	for _, body := range []string{"before", "after"} {
 		if m := busy.ReceiveAcked(); m.Body != body {
@@ -96,9 +96,9 @@ func TestExpiresAtOnce(t *testing.T) {
 			t.Errorf("a client that was away got %v, want %s", m.Body, body)
 		}
 	}
-	c.Quiet()
+	c.ExpectNothing()
 	archiver := mqttest.Dial(t, addr, mqttest.Options{
-		ClientID: "archiver", Keep: true, Token: mustToken(t, authhook.TokenClaims{Subject: "archiver", Role: authhook.RoleArchiver}),
+		ClientID: "archiver", KeepSession: true, Token: mustToken(t, authhook.TokenClaims{Subject: "archiver", Role: authhook.RoleArchiver}),
 	})
 	archiver.Subscribe(1, "user/#", "group/#")
 	for _, body := range want {
@@ -139,7 +139,7 @@ func TestPlainExpiresAtOnce(t *testing.T) {
 			mustGet(t, c, fmt.Sprint(i))
 		}
 		mustGet(t, c, "after")
-		if c.Quiet(); t.Failed() {
+		if c.ExpectNothing(); t.Failed() {
 			t.Fatalf("at qos %d", qos)
 		}
 	}
@@ -148,10 +148,10 @@ func TestPlainExpiresAtOnce(t *testing.T) {
 	back := mqttest.Dial(t, addr, v5(keep(wide(t, "away"))))
 	mustGet(t, back, "before")
 	mustGet(t, back, "after")
-	back.Quiet()
+	back.ExpectNothing()
 	late := mqttest.Dial(t, addr, v5(wide(t, "late")))
 	late.Subscribe(1, "plant/#")
-	late.Quiet()
+	late.ExpectNothing()
 }
 
 // A will may have an interval of 0 as well.
@@ -176,7 +176,7 @@ func TestWillExpiresAtOnce(t *testing.T) {
 	if m := watch.ReceiveAcked(); m.Body != "bob is gone" {
 		t.Errorf("got %v", m.Body)
 	}
-	mqttest.Dial(t, addr, o).Quiet()
+	mqttest.Dial(t, addr, o).ExpectNothing()
 }
 
 // seqOf returns the seq that a PUBACK tells.
@@ -406,7 +406,7 @@ func TestRequestIsNotItsOwnResponse(t *testing.T) {
 			t.Errorf("bob got %s", m.Payload)
 		}
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // A retained publish to a chat topic was not retained without a word.
@@ -434,7 +434,7 @@ func TestNotRetained(t *testing.T) {
 		if ack := alice.Expect(packets.Puback); ack.ReasonCode != 0 {
 			t.Errorf("reason %#x", ack.ReasonCode)
 		}
-		alice.Quiet()
+		alice.ExpectNothing()
 		alice.Disconnect()
 	}
 }
@@ -462,7 +462,7 @@ func mustConnect(tb testing.TB, addr string, c mqttwire.Connect) net.Conn {
 	if _, err := conn.Write(c.Append(nil)); err != nil {
 		tb.Fatal(err)
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(mqttest.Patience))
+	_ = conn.SetReadDeadline(time.Now().Add(mqttest.Timeout))
 	head := make([]byte, 4)
 	if _, err := io.ReadFull(conn, head); err != nil || head[0]>>4 != packets.Connack || head[3] != 0 {
 		tb.Fatalf("CONNACK % x: %v", head, err)

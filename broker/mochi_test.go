@@ -74,7 +74,7 @@ func TestPanicLeavesNothing(t *testing.T) {
 	}
 	evil.Subscribe(1, "plant/#", "user/evil")
 	evil.SendBytes([]byte{0x82, 0x06, 0x00, 0x01, 0x00, 0x00, 0x01, 0x61})
-	evil.Ended()
+	evil.ExpectEnd()
 	if m := other.Next(); !strings.Contains(string(m.Payload), `"online":false`) {
 		t.Fatalf("got %q, want offline", m.Payload)
 	}
@@ -107,7 +107,7 @@ func TestTopicAliasIsRefused(t *testing.T) {
 			FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, PacketID: 1, TopicName: topic, Payload: []byte("x"),
 			Properties: packets.Properties{TopicAlias: 1, TopicAliasFlag: true},
 		})
-		if end := c.Ended(); end.ReasonCode != packets.ErrTopicAliasInvalid.Code {
+		if end := c.ExpectEnd(); end.ReasonCode != packets.ErrTopicAliasInvalid.Code {
 			t.Errorf("topic %q: ended with %#x, want 0x94", topic, end.ReasonCode)
 		}
 	}
@@ -126,8 +126,8 @@ func TestLongKeepAlive(t *testing.T) {
 			if told := c.Connack.Properties.ServerKeepAlive; version == 5 && seconds > 43690 && told != 43690 {
 				t.Errorf("keep-alive %d: told %d", seconds, told)
 			}
-			c.Quiet()
-			c.Quiet()
+			c.ExpectNothing()
+			c.ExpectNothing()
 		}
 	}
 }
@@ -140,7 +140,7 @@ func TestKeepAliveEnds(t *testing.T) {
 	o.Keepalive = 1
 	start := time.Now()
 	c := mqttest.Dial(t, b.MQTTAddr().String(), o)
-	c.Ended()
+	c.ExpectEnd()
 	if took := time.Since(start); took < 1400*time.Millisecond {
 		t.Errorf("ended after %v, 1.5 s are due", took)
 	}
@@ -179,9 +179,9 @@ func TestPlainWill(t *testing.T) {
 	for _, reason := range []byte{0x00, 0x04, 0x80} {
 		dev := mqttest.Dial(t, b.MQTTAddr().String(), o)
 		dev.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}, ReasonCode: reason})
-		dev.Ended()
+		dev.ExpectEnd()
 		if reason == 0 {
-			watch.Quiet()
+			watch.ExpectNothing()
 		} else if m := watch.Next(); string(m.Payload) != "gone" {
 			t.Errorf("reason %#x: got %q", reason, m.Payload)
 		}
@@ -231,7 +231,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	for _, o := range []mqttest.Options{away, narrow} {
 		c := mqttest.Dial(t, addr, o)
 		c.Subscribe(1, "plant/#")
-		if o.Keep {
+		if o.KeepSession {
 			c.Disconnect()
 		}
 	}
@@ -242,8 +242,8 @@ func TestNothingSecretIsLogged(t *testing.T) {
 			pk.Payload = []byte(payload)
 			c.Send(pk)
 			c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingreq}})
-			_, _ = c.Read(mqttest.Patience)
-			c.Cut()
+			_, _ = c.Read(mqttest.Timeout)
+			c.CloseAbruptly()
 		}
 		for _, topic := range []string{"user/alice", "group/none", "plant/x", "$SYS/x", "user/+", "else/where", "presence/bob"} {
 			for _, qos := range []byte{0, 1, 2} {
@@ -253,7 +253,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 		c := mqttest.Dial(t, addr, o)
 		c.PublishAcked("$mynah/token", 1, token[:len(token)-3]+payload)
 		c.SendBytes([]byte("\x30\x0f\x00\x03a\xff" + payload)) // not UTF-8
-		c.Ended()
+		c.ExpectEnd()
 		bad := o
 		bad.Token = token[:len(token)-3] + payload
 		if c, err := mqttest.TryDial(t, addr, bad); err == nil && c.Connack.ReasonCode == 0 {
@@ -261,9 +261,9 @@ func TestNothingSecretIsLogged(t *testing.T) {
 		}
 		c = mqttest.Dial(t, addr, o)
 		c.SendBytes([]byte(strings.Repeat(payload, 20)))
-		c.Ended()
+		c.ExpectEnd()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 	defer cancel()
 	if err := b.Stop(ctx); err != nil {
 		t.Error(err)
@@ -325,7 +325,7 @@ func TestPacketIDsAreTwoSpaces(t *testing.T) {
 			}
 		}
 	}
-	alice.Cut()
+	alice.CloseAbruptly()
 	alice = mqttest.Dial(t, addr, o)
 	for i, want := range []mqttest.Message{one, two} {
 		if m := alice.Receive(); m.Seq != want.Seq || m.PacketID != want.PacketID || !m.FixedHeader.Dup {
@@ -366,7 +366,7 @@ func TestPlainPacketIDsAreTwoSpaces(t *testing.T) {
 		dev.Ack(packets.Pubrel, 100+id) // of an exchange that the broker knows nothing of
 		dev.Expect(packets.Pubcomp)
 	}
-	dev.Cut()
+	dev.CloseAbruptly()
 	dev = mqttest.Dial(t, addr, o)
 	if m := dev.Next(); string(m.Payload) != "kept" || m.PacketID != in.PacketID || !m.FixedHeader.Dup {
 		t.Errorf("got %q id %d dup %v: the unacknowledged message is lost", m.Payload, m.PacketID, m.FixedHeader.Dup)
@@ -391,7 +391,7 @@ func TestNothingIsDroppedBeyondMochisQueue(t *testing.T) {
 			bob.Expect(packets.Puback)
 		}
 		if i == n/2 {
-			alice.Cut()
+			alice.CloseAbruptly()
 		}
 	}
 	alice = mqttest.Dial(t, addr, o)
@@ -403,7 +403,7 @@ func TestNothingIsDroppedBeyondMochisQueue(t *testing.T) {
 		}
 		prev = m.Seq
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // A publisher that is gone before its acknowledgement has published all the same.
@@ -440,7 +440,7 @@ func TestResendOrder(t *testing.T) {
 		bob.PublishAcked("user/alice", 1, fmt.Sprint(i))
 		alice.Receive()
 	}
-	alice.Cut()
+	alice.CloseAbruptly()
 	alice = mqttest.Dial(t, addr, o)
 	for i := range n {
 		if m := alice.ReceiveAcked(); m.Body != fmt.Sprint(i) || !m.FixedHeader.Dup {
@@ -469,7 +469,7 @@ func TestOversizePlainMessage(t *testing.T) {
 		if m := dev.Next(); string(m.Payload) != "small" {
 			t.Errorf("got %q", m.Payload)
 		}
-		dev.Cut()
+		dev.CloseAbruptly()
 		o.Properties.MaximumPacketSize = 600
 		dev = mqttest.Dial(t, addr, o)
 		var got []string
@@ -487,7 +487,7 @@ func TestOversizePlainMessage(t *testing.T) {
 		if slices.Sort(got); !slices.Equal(got, want) {
 			t.Errorf("after the reconnect: %q, want %q", got, want)
 		}
-		dev.Quiet()
+		dev.ExpectNothing()
 		dev.Disconnect()
 	}
 }
@@ -525,7 +525,7 @@ func TestRacingReconnects(t *testing.T) {
 			t.Fatalf("got %v, want %d", m.Body, i)
 		}
 	}
-	last.Quiet()
+	last.ExpectNothing()
 }
 
 // Receive Maximum holds for plain topics and the chat together, what does not fit is sent
@@ -558,7 +558,7 @@ func TestReceiveMaximumOfPlainTopics(t *testing.T) {
 			t.Fatalf("got type %d id %d", pk.FixedHeader.Type, pk.PacketID)
 		}
 		if open[pk.PacketID] = true; len(open) == 3 {
-			dev.Quiet()
+			dev.ExpectNothing()
 			for id := range open {
 				dev.Ack(packets.Puback, id)
 			}
@@ -587,7 +587,7 @@ func TestRacingReconnectsLeaveOne(t *testing.T) {
 				continue
 			}
 			c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingreq}})
-			if pk, err := c.Read(mqttest.Patience); err == nil && pk.FixedHeader.Type == packets.Pingresp {
+			if pk, err := c.Read(mqttest.Timeout); err == nil && pk.FixedHeader.Type == packets.Pingresp {
 				alive++
 			}
 		}
@@ -608,7 +608,7 @@ func TestExpiredSessionIsUnsubscribed(t *testing.T) {
 	o.Properties.SessionExpiryInterval = 1
 	dev := mqttest.Dial(t, addr, o)
 	dev.Subscribe(1, "plant/in", "user/dev")
-	dev.Cut()
+	dev.CloseAbruptly()
 	other := mqttest.Dial(t, addr, plain(t, "other"))
 	other.PublishAcked("plant/in", 1, "meanwhile")
 	waitfor.MustHold(t, "the other's session is the only one", func() bool { return metric(t, reg, "mynah_sessions") == 1 })
@@ -642,7 +642,7 @@ func TestRetainedOutlivesADay(t *testing.T) {
 	retain(b, "plant/old", 0)
 	retain(b, "plant/short", 3)
 	retain(b, "plant/always", 0)
-	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 	defer cancel()
 	if err := b.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -708,7 +708,7 @@ func TestStopWithManyConnections(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 	defer cancel()
 	if err := b.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -717,7 +717,7 @@ func TestStopWithManyConnections(t *testing.T) {
 		if clients[i] == nil {
 			t.Fatal("a connection was not let in")
 		}
-		if end := clients[i].Ended(); end.ReasonCode != packets.ErrServerShuttingDown.Code {
+		if end := clients[i].ExpectEnd(); end.ReasonCode != packets.ErrServerShuttingDown.Code {
 			t.Errorf("client %d ended with %#x, want 0x8b", i, end.ReasonCode)
 		}
 	}

@@ -51,7 +51,7 @@ func TestProtocolErrorsAreTold(t *testing.T) {
 			o.Keepalive = tc.keepalive
 			c := mqttest.Dial(t, b.MQTTAddr().String(), o)
 			c.SendBytes([]byte(tc.send))
-			if pk := c.Ended(); pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != tc.want {
+			if pk := c.ExpectEnd(); pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != tc.want {
 				t.Errorf("the last packet is of type %d with reason %#x, want DISCONNECT with %#x", pk.FixedHeader.Type, pk.ReasonCode, tc.want)
 			}
 		})
@@ -198,7 +198,7 @@ func TestReceiveMaximumOfTheBroker(t *testing.T) {
 	publish(most + 1) // in place of the first
 	c.Expect(packets.Pubrec)
 	publish(most + 2)
-	if pk := c.Ended(); pk.ReasonCode != packets.ErrReceiveMaximum.Code {
+	if pk := c.ExpectEnd(); pk.ReasonCode != packets.ErrReceiveMaximum.Code {
 		t.Errorf("one too many got %#x, want %#x", pk.ReasonCode, packets.ErrReceiveMaximum.Code)
 	}
 }

@@ -61,7 +61,7 @@ func mustGet(tb testing.TB, c *mqttest.Client, payload string) packets.Packet {
 // clients at once: which of them gets one is the broker's choice.
 func mustDrain(tb testing.TB, take func(c *mqttest.Client, m packets.Packet), all func() bool, clients ...*mqttest.Client) {
 	tb.Helper()
-	deadline := time.Now().Add(mqttest.Patience)
+	deadline := time.Now().Add(mqttest.Timeout)
 	for last := false; !last; {
 		last = all() // and what comes then is too much
 		for _, c := range clients {
@@ -183,7 +183,7 @@ func TestPlainBurst(t *testing.T) {
 	for i := range n {
 		pub.Publish("plant/none", 0, fmt.Sprint(i, pad))
 	}
-	pub.Settle()
+	pub.Sync()
 	next := map[string]int{}
 	for range 2 * n {
 		m := slow.Next()
@@ -195,7 +195,7 @@ func TestPlainBurst(t *testing.T) {
 			slow.Ack(packets.Puback, m.PacketID)
 		}
 	}
-	slow.Quiet()
+	slow.ExpectNothing()
 }
 
 // What a client has not acknowledged comes again in its order, with DUP and under the same
@@ -221,13 +221,13 @@ func TestPlainResendUnderReceiveMaximum(t *testing.T) {
 		}
 		sent = append(sent, m)
 	}
-	dev.Quiet()
+	dev.ExpectNothing()
 	dev.Ack(packets.Pubrec, sent[3].PacketID) // QoS 2: from here on only the end is due
 	if rel := dev.Expect(packets.Pubrel); rel.PacketID != sent[3].PacketID {
 		t.Fatalf("PUBREL of %d, want %d", rel.PacketID, sent[3].PacketID)
 	}
 	dev.Ack(packets.Puback, sent[1].PacketID) // no such step: it is QoS 2
-	if pk := dev.Ended(); pk.ReasonCode != packets.ErrProtocolViolation.Code {
+	if pk := dev.ExpectEnd(); pk.ReasonCode != packets.ErrProtocolViolation.Code {
 		t.Fatalf("ended with %#x", pk.ReasonCode)
 	}
 
@@ -242,10 +242,10 @@ func TestPlainResendUnderReceiveMaximum(t *testing.T) {
 	}
 	again(0)
 	again(1)
-	dev.Quiet()
+	dev.ExpectNothing()
 	dev.Ack(packets.Puback, sent[0].PacketID)
 	again(2)
-	dev.Quiet()
+	dev.ExpectNothing()
 	dev.Ack(packets.Puback, sent[2].PacketID)
 	if rel := dev.Next(); rel.FixedHeader.Type != packets.Pubrel || rel.PacketID != sent[3].PacketID {
 		t.Fatalf("got type %d id %d, want PUBREL of %d", rel.FixedHeader.Type, rel.PacketID, sent[3].PacketID)
@@ -254,7 +254,7 @@ func TestPlainResendUnderReceiveMaximum(t *testing.T) {
 	again(4)
 	dev.Ack(packets.Pubrec, sent[1].PacketID)
 	dev.Expect(packets.Pubrel)
-	dev.Quiet() // an exchange at QoS 2 counts until its end
+	dev.ExpectNothing() // an exchange at QoS 2 counts until its end
 	dev.Ack(packets.Pubcomp, sent[1].PacketID)
 	first := dev.Next()
 	if string(first.Payload) != "5" || first.FixedHeader.Dup {
@@ -269,7 +269,7 @@ func TestPlainResendUnderReceiveMaximum(t *testing.T) {
 	if want := []string{"5", "6", "7", "8", "9", "10", "11"}; !slices.Equal(x.got, want) {
 		t.Errorf("got %v, want %v", x.got, want)
 	}
-	dev.Quiet()
+	dev.ExpectNothing()
 }
 
 // everyProperty are the properties that a server passes on.
@@ -316,7 +316,7 @@ func TestPlainProperties(t *testing.T) {
 		if left := m.Properties.MessageExpiryInterval; left < 900 || left > 1000 || !m.FixedHeader.Retain {
 			t.Errorf("expires in %d s, retain %v", left, m.FixedHeader.Retain)
 		}
-		sub.Quiet()
+		sub.ExpectNothing()
 		b = restart(t, b, dir)
 	}
 }
@@ -335,7 +335,7 @@ func TestPlainWillProperties(t *testing.T) {
 	o.Will = &packets.Packet{
 		FixedHeader: packets.FixedHeader{Retain: true, Qos: 1}, TopicName: "plant/will", Payload: []byte("gone"), Properties: props,
 	}
-	mqttest.Dial(t, b.MQTTAddr().String(), o).Cut()
+	mqttest.Dial(t, b.MQTTAddr().String(), o).CloseAbruptly()
 	for _, what := range []string{"live", "retained", "after a restart"} {
 		m := mustGet(t, sub, "gone")
 		checkProperties(t, what, m)
@@ -381,7 +381,7 @@ func TestSharedSubscription(t *testing.T) {
 	if ofOne+ofTwo != n || min(ofOne, ofTwo) < n/5 {
 		t.Fatalf("the members got %d and %d of %d", ofOne, ofTwo, n)
 	}
-	one.Cut() // its session ends with it
+	one.CloseAbruptly() // its session ends with it
 	for len(seen) < n {
 		m := two.Next()
 		seen[string(m.Payload)]++
@@ -392,7 +392,7 @@ func TestSharedSubscription(t *testing.T) {
 			t.Errorf("%s came %d times", payload, times)
 		}
 	}
-	two.Quiet()
+	two.ExpectNothing()
 	two.Disconnect()
 	pub.PublishAcked("plant/y", 1, "nobody is there")
 	mustGet(t, mqttest.Dial(t, addr, keep(plain(t, "away"))), "nobody is there")
@@ -435,13 +435,13 @@ func TestPlainOffline(t *testing.T) {
 		if want := []string{"one", "one", "two", "two", "shared"}; !slices.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
-		dev.Quiet()
+		dev.ExpectNothing()
 		dev.Disconnect()
 		b = restart(t, b, dir)
 	}
 	dev = mqttest.Dial(t, b.MQTTAddr().String(), plain(t, "dev")) // a clean session ends it
 	mqttest.Dial(t, b.MQTTAddr().String(), plain(t, "pub")).PublishAcked("plant/a", 1, "not subscribed")
-	dev.Quiet()
+	dev.ExpectNothing()
 }
 
 // MQTT 5 subscription options hold outside the chat: No Local, Retain As Published, Retain
@@ -478,7 +478,7 @@ func TestPlainSubscriptionOptions(t *testing.T) {
 				t.Error("a retained message without the flag")
 			}
 		}
-		dev.Quiet()
+		dev.ExpectNothing()
 	}
 	dev.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Unsubscribe, Qos: 1}, PacketID: dev.ID(), Filters: packets.Subscriptions{{Filter: "plant/x"}, {Filter: "plant/none"}}})
 	if reasons := dev.Expect(packets.Unsuback).ReasonCodes; string(reasons) != "\x00\x11" {
@@ -488,7 +488,7 @@ func TestPlainSubscriptionOptions(t *testing.T) {
 	mustGet(t, dev, "retained")
 
 	sends(dev, "plant/x", "own", false, packets.Properties{})
-	dev.Quiet()
+	dev.ExpectNothing()
 	sends(pub, "plant/x", "others", true, packets.Properties{})
 	m := mustGet(t, dev, "others")
 	if ids(m, 300); m.FixedHeader.Retain {
@@ -505,10 +505,10 @@ func TestPlainSubscriptionOptions(t *testing.T) {
 			t.Errorf("retain is %v, published with %v", m.FixedHeader.Retain, retain)
 		}
 	}
-	dev.Quiet()
+	dev.ExpectNothing()
 
 	// The options are the session's.
-	dev.Cut()
+	dev.CloseAbruptly()
 	b = restart(t, b, dir)
 	dev = mqttest.Dial(t, b.MQTTAddr().String(), o)
 	sends(dev, "plant/x", "own", true, packets.Properties{})
@@ -516,12 +516,12 @@ func TestPlainSubscriptionOptions(t *testing.T) {
 		t.Error("Retain As Published is forgotten")
 	}
 	ids(m, 7)
-	dev.Quiet()
+	dev.ExpectNothing()
 
 	if code := dev.Subscribe(1, "$share/g/plant/x")[0]; code != 1 {
 		t.Errorf("SUBACK %#x", code)
 	}
-	dev.Quiet() // nothing retained for it
+	dev.ExpectNothing() // nothing retained for it
 }
 
 // Wildcards match as MQTT has it, and none at the beginning matches a topic with $.
@@ -615,7 +615,7 @@ func TestPlainPublishedExactlyOnce(t *testing.T) {
 	for round := range 3 {
 		publish(fmt.Sprint(round), false)
 		for range 2 {
-			pub.Cut()
+			pub.CloseAbruptly()
 			pub = mqttest.Dial(t, addr, o)
 			publish(fmt.Sprint(round), true)
 		}
@@ -625,7 +625,7 @@ func TestPlainPublishedExactlyOnce(t *testing.T) {
 	for round := range 3 {
 		mustGet(t, sub, fmt.Sprint(round))
 	}
-	sub.Quiet()
+	sub.ExpectNothing()
 }
 
 // Who comes back with a token that may read less gets nothing more than that of what has
@@ -646,13 +646,13 @@ func TestPlainRightsThatAreGone(t *testing.T) {
 	if m := dev.ReceivePlain(); string(m.Payload) != "sent" { // and not acknowledged
 		t.Fatalf("got %q", m.Payload)
 	}
-	dev.Cut()
+	dev.CloseAbruptly()
 	pub.PublishAcked("plant/secret", 1, "queued")
 	pub.PublishAcked("plant/open", 1, "open")
 	dev = mqttest.Dial(t, addr, options("plant/open"))
 	mustGet(t, dev, "open")
 	pub.PublishAcked("plant/secret", 1, "live")
-	dev.Quiet()
+	dev.ExpectNothing()
 }
 
 // Whoever subscribes while a retained message is replaced has the new one last, however

@@ -80,9 +80,9 @@ func TestRefusedPublish(t *testing.T) {
 			}
 		}
 	}
-	three.Quiet()
-	five.Quiet()
-	watch.Quiet()
+	three.ExpectNothing()
+	five.ExpectNothing()
+	watch.ExpectNothing()
 }
 
 // Subscriptions that are not allowed get 0x80 or 0x87 and the connection stays.
@@ -109,7 +109,7 @@ func TestRefusedSubscribe(t *testing.T) {
 		if codes := alice.Subscribe(2, "user/alice", "group/room", "group/+", "user/alice/signal"); string(codes) != "\x02\x02\x02\x02" {
 			t.Errorf("own topics got %v", codes)
 		}
-		alice.Quiet()
+		alice.ExpectNothing()
 		alice.Disconnect()
 	}
 }
@@ -157,14 +157,14 @@ func TestOwnDevices(t *testing.T) {
 			}
 			prev = m.Seq
 		}
-		c.Quiet()
+		c.ExpectNothing()
 	}
 	for _, want := range []string{"one", "two"} {
 		if m := bob.ReceiveAcked(); m.Body != want || m.TopicName != "user/bob" {
 			t.Fatalf("got %s on %s, want %s", m.Payload, m.TopicName, want)
 		}
 	}
-	bob.Quiet()
+	bob.ExpectNothing()
 }
 
 // MQTT 5 subscription options hold for chat topics.
@@ -191,7 +191,7 @@ func TestSubscriptionOptions(t *testing.T) {
 	if left := m.Properties.MessageExpiryInterval; left < 90 || left > 100 || m.Properties.SubscriptionIdentifier[0] != 300 {
 		t.Errorf("expires in %d s, ids %v", left, m.Properties.SubscriptionIdentifier)
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // A message that has expired is not delivered any more, one that is too large for the
@@ -218,7 +218,7 @@ func TestNotForThisClient(t *testing.T) {
 	if m := alice.ReceiveAcked(); m.Body != "stays" {
 		t.Errorf("got %s", m.Payload)
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // A will on a chat topic goes the way of every message; after a DISCONNECT it does not.
@@ -233,7 +233,7 @@ func TestWill(t *testing.T) {
 		o := user(t, "bob", "phone")
 		o.Will, o.Version = will, version
 		bob := mqttest.Dial(t, addr, o)
-		bob.Cut()
+		bob.CloseAbruptly()
 		if m := alice.ReceiveAcked(); m.Body != "bob is gone" || m.From != "bob" || m.Seq == 0 || m.FixedHeader.Retain {
 			t.Errorf("version %d: got %s", version, m.Payload)
 		}
@@ -244,18 +244,18 @@ func TestWill(t *testing.T) {
 	// tells when that time is over.
 	o := v5(keep(user(t, "bob", "phone")))
 	o.Will, o.WillDelay = will, 4 // seconds: it is back in time also on a busy machine
-	mqttest.Dial(t, addr, o).Cut()
+	mqttest.Dial(t, addr, o).CloseAbruptly()
 	o.Will = nil
 	back := mqttest.Dial(t, addr, o)
 	o = v5(keep(user(t, "carol", "phone")))
 	o.Will, o.WillDelay = will, 5
-	mqttest.Dial(t, addr, o).Cut()
+	mqttest.Dial(t, addr, o).CloseAbruptly()
 	forbidden := user(t, "bob", "other")
 	forbidden.Will = &packets.Packet{TopicName: "group/secret", Payload: []byte("x")}
 	if c, err := mqttest.TryDial(t, addr, forbidden); err == nil && c.Connack.ReasonCode == 0 {
 		t.Error("a will on a forbidden topic was accepted")
 	}
-	back.Quiet()
+	back.ExpectNothing()
 	if m := alice.ReceiveAcked(); m.From != "carol" {
 		t.Errorf("got the will of %s, want carol's alone", m.From)
 	}
@@ -285,18 +285,18 @@ func TestSignals(t *testing.T) {
 	if codes := admin.Subscribe(0, "user/+/signal", "user/#"); string(codes) != "\x00\x00" {
 		t.Fatalf("SUBACK %v", codes)
 	}
-	alice.Cut()
+	alice.CloseAbruptly()
 	bob.PublishAcked("user/alice/signal", 1, `{"type":"x-typing"}`)
 	if m := admin.Receive(); m.TopicName != "user/alice/signal" || m.From != "bob" {
 		t.Errorf("got %s on %s", m.Payload, m.TopicName)
 	}
-	admin.Quiet() // user/# stands for what is logged
+	admin.ExpectNothing() // user/# stands for what is logged
 	bob.PublishAcked("user/alice", 1, "kept")
 	alice = mqttest.Dial(t, addr, o)
 	if m := alice.ReceiveAcked(); m.Body != "kept" {
 		t.Errorf("got %s", m.Payload)
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // presence/<id> tells, retained, who is online, and does not flap with a reconnect.
@@ -326,10 +326,10 @@ func TestPresence(t *testing.T) {
 	if s := next(watch); !s.Online || s.User != "bob" {
 		t.Errorf("got %+v", s)
 	}
-	bob.Cut()
+	bob.CloseAbruptly()
 	bob = mqttest.Dial(t, b.MQTTAddr().String(), user(t, "bob", "laptop"))
-	bob.Quiet()
-	watch.Quiet()
+	bob.ExpectNothing()
+	watch.ExpectNothing()
 	bob.Disconnect()
 	if s := next(watch); s.Online || s.LastSeen == 0 {
 		t.Errorf("got %+v", s)
@@ -349,7 +349,7 @@ func TestPlainTopics(t *testing.T) {
 	dir := t.TempDir()
 	b := mustStart(t, dir, nil)
 	token := mustToken(t, authhook.TokenClaims{Subject: "dev", Role: authhook.RoleDevice, Pub: []string{"plant/#"}, Sub: []string{"plant/#"}})
-	o := mqttest.Options{ClientID: "d", Token: token, Keep: true}
+	o := mqttest.Options{ClientID: "d", Token: token, KeepSession: true}
 	dev := mqttest.Dial(t, b.MQTTAddr().String(), o)
 	if codes := dev.Subscribe(1, "plant/+/temp", "user/dev", "other/#"); string(codes) != "\x01\x01\x80" {
 		t.Fatalf("SUBACK %v", codes)
@@ -371,7 +371,7 @@ func TestPlainTopics(t *testing.T) {
 	for id := range open {
 		dev.Ack(packets.Puback, id)
 	}
-	dev.Quiet()
+	dev.ExpectNothing()
 	dev.Disconnect()
 	b = restart(t, b, dir)
 	dev = mqttest.Dial(t, b.MQTTAddr().String(), o)
@@ -405,7 +405,7 @@ func TestRenewal(t *testing.T) {
 	if ack := stays.PublishAcked("$mynah/token", 1, mustToken(t, authhook.TokenClaims{Subject: "alice", Groups: []string{"room"}})); ack.ReasonCode != 0 {
 		t.Fatalf("a fresh token got %#x %s", ack.ReasonCode, ack.Properties.ReasonString)
 	}
-	if end := ends.Ended(); end.ReasonCode != packets.ErrNotAuthorized.Code || end.Properties.ReasonString == "" {
+	if end := ends.ExpectEnd(); end.ReasonCode != packets.ErrNotAuthorized.Code || end.Properties.ReasonString == "" {
 		t.Errorf("the expired connection ended with %#x %q", end.ReasonCode, end.Properties.ReasonString)
 	}
 	bob := mqttest.Dial(t, addr, user(t, "bob", "phone", "room"))
@@ -451,6 +451,6 @@ func TestStalledSubscriber(t *testing.T) {
 			}
 			prev = m.Seq
 		}
-		c.Quiet()
+		c.ExpectNothing()
 	}
 }

@@ -423,12 +423,12 @@ type answer struct {
 // replay sends a sequence on a connection of its own.
 func (q *sequence) replay(addr, token string) (a answer, err error) {
 	a.connack, a.reason = -1, -1
-	conn, err := net.DialTimeout("tcp", addr, mqttest.Patience)
+	conn, err := net.DialTimeout("tcp", addr, mqttest.Timeout)
 	if err != nil {
 		return a, err
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(mqttest.Patience))
+	_ = conn.SetDeadline(time.Now().Add(mqttest.Timeout))
 	connect := q.connect
 	if connect == "" {
 		connect = connectOf(q.version, 0xC2, "", "hostile"+q.name, "", "", "any", token)
@@ -541,7 +541,7 @@ func TestByteSequences(t *testing.T) {
 		}
 		last = m.Seq
 	}
-	bob.Quiet()
+	bob.ExpectNothing()
 	if said < 100 {
 		t.Errorf("the conversation had %d messages only", said)
 	}
@@ -586,10 +586,10 @@ func TestWrongAcknowledgementsEndTheConnection(t *testing.T) {
 					}
 				}
 				if tc.want == stays {
-					sub.Settle()
+					sub.Sync()
 					continue
 				}
-				if pk := sub.Ended(); version == 5 && (pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != tc.want) {
+				if pk := sub.ExpectEnd(); version == 5 && (pk.FixedHeader.Type != packets.Disconnect || pk.ReasonCode != tc.want) {
 					t.Errorf("QoS %d, %v: got type %d with %#x", tc.qos, tc.acks, pk.FixedHeader.Type, pk.ReasonCode)
 				}
 				sub = mqttest.Dial(t, addr, o)

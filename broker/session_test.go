@@ -24,11 +24,11 @@ func user(tb testing.TB, subject, client string, groups ...string) mqttest.Optio
 	}
 }
 
-func keep(o mqttest.Options) mqttest.Options { o.Keep = true; return o }
+func keep(o mqttest.Options) mqttest.Options { o.KeepSession = true; return o }
 
 func v5(o mqttest.Options) mqttest.Options {
 	o.Version = 5
-	if o.Keep {
+	if o.KeepSession {
 		o.Properties.SessionExpiryInterval, o.Properties.SessionExpiryIntervalFlag = 3600, true
 	}
 	return o
@@ -37,7 +37,7 @@ func v5(o mqttest.Options) mqttest.Options {
 // restart stops a broker and starts another on its folder.
 func restart(tb testing.TB, b *broker.Broker, dir string) *broker.Broker {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 	defer cancel()
 	if err := b.Stop(ctx); err != nil {
 		tb.Fatal(err)
@@ -89,7 +89,7 @@ func TestMissedMessagesAcrossRestart(t *testing.T) {
 					}
 					prev[m.To] = m.Seq
 				}
-				alice.Quiet()
+				alice.ExpectNothing()
 			})
 		}
 	}
@@ -111,8 +111,8 @@ func TestUnacknowledgedComesAgain(t *testing.T) {
 		ids = append(ids, alice.Receive().PacketID)
 	}
 	alice.Ack(packets.Puback, ids[1]) // out of order
-	alice.Quiet()
-	alice.Cut()
+	alice.ExpectNothing()
+	alice.CloseAbruptly()
 	bob.PublishAcked("user/alice", 1, "5")
 
 	alice = mqttest.Dial(t, addr, opts)
@@ -129,7 +129,7 @@ func TestUnacknowledgedComesAgain(t *testing.T) {
 	if m := alice.ReceiveAcked(); m.Body != "5" { // with DUP if it went to the connection that was cut
 		t.Fatalf("got %v, want 5", m.Body)
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // A QoS 2 message arrives exactly once although the broker restarts at each step of the
@@ -150,7 +150,7 @@ func TestExactlyOnceAcrossRestart(t *testing.T) {
 	if rel := alice.Next(); rel.FixedHeader.Type != packets.Pubrel {
 		t.Fatalf("got %+v, want PUBREL", rel)
 	}
-	alice.Cut()
+	alice.CloseAbruptly()
 	b = restart(t, b, dir)
 
 	// zero was not acknowledged: again. one was received: only PUBREL. two: again,
@@ -168,11 +168,11 @@ func TestExactlyOnceAcrossRestart(t *testing.T) {
 	if m := alice.ReceiveAcked(); m.Body != "two" || m.PacketID != two.PacketID || !m.FixedHeader.Dup {
 		t.Fatalf("got %v id %d dup %v, want two id %d with DUP", m.Body, m.PacketID, m.FixedHeader.Dup, two.PacketID)
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 	_ = zero
 	b = restart(t, b, dir)
 	alice = mqttest.Dial(t, b.MQTTAddr().String(), opts)
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // A publisher's QoS 2 message is stored once although it is sent again after a restart.
@@ -187,7 +187,7 @@ func TestPublishedExactlyOnceAcrossRestart(t *testing.T) {
 	}
 	bob.Send(first)
 	bob.Expect(packets.Pubrec)
-	bob.Cut()
+	bob.CloseAbruptly()
 	aliceOpts := keep(user(t, "alice", "phone"))
 	b = restart(t, b, dir)
 	alice := mqttest.Dial(t, b.MQTTAddr().String(), aliceOpts)
@@ -198,7 +198,7 @@ func TestPublishedExactlyOnceAcrossRestart(t *testing.T) {
 	bob.Expect(packets.Pubrec)
 	bob.Ack(packets.Pubrel, 7)
 	bob.Expect(packets.Pubcomp)
-	alice.Quiet() // it was stored before alice subscribed, and is not new
+	alice.ExpectNothing() // it was stored before alice subscribed, and is not new
 
 	// The id is free now: another message under it is another message.
 	first.FixedHeader.Dup = false
@@ -239,7 +239,7 @@ func TestMid(t *testing.T) {
 	if m := alice.ReceiveAcked(); m.Body != "a" || m.Mid != "m1" {
 		t.Errorf("got %+v", m)
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // Two connections of one client id: the later has the session, the earlier is told, and
@@ -257,7 +257,7 @@ func TestTakeover(t *testing.T) {
 		t.Fatal(m.Body)
 	}
 	fresh := mqttest.Dial(t, addr, opts)
-	if end := old.Ended(); end.ReasonCode != packets.ErrSessionTakenOver.Code {
+	if end := old.ExpectEnd(); end.ReasonCode != packets.ErrSessionTakenOver.Code {
 		t.Errorf("the old connection ended with %#x, want 0x8e", end.ReasonCode)
 	}
 	if m := fresh.ReceiveAcked(); m.Body != "one" || !m.FixedHeader.Dup {
@@ -267,7 +267,7 @@ func TestTakeover(t *testing.T) {
 	if m := fresh.ReceiveAcked(); m.Body != "two" {
 		t.Errorf("got %v", m.Body)
 	}
-	bob.Quiet()
+	bob.ExpectNothing()
 }
 
 // A clean start ends the session that was there, for good.
@@ -285,7 +285,7 @@ func TestCleanStart(t *testing.T) {
 	}
 	bob := mqttest.Dial(t, b.MQTTAddr().String(), user(t, "bob", "phone"))
 	bob.PublishAcked("user/alice", 1, "one")
-	alice.Quiet()
+	alice.ExpectNothing()
 	alice.Disconnect()
 	bob.Disconnect()
 	b = restart(t, b, dir)
@@ -293,7 +293,7 @@ func TestCleanStart(t *testing.T) {
 	if alice.Connack.SessionPresent {
 		t.Error("the ended session is back after a restart")
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // Receive Maximum bounds what is unacknowledged, and acknowledging goes on with the
@@ -311,7 +311,7 @@ func TestReceiveMaximum(t *testing.T) {
 		bob.PublishAcked("user/alice", byte(1+i%2), fmt.Sprint(i))
 	}
 	open := []mqttest.Message{alice.Receive(), alice.Receive(), alice.Receive()}
-	alice.Quiet()
+	alice.ExpectNothing()
 	for i, m := range open {
 		if m.Body != fmt.Sprint(i) {
 			t.Fatalf("message %d is %v", i, m.Body)
@@ -329,7 +329,7 @@ func TestReceiveMaximum(t *testing.T) {
 			t.Fatalf("message %d is %v", i, m.Body)
 		}
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // A session expires when its time is over and not before.
@@ -371,7 +371,7 @@ func TestManyLargeMessagesComeAgain(t *testing.T) {
 		bob.PublishAcked("user/alice", 1, strings.Repeat("x", 30000))
 		alice.Receive()
 	}
-	alice.Cut()
+	alice.CloseAbruptly()
 	alice = mqttest.Dial(t, addr, opts)
 	waitfor.MustHold(t, "the outbox is half full", func() bool { return metric(t, reg, "mynah_outbox_bytes") > 128<<10 })
 	alice.Subscribe(1, "user/alice/error")
@@ -380,5 +380,5 @@ func TestManyLargeMessagesComeAgain(t *testing.T) {
 			t.Fatal("a message without DUP")
 		}
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }

@@ -87,7 +87,7 @@ func TestSubscribeToTheSameTwice(t *testing.T) {
 				}
 			}
 		}
-		r.Quiet()
+		r.ExpectNothing()
 	}
 }
 

@@ -33,7 +33,7 @@ func TestSystemFigures(t *testing.T) {
 	_, _ = mqttest.TryDial(t, addr, mqttest.Options{ClientID: "x", Token: "forged"}) // is no client
 	pub.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Retain: true}, TopicName: "plant/a", Payload: []byte("1")})
 	pub.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Retain: true}, TopicName: "plant/b", Payload: []byte("2")})
-	pub.Settle()
+	pub.Sync()
 	mustGet(t, away, "1")
 	mustGet(t, away, "2")
 	away.Disconnect()

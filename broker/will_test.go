@@ -30,15 +30,15 @@ func TestDelayedWillComesWithTheEndOfTheSession(t *testing.T) {
 	for _, cut := range []bool{true, false} { // false: the connection is taken over
 		bob := mqttest.Dial(t, addr, withWill(v5(keep(user(t, "bob", "sensor"))), "gone", 3600))
 		if cut {
-			bob.Cut()
-			alice.Quiet()
+			bob.CloseAbruptly()
+			alice.ExpectNothing()
 		}
 		mqttest.Dial(t, addr, v5(user(t, "bob", "sensor"))).Disconnect()
 		if m := alice.ReceiveAcked(); m.Body != "gone" {
 			t.Errorf("got %v, want the will", m.Body)
 		}
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }
 
 // The will of a session that had to give way to another of its subject is sent, and does not
@@ -53,7 +53,7 @@ func TestDelayedWillComesWhenItsSessionGivesWay(t *testing.T) {
 	const most = 200 // sessions of a subject
 	for i := range most {
 		bob.ClientID = fmt.Sprint("device", i)
-		mqttest.Dial(t, addr, withWill(bob, "gone", 3600)).Cut()
+		mqttest.Dial(t, addr, withWill(bob, "gone", 3600)).CloseAbruptly()
 	}
 	bob.ClientID = "one more"
 	mqttest.Dial(t, addr, bob)
@@ -83,12 +83,12 @@ func TestWillsComeWithTheEndOfTheBroker(t *testing.T) {
 	watch.Subscribe(0, "presence/carol")
 	away := mqttest.Dial(t, addr, withWill(v5(keep(user(t, "carol", "away"))), "away", 3600))
 	watch.ReceivePlain() // online
-	away.Cut()
+	away.CloseAbruptly()
 	watch.ReceivePlain() // offline
 	b = restart(t, b, dir)
 	alice = mqttest.Dial(t, b.MQTTAddr().String(), opts)
 	got := []any{alice.ReceiveAcked().Body, alice.ReceiveAcked().Body}
-	alice.Quiet()
+	alice.ExpectNothing()
 	if !slices.Contains(got, any("connected")) || !slices.Contains(got, any("away")) {
 		t.Errorf("got %v, want the wills of the one that was connected and of the one that was away", got)
 	}
@@ -156,7 +156,7 @@ func TestWillAfterDisconnect(t *testing.T) {
 		bob := mqttest.Dial(t, addr, withWill(v5(user(t, "bob", "phone")), tc.name, 0))
 		tc.disconnect.FixedHeader.Type = packets.Disconnect
 		bob.Send(tc.disconnect)
-		if got := bob.Ended().ReasonCode; got != tc.answer {
+		if got := bob.ExpectEnd().ReasonCode; got != tc.answer {
 			t.Errorf("%s: answered %#x, want %#x", tc.name, got, tc.answer)
 		}
 		if tc.will {
@@ -165,5 +165,5 @@ func TestWillAfterDisconnect(t *testing.T) {
 			}
 		}
 	}
-	alice.Quiet()
+	alice.ExpectNothing()
 }

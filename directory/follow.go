@@ -129,7 +129,7 @@ func (d *Directory) session(ctx context.Context, reader *changes.Reader, save, n
 		}
 		if idle && time.Since(began) > readOnlyPause {
 			asking, cancel := context.WithTimeout(ctx, feedTimeout)
-			err := pgdial.TakesWrites(asking, conn)
+			err := pgdial.CheckWritable(asking, conn)
 			cancel()
 			if err != nil {
 				return fmt.Errorf("ask whether the server takes writes: %w", err)

@@ -30,7 +30,7 @@ var errLater = errors.New("the server is unavailable")
 // dialMember connects and subscribes to group/+ at QoS 0 without a client library:
 // thousands of those would be the test's own load. It comes again if it is told to.
 func dialMember(addr, id, token string) (m *member, err error) {
-	for end := time.Now().Add(mqttest.Patience); ; {
+	for end := time.Now().Add(mqttest.Timeout); ; {
 		if m, err = tryMember(addr, id, token); !errors.Is(err, errLater) || time.Now().After(end) {
 			return m, err
 		}
@@ -38,7 +38,7 @@ func dialMember(addr, id, token string) (m *member, err error) {
 }
 
 func tryMember(addr, id, token string) (_ *member, err error) {
-	conn, err := (&net.Dialer{Timeout: mqttest.Patience}).Dial("tcp", addr) //nolint:noctx // the test's end closes it
+	conn, err := (&net.Dialer{Timeout: mqttest.Timeout}).Dial("tcp", addr) //nolint:noctx // the test's end closes it
 	if err != nil {
 		return nil, err
 	}

@@ -54,7 +54,7 @@ func newWorld(tb testing.TB, url string, configure ...func(*directory.Config)) *
 	})
 	must(tb, err)
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 		defer cancel()
 		must(tb, w.broker.Stop(ctx))
 		verifier.Close()
@@ -92,7 +92,7 @@ func startDirectory(tb testing.TB, url string, configure ...func(*directory.Conf
 
 func stop(tb testing.TB, d *directory.Directory) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 	defer cancel()
 	must(tb, d.Stop(ctx))
 }
@@ -134,7 +134,7 @@ func (w *world) connect(id string, change ...func(*authhook.TokenClaims)) *mqtte
 	}
 	token, err := authhook.Mint(secret, claims)
 	must(w.tb, err)
-	for end := time.Now().Add(mqttest.Patience); ; {
+	for end := time.Now().Add(mqttest.Timeout); ; {
 		c := mqttest.Dial(w.tb, w.addr, mqttest.Options{Version: 5, ClientID: "c", Token: token})
 		if c.Connack.ReasonCode != packets.ErrServerUnavailable.Code || time.Now().After(end) {
 			return c

@@ -36,7 +36,7 @@ func TestMembership(t *testing.T) {
 	bob := w.listen("bob", "group/+", "user/bob")
 	alice.PublishAcked("group/g", 1, "before")
 	alice.Receive()
-	bob.Quiet()
+	bob.ExpectNothing()
 
 	in := func(id string) bool {
 		groups, err := w.dir.Groups(context.Background(), id)
@@ -179,7 +179,7 @@ func TestMutedAndDisabledOnMQTT(t *testing.T) {
 	}
 	began = w.watch.Elapsed()
 	w.exec(`UPDATE accounts SET disabled_at = now() WHERE id = 'bob'`)
-	bob.Ended()
+	bob.ExpectEnd()
 	if took := w.watch.Since(began); took > soon {
 		t.Errorf("a disabled account's connection ended after %v", took)
 	}

@@ -50,7 +50,7 @@ func (c *rawConn) packet() (first byte, body []byte, err error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	_, header, err := mqttwire.Frame(frame)
+	_, header, err := mqttwire.FrameSize(frame)
 	return frame[0], frame[header:], err
 }
 

@@ -78,7 +78,7 @@ func TestSilentLossOfTheDatabase(t *testing.T) {
 	t.Parallel()
 	network := netcut.New(t)
 	server := pgtest.NewServer(t, "listen_addresses="+network.Outside)
-	server.Admit(network.Mask)
+	server.AllowNetwork(network.Mask)
 	pool, err := pgxpool.New(context.Background(), server.URL())
 	must(t, err)
 	t.Cleanup(pool.Close)
@@ -87,7 +87,7 @@ func TestSilentLossOfTheDatabase(t *testing.T) {
 	b, err := broker.New(broker.Config{DataDir: t.TempDir(), MQTTAddr: network.Outside + ":0", Verifier: verifier})
 	must(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 		defer cancel()
 		must(t, b.Stop(ctx))
 		verifier.Close()
@@ -126,7 +126,7 @@ func TestSilentLossOfTheDatabase(t *testing.T) {
 		}
 	})
 	mustNotice(t, pool, all, 1)
-	if n := network.Cut("5432"); n != 1 {
+	if n := network.DropConnections("5432"); n != 1 {
 		t.Fatalf("%d connections were cut", n)
 	}
 	if took := mustNotice(t, pool, all, 2); took > within {
@@ -172,7 +172,7 @@ func TestWaitingForTheLockIsTold(t *testing.T) {
 		}
 	}
 	go func() { _, _ = io.Copy(io.Discard, reader) }() // until the writer ends
-	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 	defer cancel()
 	must(t, r.Stop(ctx))
 	_ = writer.Close()

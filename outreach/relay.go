@@ -249,7 +249,7 @@ func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)
 	}
-	if err := pgdial.Limit(ctx, conn, map[string]string{
+	if err := pgdial.SetDefaultLimits(ctx, conn, map[string]string{
 		"idle_session_timeout": silenceTimeout, "idle_in_transaction_session_timeout": silenceTimeout,
 	}); err != nil {
 		return nil, errors.Join(fmt.Errorf("limit the session's silence: %w", err), conn.Close(ctx))

@@ -62,7 +62,7 @@ func startBroker(tb testing.TB) *broker.Broker {
 	b, err := broker.New(broker.Config{DataDir: tb.TempDir(), MQTTAddr: "127.0.0.1:0", Verifier: verifier})
 	must(tb, err)
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 		defer cancel()
 		must(tb, b.Stop(ctx))
 		verifier.Close()
@@ -82,7 +82,7 @@ func startRelay(tb testing.TB, db, address string) (r *outreach.Relay, stop func
 	must(tb, err)
 	must(tb, r.Start(context.Background()))
 	stop = func() {
-		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), mqttest.Timeout)
 		defer cancel()
 		must(tb, r.Stop(ctx))
 	}
@@ -280,5 +280,5 @@ func TestExactlyOnce(t *testing.T) {
 		t.Errorf("after 50 notices came %s: one came twice", text)
 	}
 	waitfor.MustHold(t, "the outbox is empty", func() bool { return count(t, pool, `SELECT count(*) FROM outbox`) == 0 })
-	all.Quiet()
+	all.ExpectNothing()
 }

@@ -141,7 +141,7 @@ func (l *Loop) open(c *conn, d *DialSpec) error {
 	return l.send(c, d.Connect.Append(nil))
 }
 
-// DialDialIdle connects a client that subscribes and then does nothing.
+// DialIdle connects a client that subscribes and then does nothing.
 func (l *Loop) DialIdle(d *DialSpec) error {
 	_, err := l.dial(d)
 	return err
@@ -259,7 +259,7 @@ func (l *Loop) read(c *conn) {
 		size, header := int(rest[1])+2, 2
 		if rest[1] >= 0x80 {
 			var err error
-			if size, header, err = mqttwire.Frame(rest); err != nil {
+			if size, header, err = mqttwire.FrameSize(rest); err != nil {
 				l.fail(c, fmt.Errorf("%s: %w", c, err))
 				return
 			}

@@ -19,7 +19,7 @@ func (s *WebSocket) mayCome(r *http.Request) bool {
 	case len(values) > 1:
 		return false
 	}
-	return s.origins.Allow(values[0]) || origin.Same(values[0], s.source.Host(r))
+	return s.origins.Allow(values[0]) || origin.SameHost(values[0], s.source.Host(r))
 }
 
 // logRefusedOrigin tells the operator, who has forgotten an origin more often than a page

@@ -124,7 +124,7 @@ func (s *server) openPool(soft bool) error {
 // take them, the pool's connections are not used again: another server may have taken its
 // place.
 func (s *server) databaseFails(ctx context.Context) error {
-	err := pgdial.TakesWrites(ctx, s.pool)
+	err := pgdial.CheckWritable(ctx, s.pool)
 	if errors.Is(err, pgdial.ErrReadOnly) {
 		s.pool.Reset()
 	}

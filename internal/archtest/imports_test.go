@@ -1,4 +1,6 @@
-// Package archtest_test holds the code to what the documents say of it.
+// Package archtest_test compares the code with the documents: imports with the
+// table in ARCHITECTURE.md, depguard's rules with that table, and cited
+// documents with the files that exist.
 package archtest_test
 
 import (
@@ -29,26 +31,26 @@ const (
 	end    = "        # The end of what is made from the table.\n"
 )
 
-// std in the column of imports says that a folder imports nothing from outside, but for
-// what else stands there.
+// std in the column of imports means that a folder imports only the standard library
+// and the other entries of its cell.
 const std = "standard library"
 
-// outside has what a folder that imports only the standard library may have besides.
+// outside maps the name of an external package in the table to its import path.
 var outside = map[string]string{"Mochi's packets": "github.com/mochi-mqtt/server/v2/packets"}
 
-// row is a line of ARCHITECTURE.md's table: folders that are one thing, and what they
-// import. A folder has what is below it, unless that has a row of its own.
+// row is a line of ARCHITECTURE.md's table: one or more folders and their imports. A
+// folder includes its subfolders, except those with a row of their own.
 type row struct {
 	folders []string
-	all     bool // imports whatever it wants
-	strict  bool // nothing from outside
+	all     bool // may import everything
+	strict  bool // only the standard library and extern
 	imports []string
 	extern  []string
 }
 
 func (r row) name() string { return r.folders[0] }
 
-// table reads the table.
+// table parses ARCHITECTURE.md's table.
 func table(tb testing.TB) []row {
 	tb.Helper()
 	var rows []row
@@ -117,8 +119,7 @@ func folder(r row, pkg string) string {
 	return best
 }
 
-// The table of ARCHITECTURE.md is what the code imports, tests aside: no import is missing
-// in it, and none of it is not made.
+// The table of ARCHITECTURE.md lists exactly the imports of the code, without its tests.
 func TestImportsAreThoseOfTheTable(t *testing.T) {
 	t.Parallel()
 	rows := table(t)
@@ -157,7 +158,7 @@ func TestImportsAreThoseOfTheTable(t *testing.T) {
 	}
 }
 
-// What depguard checks follows from the table.
+// The rules of depguard are those of the table.
 func TestDepguardHasTheTable(t *testing.T) {
 	t.Parallel()
 	config := mustRead(t, ".golangci.yml")
@@ -179,10 +180,10 @@ func TestDepguardHasTheTable(t *testing.T) {
 	t.Errorf(".golangci.yml is not what ARCHITECTURE.md's table asks for; run `go test ./internal/archtest -update`:\n%s", cmp.Diff(want, have))
 }
 
-// rules returns the rules of depguard for the table. In a pattern ** is any part of a path,
-// so that a folder's own files are meant as well. They are for editors and make lint; an
-// allowed folder includes what is below it, which TestImportsAreThoseOfTheTable looks at
-// more closely.
+// rules returns the rules of depguard for the table. In a pattern ** matches any part of a
+// path, also none, so that a folder's own files match too. The rules serve editors and make
+// lint. They allow the subfolders of an allowed folder as well;
+// TestImportsAreThoseOfTheTable is stricter.
 func rules(rows []row) string {
 	var b strings.Builder
 	for _, r := range rows {
@@ -266,8 +267,8 @@ func packages(tb testing.TB) []pkg {
 // cited finds the names of documents, with their folders if those are named.
 var cited = regexp.MustCompile(`(?:[\w.-]+/)*\b[A-Z][A-Za-z.-]*\.md\b`)
 
-// A document that is cited is in the repository: beside the file that cites it or in a
-// folder above.
+// A cited document exists in the repository: in the folder of the citing file or in
+// one above it.
 func TestCitedDocumentsExist(t *testing.T) {
 	t.Parallel()
 	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {

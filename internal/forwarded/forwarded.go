@@ -1,9 +1,10 @@
-// Package forwarded tells who made a request that came by way of reverse proxies. HTTP and
-// MQTT over WebSocket ask it alike, so that both count the same client under the same
-// address.
+// Package forwarded finds the address of the client whose request came through reverse
+// proxies. HTTP and MQTT over WebSocket both use it, so that both count a client under the
+// same address.
 //
-// Only proxies that are trusted are believed, and of them only the one header that they
-// set: a proxy that sets one lets a client's own other one pass.
+// It guarantees that a client cannot choose its address. Only trusted proxies are
+// believed, and only one header: a proxy that sets one header passes the client's own
+// copy of the other on. Make a Source and call Client for each request.
 package forwarded
 
 import (
@@ -15,13 +16,14 @@ import (
 	"strings"
 )
 
-// Headers in which a proxy tells the client's address.
+// Headers in which a proxy names the client's address.
 const (
 	XForwardedFor = "X-Forwarded-For"
 	Forwarded     = "Forwarded" // RFC 7239
 )
 
-// Source says whom to believe, and where they say it. The zero value believes nobody.
+// Source says which proxies are trusted, and which header they set. The zero value
+// trusts nobody.
 type Source struct {
 	// Header is XForwardedFor or Forwarded; "" is XForwardedFor.
 	Header string
@@ -42,18 +44,18 @@ func ParseHeader(name string) (string, error) {
 	return "", fmt.Errorf("forwarded header %q: want %s or %s", name, XForwardedFor, Forwarded)
 }
 
-// Client returns the address of r's client: the peer, unless that is a trusted proxy; else
-// the right-most address in the header that is not a trusted proxy's. Whoever is not
-// trusted can put what it wants to the left of that. What is no address ("unknown", an
-// obfuscated identifier, a header that is malformed) ends the walk at the last proxy that
-// is known. The port is 0 where none was told. The address is invalid if the peer has
-// none, as on a Unix socket.
+// Client returns the address of r's client: the peer, unless that is a trusted proxy; then
+// it is the right-most address in the header that is not a trusted proxy's. Everything to
+// the left of that can be forged. The search ends at an entry that is no address
+// ("unknown", an obfuscated identifier, a malformed header); then the result is the last
+// known proxy. The port is 0 if the header has none. The address is invalid if the peer
+// has none, as on a Unix socket.
 func (s Source) Client(r *http.Request) netip.AddrPort {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return netip.AddrPort{}
 	}
-	client := plain(peer.Addr(), peer.Port())
+	client := canonicalAddr(peer.Addr(), peer.Port())
 	lines := r.Header.Values(s.header())
 	for _, line := range slices.Backward(lines) {
 		for _, hop := range slices.Backward(s.hops(line)) {
@@ -70,8 +72,8 @@ func (s Source) Client(r *http.Request) netip.AddrPort {
 	return client
 }
 
-// Host returns the host that r's client asked for, which a trusted proxy may have replaced
-// on the way: it tells the first in X-Forwarded-Host, or as host= in Forwarded.
+// Host returns the host that r's client asked for. A trusted proxy may have replaced it in
+// the request; it then names the original in X-Forwarded-Host, or as host= in Forwarded.
 func (s Source) Host(r *http.Request) string {
 	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !s.trusts(peer.Addr()) {
 		return r.Host
@@ -83,7 +85,7 @@ func (s Source) Host(r *http.Request) string {
 		return r.Host
 	}
 	if lines := r.Header.Values(Forwarded); len(lines) > 0 {
-		if elements, ok := parse(lines[len(lines)-1]); ok && len(elements) > 0 {
+		if elements, ok := parseForwarded(lines[len(lines)-1]); ok && len(elements) > 0 {
 			if host, ok := elements[len(elements)-1]["host"]; ok && host != "" {
 				return host
 			}
@@ -104,13 +106,13 @@ func (s Source) trusts(a netip.Addr) bool {
 	return slices.ContainsFunc(s.Trusted, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// hops returns the nodes that one line of the header names, in its order. A line that is
-// malformed has one, which is no address.
+// hops returns the nodes that one line of the header names, in their order. A malformed
+// line has one node that is no address.
 func (s Source) hops(line string) []string {
 	if s.header() == XForwardedFor {
 		return strings.Split(line, ",")
 	}
-	elements, ok := parse(line)
+	elements, ok := parseForwarded(line)
 	if !ok {
 		return []string{""}
 	}
@@ -121,16 +123,17 @@ func (s Source) hops(line string) []string {
 	return hops
 }
 
-// parse reads a line of Forwarded (RFC 7239 section 4): elements parted by commas, of pairs
-// parted by semicolons. Names are in lower case; quoted strings are without their quotes.
-// It reports false if the line is malformed or an element has a name twice.
-func parse(line string) (elements []map[string]string, ok bool) {
+// parseForwarded reads a line of Forwarded (RFC 7239 section 4): elements separated by commas, each
+// of pairs separated by semicolons. Names are returned in lower case, quoted strings
+// without their quotes. It reports false if the line is malformed or an element has a name
+// twice.
+func parseForwarded(line string) (elements []map[string]string, ok bool) {
 	pairs := map[string]string{}
 	for rest := line; ; {
 		rest = strings.TrimLeft(rest, " \t")
 		if end := strings.IndexAny(rest, "=;,"); end > 0 && rest[end] == '=' {
 			name := strings.ToLower(strings.TrimSpace(rest[:end]))
-			value, after, ok := value(rest[end+1:])
+			value, after, ok := cutValue(rest[end+1:])
 			if _, twice := pairs[name]; !ok || twice {
 				return nil, false
 			}
@@ -148,8 +151,9 @@ func parse(line string) (elements []map[string]string, ok bool) {
 	}
 }
 
-// value reads a token or a quoted string, and returns what comes after it.
-func value(s string) (text, rest string, ok bool) {
+// cutValue reads a token or a quoted string from the front of s, and returns
+// the rest.
+func cutValue(s string) (text, rest string, ok bool) {
 	if !strings.HasPrefix(s, `"`) {
 		end := strings.IndexAny(s, `;,"`)
 		if end < 0 {
@@ -194,15 +198,16 @@ func ParseNode(s string) (netip.AddrPort, bool) {
 	}
 	switch {
 	case port == "":
-		return plain(a, 0), true
+		return canonicalAddr(a, 0), true
 	case strings.HasPrefix(port, ":_") && len(port) > 2:
-		return plain(a, 0), true
+		return canonicalAddr(a, 0), true
 	}
 	n, err := strconv.ParseUint(port[1:], 10, 16)
-	return plain(a, uint16(n)), err == nil
+	return canonicalAddr(a, uint16(n)), err == nil
 }
 
-// plain is an address as it is counted: IPv4 as such, and without a zone.
-func plain(a netip.Addr, port uint16) netip.AddrPort {
+// canonicalAddr returns the form in which addresses are compared: IPv4-mapped
+// IPv6 as IPv4, without a zone.
+func canonicalAddr(a netip.Addr, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap().WithZone(""), port)
 }

@@ -10,8 +10,8 @@ import (
 
 var proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
 
-// Guards against limits that a header goes around, and against a proxy's users who share
-// one limit because their address was written with a port or in brackets.
+// Guards against a header that evades a limit, and against users of a proxy who share
+// one limit because their address has a port or brackets.
 func TestClient(t *testing.T) {
 	t.Parallel()
 	const peer = "127.0.0.1:9"
@@ -63,7 +63,8 @@ func TestClient(t *testing.T) {
 		{"for twice", peer, forwarded.Forwarded, []string{"for=1.1.1.1;for=203.0.113.7"}, peer},
 		{"no for", peer, forwarded.Forwarded, []string{"for=203.0.113.7, proto=https"}, peer},
 		{"two lines", peer, forwarded.Forwarded, []string{"for=203.0.113.7", "for=10.1.2.3"}, "203.0.113.7:0"},
-		// A client's open quote must not swallow what the proxy adds after it.
+		// Guards against an unclosed quote of the client that hides what the
+		// proxy adds after it.
 		{"an open quote", peer, forwarded.Forwarded, []string{`for=1.1.1.1, x=", for="[2001:db8::1]"`}, peer},
 		{"an open quote on a line of its own", peer, forwarded.Forwarded, []string{`for=1.1.1.1, x="`, "for=203.0.113.7"}, "203.0.113.7:0"},
 		{"the other header", peer, forwarded.Forwarded, nil, peer},
@@ -76,7 +77,7 @@ func TestClient(t *testing.T) {
 		for _, line := range tc.lines {
 			r.Header.Add(name, line)
 		}
-		// What the configured header does not say is not believed.
+		// Only the configured header is believed.
 		if name == forwarded.Forwarded {
 			r.Header.Set(forwarded.XForwardedFor, "9.9.9.9")
 		} else {
@@ -120,7 +121,7 @@ func TestParseHeader(t *testing.T) {
 	}
 }
 
-// Nothing that a client writes makes the parser fail, or makes an address of what is none.
+// No input makes the parser panic, or return an invalid address.
 func FuzzClient(f *testing.F) {
 	for _, seed := range []string{"203.0.113.7", `for="[2001:db8::1]:443";by=x, for=1.1.1.1`, `for="a\`, "[::1]:_x", ",;=,", "for==,"} {
 		f.Add(seed)
@@ -131,7 +132,7 @@ func FuzzClient(f *testing.F) {
 			if got := (forwarded.Source{Header: header, Trusted: proxies}).Client(r); !got.IsValid() || got.Addr().Zone() != "" || got.Addr().Is4In6() {
 				t.Errorf("%s: %q: %s", header, line, got)
 			}
-			// What a proxy adds on a line of its own is believed, whatever is before it.
+			// A line that the proxy adds is believed, whatever the lines before it hold.
 			r.Header[header] = append(r.Header[header], map[string]string{forwarded.XForwardedFor: "203.0.113.7", forwarded.Forwarded: "for=203.0.113.7"}[header])
 			if got := (forwarded.Source{Header: header, Trusted: proxies}).Client(r).Addr().String(); got != "203.0.113.7" {
 				t.Errorf("%s: %q hides the client: %s", header, line, got)

@@ -1,6 +1,6 @@
 // Package leak finds goroutines that outlive the tests that started them. It is goleak
-// with more patience: goleak waits for less than half a second, in which on a busy machine
-// a goroutine that has nothing more to do may not have been let run to its end.
+// with a longer time-out. goleak waits for less than half a second, which on a busy
+// machine can be too short for a goroutine to return. Call Main from TestMain.
 package leak
 
 import (
@@ -12,8 +12,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// patience is how long goroutines have to end. It passes only if one does not.
-const patience = 20 * time.Second
+// exitTimeout is how long goroutines have to end. Only a leak takes that long.
+const exitTimeout = 20 * time.Second
 
 // Main runs the tests of a package, for TestMain, and fails if they leave goroutines.
 func Main(m *testing.M) {
@@ -27,9 +27,9 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Find returns an error that shows the goroutines there are, but for the test's own and
-// those that the options name, unless they end in time.
-func Find(options ...goleak.Option) error { return find(patience, options...) }
+// Find waits until all goroutines have ended, except the test's own and those that the
+// options ignore. After a time-out it returns an error with their stacks.
+func Find(options ...goleak.Option) error { return find(exitTimeout, options...) }
 
 func find(within time.Duration, options ...goleak.Option) error {
 	for end := time.Now().Add(within); ; {

@@ -8,7 +8,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Guards against a goroutine that takes a moment being called a leak, as goleak does, and
+// Guards against reporting a goroutine that ends a moment later, as goleak does, and
 // against a leak that is not found.
 func TestFind(t *testing.T) {
 	before := goleak.IgnoreCurrent()

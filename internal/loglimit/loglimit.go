@@ -1,5 +1,6 @@
-// Package loglimit bounds how often something is logged that strangers can cause at will:
-// a disk full of log lines is as full as any other.
+// Package loglimit limits how often an event is logged that unauthenticated clients can
+// cause. It guarantees that they cannot fill the disk with log lines. Make one Limiter
+// for each event, and log only if Allow says so.
 package loglimit
 
 import (
@@ -9,24 +10,25 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Limiter says which of many lines are logged, and counts the others. It is safe for
-// concurrent use.
+// Limiter is a rate limit for log lines. It counts the lines that it suppresses. It
+// is safe for concurrent use.
 type Limiter struct {
-	lines   *rate.Limiter
-	leftOut atomic.Int64
+	lines      *rate.Limiter
+	suppressed atomic.Int64
 }
 
-// New returns a Limiter that lets burst lines through at once, and then one in every.
+// New returns a Limiter that allows burst lines at once, and then one line in each
+// period of every.
 func New(burst int, every time.Duration) *Limiter {
 	return &Limiter{lines: rate.NewLimiter(rate.Every(every), burst)}
 }
 
-// Allow reports whether a line is to be logged, and if so, how many were left out since
-// the last that was.
+// Allow reports whether a line is to be logged, and if so, how many were suppressed
+// since the last one.
 func (l *Limiter) Allow() (leftOut int64, ok bool) {
 	if !l.lines.Allow() {
-		l.leftOut.Add(1)
+		l.suppressed.Add(1)
 		return 0, false
 	}
-	return l.leftOut.Swap(0), true
+	return l.suppressed.Swap(0), true
 }

@@ -7,7 +7,8 @@ import (
 	"mynah/internal/loglimit"
 )
 
-// So many at once, the others are counted and told with the next that is logged.
+// A burst is logged. Later lines are counted, and the count is returned with the
+// next line that is logged.
 func TestLimiter(t *testing.T) {
 	t.Parallel()
 	l := loglimit.New(2, 50*time.Millisecond)

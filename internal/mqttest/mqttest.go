@@ -1,5 +1,6 @@
-// Package mqttest is an MQTT client for tests that want to see and send single
-// packets. It keeps no state: what a test does not acknowledge stays unacknowledged.
+// Package mqttest is an MQTT client for tests that send and check single packets. It
+// acknowledges nothing by itself, and has no session state. Connect with Dial; every
+// method fails the test if the expected packet does not come within Timeout.
 package mqttest
 
 import (
@@ -16,21 +17,20 @@ import (
 	"mynah/internal/mqttwire"
 )
 
-// Patience is how long a client waits for a packet that should come: long, since it costs
-// nothing when the packet comes, and a machine that is busy or stands still for seconds is
-// no failure.
-const Patience = 30 * time.Second
+// Timeout is how long a client waits for an expected packet. It is long, since a wait
+// costs nothing when the packet comes, and a busy machine must not fail a test.
+const Timeout = 30 * time.Second
 
 // Options of Dial. The zero value is a 3.1.1 client with a clean session.
 type Options struct {
-	Version    byte // 3, 4 or 5; default 4
-	ClientID   string
-	Token      string // sent as the password
-	Keep       bool   // no clean session
-	Keepalive  uint16
-	Will       *packets.Packet // topic, payload, QoS and MQTT 5 properties of a will
-	WillDelay  uint32
-	Properties packets.Properties // of CONNECT, MQTT 5
+	Version     byte // 3, 4 or 5; default 4
+	ClientID    string
+	Token       string // sent as the password
+	KeepSession bool   // no clean session
+	Keepalive   uint16
+	Will        *packets.Packet // topic, payload, QoS and MQTT 5 properties of a will
+	WillDelay   uint32
+	Properties  packets.Properties // of CONNECT, MQTT 5
 }
 
 // Client is a connection.
@@ -41,11 +41,11 @@ type Client struct {
 	version byte
 	// Connack is the answer to CONNECT.
 	Connack packets.Packet
-	next    uint16
-	early   []packets.Packet // PUBLISHes that came while another packet was expected
+	lastID  uint16
+	queued  []packets.Packet // PUBLISHes that came before the expected packet, for Receive
 }
 
-// Dial connects to addr and reads the CONNACK, whatever it says.
+// Dial connects to addr and reads the CONNACK, which may be a refusal.
 func Dial(tb testing.TB, addr string, o Options) *Client {
 	tb.Helper()
 	c, err := TryDial(tb, addr, o)
@@ -55,10 +55,11 @@ func Dial(tb testing.TB, addr string, o Options) *Client {
 	return c
 }
 
-// TryDial is Dial that returns an error if the connection ends before a CONNACK.
+// TryDial is like Dial, but returns an error if the connection ends before a
+// CONNACK.
 func TryDial(tb testing.TB, addr string, o Options) (*Client, error) {
 	tb.Helper()
-	d := net.Dialer{Timeout: Patience}
+	d := net.Dialer{Timeout: Timeout}
 	conn, err := d.DialContext(tb.Context(), "tcp", addr)
 	if err != nil {
 		return nil, err
@@ -78,7 +79,7 @@ func Handshake(tb testing.TB, conn net.Conn, o Options) (*Client, error) {
 		FixedHeader: packets.FixedHeader{Type: packets.Connect},
 		Properties:  o.Properties,
 		Connect: packets.ConnectParams{
-			Clean: !o.Keep, ClientIdentifier: o.ClientID, Keepalive: o.Keepalive,
+			Clean: !o.KeepSession, ClientIdentifier: o.ClientID, Keepalive: o.Keepalive,
 			UsernameFlag: true, Username: []byte("test"), PasswordFlag: o.Token != "", Password: []byte(o.Token),
 		},
 	}
@@ -90,7 +91,7 @@ func Handshake(tb testing.TB, conn net.Conn, o Options) (*Client, error) {
 		pk.Connect.WillProperties.WillDelayInterval = o.WillDelay
 	}
 	c.Send(pk)
-	ack, err := c.Read(Patience)
+	ack, err := c.Read(Timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -107,11 +108,11 @@ func (c *Client) Send(pk packets.Packet) {
 	c.SendBytes(encode(c.version, &pk))
 }
 
-// SendBytes writes bytes as they are. That the other end is gone is no error here; the
-// next read says so.
+// SendBytes writes raw bytes. A closed connection is no error here; the next read
+// reports it.
 func (c *Client) SendBytes(b []byte) {
 	c.tb.Helper()
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(Patience))
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(Timeout))
 	var netErr net.Error
 	if _, err := c.Conn.Write(b); errors.As(err, &netErr) && netErr.Timeout() {
 		c.tb.Fatalf("write: %v", err)
@@ -132,15 +133,15 @@ func (c *Client) Read(within time.Duration) (packets.Packet, error) {
 // Next returns the next packet and fails the test if none comes.
 func (c *Client) Next() packets.Packet {
 	c.tb.Helper()
-	pk, err := c.Read(Patience)
+	pk, err := c.Read(Timeout)
 	if err != nil {
 		c.tb.Fatalf("read: %v", err)
 	}
 	return pk
 }
 
-// Expect returns the next packet of a type. Others are an error, but for PUBLISH, which
-// may come at any time and is kept for Receive.
+// Expect returns the next packet, which must be of the type. A PUBLISH may come at any
+// time before it, and is kept for Receive.
 func (c *Client) Expect(packetType byte) packets.Packet {
 	c.tb.Helper()
 	for {
@@ -151,11 +152,11 @@ func (c *Client) Expect(packetType byte) packets.Packet {
 		if pk.FixedHeader.Type != packets.Publish {
 			c.tb.Fatalf("got %s, want %s", describe(pk), packets.PacketNames[packetType])
 		}
-		c.early = append(c.early, pk)
+		c.queued = append(c.queued, pk)
 	}
 }
 
-// describe says of a packet what tests want to know.
+// describe formats a packet for the failure message.
 func describe(pk packets.Packet) string {
 	return fmt.Sprintf("%s id %d qos %d dup %v reason %#x topic %q payload %q", packets.PacketNames[pk.FixedHeader.Type],
 		pk.PacketID, pk.FixedHeader.Qos, pk.FixedHeader.Dup, pk.ReasonCode, pk.TopicName, pk.Payload)
@@ -182,8 +183,8 @@ func (c *Client) SubscribeWith(props packets.Properties, subs ...packets.Subscri
 
 // ID returns a fresh packet id.
 func (c *Client) ID() uint16 {
-	c.next++
-	return c.next
+	c.lastID++
+	return c.lastID
 }
 
 // Publish sends a PUBLISH and returns its packet id, 0 for QoS 0.
@@ -233,7 +234,7 @@ type Message struct {
 	TS        int64
 	Type      string
 	Mid       string
-	Body      any // a lone number as the text that it was published as
+	Body      any // a number as json.Number, with its published text
 }
 
 // ReceivePlain returns the next PUBLISH, not acknowledged, and fails the test if something
@@ -241,15 +242,15 @@ type Message struct {
 func (c *Client) ReceivePlain() packets.Packet {
 	c.tb.Helper()
 	var pk packets.Packet
-	if len(c.early) > 0 {
-		pk, c.early = c.early[0], c.early[1:]
+	if len(c.queued) > 0 {
+		pk, c.queued = c.queued[0], c.queued[1:]
 	} else if pk = c.Next(); pk.FixedHeader.Type != packets.Publish {
 		c.tb.Fatalf("got %s, want PUBLISH", describe(pk))
 	}
 	return pk
 }
 
-// Receive is ReceivePlain for messages of the chat.
+// Receive is like ReceivePlain, for chat messages: it also parses the payload.
 func (c *Client) Receive() Message {
 	c.tb.Helper()
 	pk := c.ReceivePlain()
@@ -284,12 +285,12 @@ func (c *Client) ReceiveAcked() Message {
 	return m
 }
 
-// Quiet fails the test if anything but a PINGRESP comes before the answer to a PINGREQ.
-// The broker writes in order, so what had been due would have come.
-func (c *Client) Quiet() {
+// ExpectNothing sends a PINGREQ, and fails the test if another packet comes before the
+// PINGRESP. The broker writes in order, so a packet that was due would have come first.
+func (c *Client) ExpectNothing() {
 	c.tb.Helper()
-	if len(c.early) > 0 {
-		c.tb.Fatalf("got %s, want nothing", describe(c.early[0]))
+	if len(c.queued) > 0 {
+		c.tb.Fatalf("got %s, want nothing", describe(c.queued[0]))
 	}
 	c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingreq}})
 	if pk := c.Next(); pk.FixedHeader.Type != packets.Pingresp {
@@ -297,21 +298,21 @@ func (c *Client) Quiet() {
 	}
 }
 
-// Settle waits until the broker has taken in everything that the client has sent. Messages
+// Sync waits until the broker has handled every packet that the client has sent. Messages
 // that come meanwhile are kept for Receive.
-func (c *Client) Settle() {
+func (c *Client) Sync() {
 	c.tb.Helper()
 	c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingreq}})
 	c.Expect(packets.Pingresp)
 }
 
-// Ended fails the test unless the connection ends. It returns the DISCONNECT that came
-// before, if one did.
-func (c *Client) Ended() packets.Packet {
+// ExpectEnd fails the test unless the broker ends the connection. It returns the
+// DISCONNECT that came before, if there was one.
+func (c *Client) ExpectEnd() packets.Packet {
 	c.tb.Helper()
 	var last packets.Packet
 	for {
-		pk, err := c.Read(Patience)
+		pk, err := c.Read(Timeout)
 		var netErr net.Error
 		if errors.As(err, &netErr) && netErr.Timeout() {
 			c.tb.Fatal("the connection did not end")
@@ -325,14 +326,13 @@ func (c *Client) Ended() packets.Packet {
 	}
 }
 
-// Cut closes the connection without a DISCONNECT.
-func (c *Client) Cut() { _ = c.Conn.Close() }
+// CloseAbruptly closes the connection without a DISCONNECT.
+func (c *Client) CloseAbruptly() { _ = c.Conn.Close() }
 
-// Disconnect ends the connection as MQTT wants it, and waits until the broker has seen
-// that.
+// Disconnect sends DISCONNECT, and waits until the broker has closed the connection.
 func (c *Client) Disconnect() {
 	c.tb.Helper()
 	c.Send(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Disconnect}})
-	c.Ended()
+	c.ExpectEnd()
 	_ = c.Conn.Close()
 }

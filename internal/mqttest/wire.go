@@ -6,9 +6,9 @@ import (
 	"mynah/internal/mqttwire"
 )
 
-// Tests say what they send and expect in Mochi's types, which the broker has as well. Only
-// its types: what goes over the wire is made and read by mqttwire, or a mistake of Mochi's
-// codec would be made on both sides and seen by nobody.
+// Tests use Mochi's packet types, as the broker does, but not Mochi's codec. The bytes are
+// encoded and decoded by mqttwire. Otherwise a mistake of Mochi's codec would be on both
+// sides, and no test would find it.
 
 // encode returns the packet as the version writes it.
 func encode(version byte, pk *packets.Packet) []byte {
@@ -22,7 +22,7 @@ func encode(version byte, pk *packets.Packet) []byte {
 			Topic: f.Filter, QoS: f.Qos, NoLocal: f.NoLocal, RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling,
 		})
 		if f.Identifier > 0 && len(pk.Properties.SubscriptionIdentifier) == 0 {
-			p.Properties = p.Properties.Int(mqttwire.SubscriptionIdentifier, uint32(f.Identifier))
+			p.Properties = p.Properties.WithInt(mqttwire.SubscriptionIdentifier, uint32(f.Identifier))
 		}
 	}
 	if p.Type == mqttwire.CONNECT {
@@ -52,22 +52,22 @@ func decode(frame []byte, version byte) (packets.Packet, error) {
 		SessionPresent: p.SessionPresent, ReasonCodes: p.Codes,
 	}
 	for one := range p.Properties.All() {
-		set(&pk.Properties, one)
+		setProperty(&pk.Properties, one)
 	}
 	return pk, nil
 }
 
-// properties encodes those that tests send.
+// properties encodes the properties that tests send.
 func properties(from *packets.Properties) mqttwire.Properties {
 	var p mqttwire.Properties
 	number := func(id byte, n uint32, set bool) {
 		if set || n > 0 {
-			p = p.Int(id, n)
+			p = p.WithInt(id, n)
 		}
 	}
 	text := func(id byte, s string) {
 		if s != "" {
-			p = p.Text(id, s)
+			p = p.WithText(id, s)
 		}
 	}
 	number(mqttwire.PayloadFormatIndicator, uint32(from.PayloadFormat), from.PayloadFormatFlag)
@@ -76,7 +76,7 @@ func properties(from *packets.Properties) mqttwire.Properties {
 	text(mqttwire.ResponseTopic, from.ResponseTopic)
 	text(mqttwire.CorrelationData, string(from.CorrelationData))
 	for _, id := range from.SubscriptionIdentifier {
-		p = p.Int(mqttwire.SubscriptionIdentifier, uint32(id))
+		p = p.WithInt(mqttwire.SubscriptionIdentifier, uint32(id))
 	}
 	number(mqttwire.SessionExpiryInterval, from.SessionExpiryInterval, from.SessionExpiryIntervalFlag)
 	text(mqttwire.AuthenticationMethod, from.AuthenticationMethod)
@@ -90,13 +90,13 @@ func properties(from *packets.Properties) mqttwire.Properties {
 	number(mqttwire.TopicAlias, uint32(from.TopicAlias), from.TopicAliasFlag)
 	number(mqttwire.MaximumPacketSize, from.MaximumPacketSize, false)
 	for _, u := range from.User {
-		p = p.User(u.Key, u.Val)
+		p = p.WithUser(u.Key, u.Val)
 	}
 	return p
 }
 
-// set takes one property over.
-func set(p *packets.Properties, one mqttwire.Property) {
+// setProperty copies one decoded property into Mochi's type.
+func setProperty(p *packets.Properties, one mqttwire.Property) {
 	switch one.ID {
 	case mqttwire.PayloadFormatIndicator:
 		p.PayloadFormat, p.PayloadFormatFlag = byte(one.Int), true

@@ -2,9 +2,9 @@
 // sides. It is the one codec of the tests and of the measuring and torturing tools.
 //
 // It shares no code with the broker or with the client libraries, so that a test does not
-// inherit the mistake that it is to find. It encodes what it is told to, also packets that
-// break the specification: whether a packet is legal is the question of the test. Decode
-// checks the form of a packet, and not which properties it may carry.
+// share the mistake that it should find. It also encodes packets that break the
+// specification, since tests send them. Decode checks the form of a packet, and not which
+// properties it may carry. Append encodes; ReadPacket reads from a connection.
 package mqttwire
 
 import (
@@ -85,9 +85,10 @@ func appendLength(b []byte, n int) []byte {
 	return append(b, byte(n))
 }
 
-// Frame returns the length of the first packet in b with its header, and how
-// many bytes of it are header. It returns 0 if b does not hold all of it yet.
-func Frame(b []byte) (size, header int, err error) {
+// FrameSize returns the size of the first packet in b, with its header, and
+// the size of the header. It returns 0 if b does not hold the whole packet
+// yet.
+func FrameSize(b []byte) (size, header int, err error) {
 	n, shift := 0, 0
 	for i := 1; i < len(b); i++ {
 		n |= int(b[i]&0x7f) << shift
@@ -118,7 +119,7 @@ func ReadFrame(r *bufio.Reader) ([]byte, error) {
 		}
 		c, err := r.ReadByte()
 		if err != nil {
-			return nil, cutOff(err)
+			return nil, unexpectedEOF(err)
 		}
 		frame = append(frame, c)
 		n |= int(c&0x7f) << shift
@@ -129,7 +130,7 @@ func ReadFrame(r *bufio.Reader) ([]byte, error) {
 	header := len(frame)
 	frame = append(frame, make([]byte, n)...)
 	if _, err := io.ReadFull(r, frame[header:]); err != nil {
-		return nil, cutOff(err)
+		return nil, unexpectedEOF(err)
 	}
 	return frame, nil
 }
@@ -143,7 +144,7 @@ func ReadPacket(r *bufio.Reader, version byte) (*Packet, error) {
 	return Decode(frame, version)
 }
 
-func cutOff(err error) error {
+func unexpectedEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}

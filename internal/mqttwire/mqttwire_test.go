@@ -15,17 +15,17 @@ import (
 	"mynah/internal/mqttwire"
 )
 
-// all has each packet type with all that it may carry.
+// all returns one packet of each type, with every field that it may have.
 func all() map[string]mqttwire.Packet {
-	message := mqttwire.Properties{}.Int(mqttwire.PayloadFormatIndicator, 1).Int(mqttwire.MessageExpiryInterval, 1<<31).
-		Text(mqttwire.ContentType, "text/plain").Text(mqttwire.ResponseTopic, "a/b").Text(mqttwire.CorrelationData, "\x00\xff").
-		Int(mqttwire.SubscriptionIdentifier, 300000).User("k", "v").User("k", "w")
-	reason := mqttwire.Properties{}.Text(mqttwire.ReasonString, "because").User("seq", "9")
+	message := mqttwire.Properties{}.WithInt(mqttwire.PayloadFormatIndicator, 1).WithInt(mqttwire.MessageExpiryInterval, 1<<31).
+		WithText(mqttwire.ContentType, "text/plain").WithText(mqttwire.ResponseTopic, "a/b").WithText(mqttwire.CorrelationData, "\x00\xff").
+		WithInt(mqttwire.SubscriptionIdentifier, 300000).WithUser("k", "v").WithUser("k", "w")
+	reason := mqttwire.Properties{}.WithText(mqttwire.ReasonString, "because").WithUser("seq", "9")
 	return map[string]mqttwire.Packet{
 		"CONNECT": {Type: mqttwire.CONNECT, Connect: &mqttwire.Connect{ClientID: "c", Username: "u", Password: "p", Clean: true, KeepAlive: 300}},
 		"CONNECT with a will": {Type: mqttwire.CONNECT, Connect: &mqttwire.Connect{
 			ClientID: "", Username: "u", Will: &mqttwire.Will{Topic: "w", Payload: []byte("gone"), QoS: 2, Retain: true, Properties: message},
-			Properties: mqttwire.Properties{}.Int(mqttwire.SessionExpiryInterval, 7).Int(mqttwire.ReceiveMaximum, 10),
+			Properties: mqttwire.Properties{}.WithInt(mqttwire.SessionExpiryInterval, 7).WithInt(mqttwire.ReceiveMaximum, 10),
 		}},
 		"CONNACK":      {Type: mqttwire.CONNACK, SessionPresent: true, Reason: 0x87, Properties: reason},
 		"PUBLISH":      {Type: mqttwire.PUBLISH, Topic: "group/a", Payload: []byte("hello"), Retain: true, Properties: message},
@@ -34,7 +34,7 @@ func all() map[string]mqttwire.Packet {
 		"PUBREC":       {Type: mqttwire.PUBREC, ID: 7, Reason: 0x97, Properties: reason},
 		"PUBREL":       {Type: mqttwire.PUBREL, ID: 7, Reason: 0x92},
 		"PUBCOMP":      {Type: mqttwire.PUBCOMP, ID: 7},
-		"SUBSCRIBE": {Type: mqttwire.SUBSCRIBE, ID: 9, Properties: mqttwire.Properties{}.Int(mqttwire.SubscriptionIdentifier, 1), Filters: []mqttwire.Filter{
+		"SUBSCRIBE": {Type: mqttwire.SUBSCRIBE, ID: 9, Properties: mqttwire.Properties{}.WithInt(mqttwire.SubscriptionIdentifier, 1), Filters: []mqttwire.Filter{
 			{Topic: "a/#", QoS: 2}, {Topic: "b", NoLocal: true, RetainAsPublished: true, RetainHandling: 2},
 		}},
 		"SUBACK":      {Type: mqttwire.SUBACK, ID: 9, Codes: []byte{1, 0x80}, Properties: reason},
@@ -43,11 +43,12 @@ func all() map[string]mqttwire.Packet {
 		"PINGREQ":     {Type: mqttwire.PINGREQ},
 		"PINGRESP":    {Type: mqttwire.PINGRESP},
 		"DISCONNECT":  {Type: mqttwire.DISCONNECT, Reason: 0x8b, Properties: reason},
-		"AUTH":        {Type: mqttwire.AUTH, Reason: 0x18, Properties: mqttwire.Properties{}.Text(mqttwire.AuthenticationMethod, "m")},
+		"AUTH":        {Type: mqttwire.AUTH, Reason: 0x18, Properties: mqttwire.Properties{}.WithText(mqttwire.AuthenticationMethod, "m")},
 	}
 }
 
-// A test that misreads the wire blames the broker for its own mistake.
+// Guards against a codec that misreads the wire: its tests would report errors
+// of the broker that are its own.
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	for name, want := range all() {
@@ -79,7 +80,7 @@ func TestRoundTrip(t *testing.T) {
 			if _, err := mqttwire.ReadFrame(bufio.NewReader(bytes.NewReader(b[:cut]))); !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("%s: the stream ends after %d bytes: %v", name, cut, err)
 			}
-			if n, _, err := mqttwire.Frame(b[:cut]); n != 0 || err != nil {
+			if n, _, err := mqttwire.FrameSize(b[:cut]); n != 0 || err != nil {
 				t.Errorf("%s: Frame of %d bytes = %d, %v", name, cut, n, err)
 			}
 		}
@@ -125,14 +126,14 @@ func TestRoundTripOf311(t *testing.T) {
 	}
 }
 
-// The specification's own examples and others written by hand: a codec that agrees only
-// with itself proves nothing.
+// Compares with the specification's examples and with bytes written by hand. Guards
+// against a codec that agrees only with itself.
 func TestBytes(t *testing.T) {
 	t.Parallel()
 	for want, p := range map[string]mqttwire.Packet{
 		"\x32\x0a\x00\x03a/b\x00\x0a\x00xy":            {Type: mqttwire.PUBLISH, Topic: "a/b", QoS: 1, ID: 10, Payload: []byte("xy")},
 		"\x62\x02\x00\x07":                             {Type: mqttwire.PUBREL, ID: 7},
-		"\x40\x0f\x00\x07\x97\x0b\x1f\x00\x08log_full": {Type: mqttwire.PUBACK, ID: 7, Reason: 0x97, Properties: mqttwire.Properties{}.Text(mqttwire.ReasonString, "log_full")},
+		"\x40\x0f\x00\x07\x97\x0b\x1f\x00\x08log_full": {Type: mqttwire.PUBACK, ID: 7, Reason: 0x97, Properties: mqttwire.Properties{}.WithText(mqttwire.ReasonString, "log_full")},
 		"\x82\x0f\x00\x0a\x00\x00\x03a/b\x01\x00\x03c/d\x02": {
 			Type: mqttwire.SUBSCRIBE, ID: 10, Filters: []mqttwire.Filter{{Topic: "a/b", QoS: 1}, {Topic: "c/d", QoS: 2}},
 		},
@@ -148,17 +149,17 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// Long packets have long lengths.
+// The remaining length takes one to four bytes.
 func TestLengths(t *testing.T) {
 	t.Parallel()
 	for _, version := range []byte{mqttwire.V311, mqttwire.V5} {
 		for _, size := range []int{0, 1, 120, 128, 16383, 16384, 2_100_000} {
 			want := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: "group/a", QoS: 1, ID: 1, Payload: bytes.Repeat([]byte("x"), size)}
 			if version == mqttwire.V5 {
-				want.Properties = mqttwire.Properties{}.Text(mqttwire.ContentType, string(bytes.Repeat([]byte("y"), size%50000)))
+				want.Properties = mqttwire.Properties{}.WithText(mqttwire.ContentType, string(bytes.Repeat([]byte("y"), size%50000)))
 			}
 			b := want.Append(nil, version)
-			n, _, err := mqttwire.Frame(append(b, 0xff))
+			n, _, err := mqttwire.FrameSize(append(b, 0xff))
 			if err != nil || n != len(b) {
 				t.Fatalf("Frame = %d, %v; want %d", n, err, len(b))
 			}
@@ -170,7 +171,7 @@ func TestLengths(t *testing.T) {
 	}
 }
 
-// What is not a packet is an error, and never a panic.
+// Bytes that are no packet are an error, and never a panic.
 func TestMalformed(t *testing.T) {
 	t.Parallel()
 	for name, b := range map[string]string{
@@ -217,7 +218,7 @@ func BenchmarkAppendPublish(b *testing.B) {
 }
 
 func BenchmarkDecodePublish(b *testing.B) {
-	p := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: "group/bench", QoS: 1, ID: 1, Payload: bytes.Repeat([]byte("x"), 200), Properties: mqttwire.Properties{}.User("k", "v")}
+	p := mqttwire.Packet{Type: mqttwire.PUBLISH, Topic: "group/bench", QoS: 1, ID: 1, Payload: bytes.Repeat([]byte("x"), 200), Properties: mqttwire.Properties{}.WithUser("k", "v")}
 	frame := p.Append(nil, mqttwire.V5)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Packet is a packet of any type. Which fields are of meaning depends on Type; what a
-// version does not have is left out when a packet is encoded.
+// Packet is a packet of any type. Type decides which fields are used. Fields that the
+// version does not have are not encoded.
 type Packet struct {
 	Type           byte
 	Dup            bool
@@ -147,7 +147,8 @@ func (p *Packet) appendPublish(b []byte, version byte) []byte {
 	return append(appendProperties(b, version, p.Properties), p.Payload...)
 }
 
-// appendReason appends what MQTT 5 allows to leave out if it says nothing.
+// appendReason appends the reason code and the properties, which MQTT 5 allows
+// to omit if they are 0 and empty.
 func appendReason(b []byte, version byte, p *Packet) []byte {
 	if version != V5 || p.Reason == 0 && len(p.Properties) == 0 {
 		return b
@@ -181,9 +182,9 @@ func bit(set bool) byte {
 	return 0
 }
 
-// Decode decodes one whole packet, as cut out by Frame.
+// Decode decodes one whole packet, as returned by ReadFrame.
 func Decode(frame []byte, version byte) (*Packet, error) {
-	size, header, err := Frame(frame)
+	size, header, err := FrameSize(frame)
 	if err != nil {
 		return nil, err
 	}
@@ -240,7 +241,8 @@ func Decode(frame []byte, version byte) (*Packet, error) {
 	return p, nil
 }
 
-// reader takes bytes off the front and remembers whether there were too few.
+// reader reads from the front of b. short is set when there were too few
+// bytes.
 type reader struct {
 	b     []byte
 	short bool
@@ -317,9 +319,9 @@ func (r *reader) properties(version byte) Properties {
 	return Properties(p)
 }
 
-// skip passes a property without making a string of it.
+// skip reads a property without allocating a string.
 func (r *reader) skip() {
-	switch kindOf(r.byte()) {
+	switch encodingOf(r.byte()) {
 	case oneByte:
 		r.take(1)
 	case twoBytes:
@@ -340,7 +342,7 @@ func (r *reader) skip() {
 
 func (r *reader) property() Property {
 	p := Property{ID: r.byte()}
-	switch kindOf(p.ID) {
+	switch encodingOf(p.ID) {
 	case oneByte:
 		p.Int = uint32(r.byte())
 	case twoBytes:
@@ -361,7 +363,7 @@ func (r *reader) property() Property {
 }
 
 func (r *reader) connect() *Connect {
-	r.string() // the protocol's name says what the version says
+	r.string() // the protocol's name follows from the version
 	c := &Connect{Version: r.byte()}
 	flags := r.byte()
 	c.Clean = flags&0x02 != 0

@@ -37,11 +37,11 @@ const (
 	SharedSubscriptionAvailable     = 0x2a
 )
 
-// kind is how the value of a property is written.
-type kind byte
+// encoding is how the value of a property is encoded.
+type encoding byte
 
 const (
-	unknown kind = iota
+	unknownEncoding encoding = iota
 	oneByte
 	twoBytes
 	fourBytes
@@ -50,8 +50,8 @@ const (
 	pair
 )
 
-// kinds has the kind of each property.
-var kinds = [...]kind{
+// encodings maps each property identifier to its encoding.
+var encodings = [...]encoding{
 	PayloadFormatIndicator:          oneByte,
 	MessageExpiryInterval:           fourBytes,
 	ContentType:                     text,
@@ -81,11 +81,11 @@ var kinds = [...]kind{
 	SharedSubscriptionAvailable:     oneByte,
 }
 
-func kindOf(id byte) kind {
-	if int(id) < len(kinds) {
-		return kinds[id]
+func encodingOf(id byte) encoding {
+	if int(id) < len(encodings) {
+		return encodings[id]
 	}
-	return unknown
+	return unknownEncoding
 }
 
 // Properties are properties of MQTT 5 in their encoded form, without the length that
@@ -101,10 +101,10 @@ type Property struct {
 	Name string // of a user property
 }
 
-// Int returns properties with one more that is a number. It panics if id is of none, since
-// the mistake is the test's.
-func (p Properties) Int(id byte, value uint32) Properties {
-	switch kindOf(id) {
+// WithInt returns p with one more property, a number. It panics if id is not a property
+// with a number, since that is a mistake of the test.
+func (p Properties) WithInt(id byte, value uint32) Properties {
+	switch encodingOf(id) {
 	case oneByte:
 		return append(p, id, byte(value))
 	case twoBytes:
@@ -118,21 +118,22 @@ func (p Properties) Int(id byte, value uint32) Properties {
 	}
 }
 
-// Text returns properties with one more that is a string or binary data. It panics if id is
-// of none.
-func (p Properties) Text(id byte, value string) Properties {
-	if kindOf(id) != text {
+// WithText returns p with one more property, a string or binary data. It panics if id is
+// not such a property.
+func (p Properties) WithText(id byte, value string) Properties {
+	if encodingOf(id) != text {
 		panic(fmt.Sprintf("property %#02x is not a string", id))
 	}
 	return AppendString(append(p, id), value)
 }
 
-// User returns properties with one more user property.
-func (p Properties) User(name, value string) Properties {
+// WithUser returns p with one more user property.
+func (p Properties) WithUser(name, value string) Properties {
 	return AppendString(AppendString(append(p, UserProperty), name), value)
 }
 
-// All returns the properties in their order. It ends at one that is malformed.
+// All returns the properties in their order. It ends at the first malformed
+// one.
 func (p Properties) All() iter.Seq[Property] {
 	return func(yield func(Property) bool) {
 		for r := (reader{b: p}); len(r.b) > 0; {

@@ -1,10 +1,10 @@
-// Package netcut lets a test lose network connections in silence, as a firewall or a NAT
-// loses them that has forgotten about them: nothing comes through any more, in neither
-// direction, nobody is told, and new connections work.
+// Package netcut lets a test break network connections silently, as a firewall or a NAT
+// does that drops its state: no packet passes in either direction, neither side gets an
+// error, and new connections work.
 //
-// A proxy cannot do that: the system acknowledges for it. So it is a real network, in a
-// namespace of its own that is joined to ours by a cable (veth). It needs root, and the
-// programs ip and nft (Debian: iproute2, nftables).
+// A proxy cannot do that, since the operating system acknowledges for it. So New makes
+// a real network: a namespace that is connected to ours by a veth pair. It needs root,
+// and the programs ip and nft (Debian: iproute2, nftables).
 package netcut
 
 import (
@@ -17,9 +17,9 @@ import (
 	"testing"
 )
 
-// Net is a network namespace. Programs run in it by Command.
-type Net struct {
-	// Outside is our address on the cable, to listen on; Inside is the namespace's;
+// Namespace is a network namespace. Programs run in it by Command.
+type Namespace struct {
+	// Outside is our address, to listen on. Inside is the address in the namespace.
 	// Mask is the network of both.
 	Outside, Inside, Mask string
 
@@ -27,9 +27,9 @@ type Net struct {
 	name string
 }
 
-// New makes a namespace, which is removed when the test ends. Where that is not possible
-// the test is skipped, with the reason.
-func New(tb testing.TB) *Net {
+// New makes a namespace. It is removed when the test ends. Without root, ip or nft the
+// test is skipped, with the reason.
+func New(tb testing.TB) *Namespace {
 	tb.Helper()
 	if os.Geteuid() != 0 {
 		tb.Skip("needs root: network namespaces are made")
@@ -39,39 +39,39 @@ func New(tb testing.TB) *Net {
 			tb.Skipf("needs the program %s: tools/setup test installs it", program)
 		}
 	}
-	// Out of 198.18.0.0/15, which is for tests of networks (RFC 2544).
+	// From 198.18.0.0/15, which is reserved for network tests (RFC 2544).
 	four := rand.N(1<<15) * 4 //nolint:gosec // need not be secret
 	address := func(n int) string {
 		return fmt.Sprintf("198.%d.%d.%d", 18+(four+n)>>16, (four+n)>>8&0xff, (four+n)&0xff)
 	}
-	n := &Net{
+	n := &Namespace{
 		Outside: address(1), Inside: address(2), Mask: address(0) + "/30",
 		tb: tb, name: fmt.Sprintf("mynah-%d-%d", os.Getpid(), four/4),
 	}
 	cable := fmt.Sprintf("my%d", four/4) // at most 15 characters
-	n.must("ip", "netns", "add", n.name)
-	tb.Cleanup(func() { n.must("ip", "netns", "del", n.name) }) // the cable goes with it
-	n.must("ip", "link", "add", cable+"o", "type", "veth", "peer", "name", cable+"i", "netns", n.name)
-	n.must("ip", "address", "add", n.Outside+"/30", "dev", cable+"o")
-	n.must("ip", "link", "set", cable+"o", "up")
-	n.inside("ip", "address", "add", n.Inside+"/30", "dev", cable+"i")
-	n.inside("ip", "link", "set", cable+"i", "up")
-	n.inside("ip", "link", "set", "lo", "up")
-	n.inside("nft", "add table inet cut; add chain inet cut out { type filter hook output priority 0; }; add chain inet cut in { type filter hook input priority 0; }")
+	n.mustRun("ip", "netns", "add", n.name)
+	tb.Cleanup(func() { n.mustRun("ip", "netns", "del", n.name) }) // this also removes the veth pair
+	n.mustRun("ip", "link", "add", cable+"o", "type", "veth", "peer", "name", cable+"i", "netns", n.name)
+	n.mustRun("ip", "address", "add", n.Outside+"/30", "dev", cable+"o")
+	n.mustRun("ip", "link", "set", cable+"o", "up")
+	n.run("ip", "address", "add", n.Inside+"/30", "dev", cable+"i")
+	n.run("ip", "link", "set", cable+"i", "up")
+	n.run("ip", "link", "set", "lo", "up")
+	n.run("nft", "add table inet cut; add chain inet cut out { type filter hook output priority 0; }; add chain inet cut in { type filter hook input priority 0; }")
 	return n
 }
 
 // Command is exec.CommandContext for a program that runs in the namespace.
-func (n *Net) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
+func (n *Namespace) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", n.name, program}, args...)...)
 }
 
-// Cut loses the connections that are open from the namespace to our port. It returns how
-// many there were.
-func (n *Net) Cut(port string) int {
+// DropConnections drops all further packets of the connections that are open from the
+// namespace to our port. It returns how many connections there were.
+func (n *Namespace) DropConnections(port string) int {
 	n.tb.Helper()
 	var ports []string
-	for line := range strings.Lines(n.inside("ss", "-Htn", "state", "established", "dport", "=", ":"+port)) {
+	for line := range strings.Lines(n.run("ss", "-Htn", "state", "established", "dport", "=", ":"+port)) {
 		// Recv-Q Send-Q Local:Port Peer:Port
 		if fields := strings.Fields(line); len(fields) >= 4 {
 			ports = append(ports, fields[2][strings.LastIndex(fields[2], ":")+1:])
@@ -79,17 +79,17 @@ func (n *Net) Cut(port string) int {
 	}
 	if len(ports) > 0 {
 		set := strings.Join(ports, ", ")
-		n.inside("nft", fmt.Sprintf("add rule inet cut out tcp dport %[1]s tcp sport { %[2]s } drop; add rule inet cut in tcp sport %[1]s tcp dport { %[2]s } drop", port, set))
+		n.run("nft", fmt.Sprintf("add rule inet cut out tcp dport %[1]s tcp sport { %[2]s } drop; add rule inet cut in tcp sport %[1]s tcp dport { %[2]s } drop", port, set))
 	}
 	return len(ports)
 }
 
-func (n *Net) inside(program string, args ...string) string {
+func (n *Namespace) run(program string, args ...string) string {
 	n.tb.Helper()
-	return n.must("ip", append([]string{"netns", "exec", n.name, program}, args...)...)
+	return n.mustRun("ip", append([]string{"netns", "exec", n.name, program}, args...)...)
 }
 
-func (n *Net) must(program string, args ...string) string {
+func (n *Namespace) mustRun(program string, args ...string) string {
 	n.tb.Helper()
 	out, err := exec.CommandContext(context.Background(), program, args...).CombinedOutput()
 	if err != nil {

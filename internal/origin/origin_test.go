@@ -7,8 +7,8 @@ import (
 	"mynah/internal/origin"
 )
 
-// What is allowed is the whole origin: a host that ends alike, another scheme or port is
-// another one.
+// The whole origin must match: a host with the same suffix, another scheme or another
+// port is refused.
 func TestAllow(t *testing.T) {
 	t.Parallel()
 	l, err := origin.Parse([]string{"https://chat.example.com", "https://*.example.org:8443", "http://[::1]:80"})
@@ -43,8 +43,8 @@ func TestAllow(t *testing.T) {
 	}
 }
 
-// Mini-games on iOS send an origin of their own, which no page can have. What comes from no
-// host, which any page can make itself, is allowed to who names it, and then that alone.
+// Mini-games on iOS send an origin that no page can have; it is allowed. An origin without
+// a host, which any page can send, is allowed only if the list names it.
 func TestOriginsWithoutHost(t *testing.T) {
 	t.Parallel()
 	parse := func(patterns ...string) origin.List {
@@ -76,7 +76,7 @@ func TestOriginsWithoutHost(t *testing.T) {
 	}
 }
 
-// What a client wrote can stand in a line of the log.
+// A client's text is safe in a log line.
 func TestPrintable(t *testing.T) {
 	t.Parallel()
 	if got := origin.Printable([]string{"https://a\nb", "\x1b[31m\xff"}); got != "https://a?b, ?[31m?" {
@@ -101,7 +101,7 @@ func TestSame(t *testing.T) {
 		{"https://a.com", "b.com", false},
 		{"null", "null", false},
 	} {
-		if origin.Same(tc.origin, tc.host) != tc.want {
+		if origin.SameHost(tc.origin, tc.host) != tc.want {
 			t.Errorf("%q is from %q: %t", tc.origin, tc.host, !tc.want)
 		}
 	}

@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// giveUpAfter returns what has the system give a TCP connection up when what was sent
-// has not been acknowledged for so long; 0 leaves it to the system.
-func giveUpAfter(timeout time.Duration) func(network, address string, conn syscall.RawConn) error {
+// setUserTimeout returns a net.Dialer.Control that sets TCP_USER_TIMEOUT: the system
+// ends a connection whose data was not acknowledged for so long. 0 leaves the
+// system's default.
+func setUserTimeout(timeout time.Duration) func(network, address string, conn syscall.RawConn) error {
 	return func(network, _ string, conn syscall.RawConn) error {
 		if timeout <= 0 || !strings.HasPrefix(network, "tcp") {
 			return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 )
 
-// giveUpAfter does nothing where there is no TCP_USER_TIMEOUT; keepalive does it while
-// nothing is on its way, and the limits of each question otherwise.
+// setUserTimeout does nothing on systems without TCP_USER_TIMEOUT. There, keepalive
+// finds a dead connection while it is idle, and the time limit of each query
+// otherwise.
 func giveUpAfter(time.Duration) func(network, address string, conn syscall.RawConn) error { return nil }

@@ -1,22 +1,22 @@
-// Package pgdial makes the settings of every connection of ours to PostgreSQL, so that
-// one that is dead is noticed by both sides within seconds and not after the hours of
-// the system's defaults.
+// Package pgdial configures every connection to PostgreSQL, so that both sides notice
+// a dead connection within seconds; with the system's defaults it takes hours.
 //
-// What it guarantees for each connection, unless the address says otherwise:
+// Unless the address says otherwise, it guarantees for each connection:
 //
-//   - Both sides look after a silence whether the other is there (TCP keepalive) and
-//     give up what is not acknowledged in time (TCP_USER_TIMEOUT, where the system has
-//     it). A firewall that forgets a connection without a word costs [DeadAfter], and
-//     twice that in the worst case; then the server lets go of the session's locks.
-//   - A transaction whose client says nothing more is ended by the server.
-//   - A connection that has said that its server is stopping, lost or read-only is not
-//     used again. In a pool, neither are the others that are open then.
+//   - Both sides probe a silent connection (TCP keepalive), and end it if data is not
+//     acknowledged in time (TCP_USER_TIMEOUT, where the system has it). A connection
+//     that a firewall has dropped silently ends after [DeadAfter], in the worst case
+//     after twice that. The server then releases the session's locks.
+//   - The server ends a transaction whose client is idle for a minute.
+//   - A connection is not used again after an error that says that its server is
+//     stopping, crashed or read-only. In a pool, neither are the other connections
+//     that are open at that time.
 //
 // The address wins: tcp_keepalives_idle, tcp_keepalives_interval, tcp_keepalives_count
-// and tcp_user_timeout in it (or in its options) are for both sides; keepalives,
-// keepalives_idle, keepalives_interval and keepalives_count, as libpq has them, for ours
-// alone. Who sets a keepalive and no tcp_user_timeout gets one that does not cut the
-// keepalive short.
+// and tcp_user_timeout in it (or in its options) apply to both sides. libpq's
+// keepalives, keepalives_idle, keepalives_interval and keepalives_count apply to our
+// side only. An address with a keepalive and without tcp_user_timeout gets a
+// tcp_user_timeout that is no shorter than the keepalive.
 package pgdial
 
 import (
@@ -38,7 +38,7 @@ import (
 // DeadAfter is the silence after which a connection is taken for dead.
 const DeadAfter = 12 * time.Second
 
-// PostgreSQL's names of the settings, which are ours as well.
+// PostgreSQL's names of the settings. Our side uses the same names.
 const (
 	idle        = "tcp_keepalives_idle"
 	interval    = "tcp_keepalives_interval"
@@ -47,8 +47,7 @@ const (
 	idleInTx    = "idle_in_transaction_session_timeout"
 )
 
-// defaults are in the units that PostgreSQL has for them: seconds, seconds, a count,
-// milliseconds.
+// defaults are in PostgreSQL's units: seconds, seconds, a count, milliseconds.
 var defaults = map[string]int64{
 	idle:        5,
 	interval:    3,
@@ -56,27 +55,28 @@ var defaults = map[string]int64{
 	userTimeout: DeadAfter.Milliseconds(),
 }
 
-// idleInTxTimeout ends a transaction in which nothing happens, also where a proxy
-// between us and the server acknowledges for a client that is gone. Ours take
+// idleInTxTimeout ends a transaction in which nothing happens. It also works
+// where a proxy acknowledges for a client that is gone. Our transactions take
 // milliseconds.
 const idleInTxTimeout = "60s"
 
-// resetPause is between two resets of a pool: a server that is read-only for good
-// refuses every write.
-const resetPause = time.Second
+// minResetInterval is the shortest time between two resets of a pool, since a
+// server that stays read-only refuses every write.
+const minResetInterval = time.Second
 
-// ErrReadOnly is returned by TakesWrites.
+// ErrReadOnly is returned by CheckWritable for a server that does not accept
+// writes.
 var ErrReadOnly = errors.New("PostgreSQL is read-only: it is a standby, or default_transaction_read_only is on")
 
 // Parse returns the settings of a connection to the address, a URL or key-value string.
-// The application is its application_name if the address has none. The error may quote
+// application is the application_name unless the address has one. The error may quote
 // the address with its password.
 func Parse(address, application string) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig(address)
 	if err != nil {
 		return nil, err
 	}
-	apply(config, application)
+	applySettings(config, application)
 	return config, nil
 }
 
@@ -86,21 +86,22 @@ func ParsePool(address, application string) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	apply(config.ConnConfig, application)
+	applySettings(config.ConnConfig, application)
 	return config, nil
 }
 
-// NewPool returns a pool with settings of ParsePool. When one of its connections says
-// that its server is stopping, lost or read-only, the others are not used again either:
-// they lead to the same server, and the address may lead to another by now.
+// NewPool returns a pool with the settings of ParsePool. When one of its connections
+// reports that its server is stopping, crashed or read-only, the pool is reset: the
+// other connections lead to the same server, while the address may lead to another one
+// by now.
 func NewPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error) {
 	var pool atomic.Pointer[pgxpool.Pool]
 	var last atomic.Int64 // when it was reset, in nanoseconds
 	inner := config.ConnConfig.OnPgError
 	config.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
-		if p := pool.Load(); p != nil && useless(err) {
+		if p := pool.Load(); p != nil && isUnusable(err) {
 			now, before := time.Now().UnixNano(), last.Load()
-			if now-before > resetPause.Nanoseconds() && last.CompareAndSwap(before, now) {
+			if now-before > minResetInterval.Nanoseconds() && last.CompareAndSwap(before, now) {
 				p.Reset()
 			}
 		}
@@ -114,14 +115,15 @@ func NewPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error)
 	return made, nil
 }
 
-// Querier is a *pgx.Conn, a *pgxpool.Pool or a pgx.Tx.
+// Querier is what CheckWritable needs: a *pgx.Conn, a *pgxpool.Pool or a
+// pgx.Tx.
 type Querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// TakesWrites returns ErrReadOnly if the server that the connection leads to does not
-// take writes, and the error of asking it otherwise.
-func TakesWrites(ctx context.Context, db Querier) error {
+// CheckWritable returns ErrReadOnly if the connection's server does not accept
+// writes, and the query's error if it cannot be asked.
+func CheckWritable(ctx context.Context, db Querier) error {
 	var readOnly bool
 	// It is on in recovery as well.
 	if err := db.QueryRow(ctx, `SELECT current_setting('transaction_read_only')::boolean`).Scan(&readOnly); err != nil {
@@ -133,10 +135,10 @@ func TakesWrites(ctx context.Context, db Querier) error {
 	return nil
 }
 
-// Limit sets limits of the session that nobody but this package has decided: neither the
-// address, nor the role, nor the database, nor the server's configuration. Those that the
-// server does not know are left out.
-func Limit(ctx context.Context, conn *pgx.Conn, limits map[string]string) error {
+// SetDefaultLimits sets those limits of the session that have PostgreSQL's default, which
+// neither the address, the role, the database nor the server's configuration has set. It
+// ignores limits that the server does not know.
+func SetDefaultLimits(ctx context.Context, conn *pgx.Conn, limits map[string]string) error {
 	names := slices.Sorted(maps.Keys(limits))
 	values := make([]string, len(names))
 	for i, name := range names {
@@ -147,8 +149,8 @@ func Limit(ctx context.Context, conn *pgx.Conn, limits map[string]string) error 
 }
 
 // SelectLockHolder describes the session that has the advisory lock $1 (one of 64 bits)
-// of this database, for the log: which process of PostgreSQL, whose, and since when. What
-// this role may not see is left out.
+// of this database, for the log: the process of PostgreSQL, its user and its start.
+// Columns that this role may not see are left out.
 const SelectLockHolder = `
 SELECT concat('process ', l.pid, ' of PostgreSQL',
 	', ' || nullif(a.application_name, ''),
@@ -162,15 +164,16 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 	AND l.classid = ($1::bigint >> 32)::oid AND l.objid = ($1::bigint & 4294967295)::oid
 LIMIT 1`
 
-// useless reports whether an error says that the connection leads to a server that will
-// not do: it is a standby or read-only (25006), is stopping (57P01) or has lost a process
-// and starts again (57P02), or the connection itself is broken (class 08).
-func useless(err *pgconn.PgError) bool {
+// isUnusable reports whether an error means that the connection must not be used again:
+// its server is a standby or read-only (25006), is stopping (57P01) or restarts after a
+// crash (57P02), or the connection is broken (class 08).
+func isUnusable(err *pgconn.PgError) bool {
 	return slices.Contains([]string{"25006", "57P01", "57P02"}, err.Code) || strings.HasPrefix(err.Code, "08")
 }
 
-// apply puts our settings into the configuration, where the address has none.
-func apply(config *pgx.ConnConfig, application string) {
+// applySettings puts our settings into the configuration, where the address
+// has none.
+func applySettings(config *pgx.ConnConfig, application string) {
 	params := config.RuntimeParams
 	if params["application_name"] == "" && application != "" {
 		params["application_name"] = application
@@ -181,19 +184,19 @@ func apply(config *pgx.ConnConfig, application string) {
 			theirs[name] = value
 		}
 	}
-	ours := settle(theirs, "")
-	client := settle(theirs, "tcp_")
+	ours := keepaliveValues(theirs, "")
+	client := keepaliveValues(theirs, "tcp_")
 	dialer := &net.Dialer{Timeout: config.ConnectTimeout, KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true,
-		// A negative value leaves the system's, which 0 means in PostgreSQL's settings.
-		Idle:     orSystem(time.Duration(client[idle]) * time.Second),
-		Interval: orSystem(time.Duration(client[interval]) * time.Second),
-		Count:    int(orSystem(time.Duration(client[count]))),
+		// A negative value means the system's default in Go; in PostgreSQL that is 0.
+		Idle:     systemIfZero(time.Duration(client[idle]) * time.Second),
+		Interval: systemIfZero(time.Duration(client[interval]) * time.Second),
+		Count:    int(systemIfZero(time.Duration(client[count]))),
 	}}
 	if theirs["keepalives"] == "0" {
 		dialer.KeepAlive, dialer.KeepAliveConfig = -1, net.KeepAliveConfig{}
 	}
-	dialer.Control = giveUpAfter(time.Duration(client[userTimeout]) * time.Millisecond)
+	dialer.Control = setUserTimeout(time.Duration(client[userTimeout]) * time.Millisecond)
 	config.DialFunc = dialer.DialContext
 	// PostgreSQL does not know them.
 	for _, name := range []string{"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"} {
@@ -206,30 +209,32 @@ func apply(config *pgx.ConnConfig, application string) {
 			wanted = append(wanted, fmt.Sprintf("set_config('%s', '%d', false)", name, ours[name]))
 		}
 	}
-	// One that the database or the role has is somebody's decision as well.
+	// A value of the database or the role is the operator's decision, and
+	// stays.
 	sql := fmt.Sprintf("SELECT set_config(name, '%s', false) FROM pg_settings WHERE name = '%s' AND source = 'default'", idleInTxTimeout, idleInTx)
 	if len(wanted) > 0 {
 		sql += "; SELECT " + strings.Join(wanted, ", ")
 	}
-	// Not as parameters of the start: PgBouncer refuses a start with some that it
-	// does not know.
+	// Not as startup parameters: PgBouncer refuses a connection with parameters
+	// that it does not know.
 	config.AfterConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
 		_, err := conn.Exec(ctx, sql).ReadAll()
 		if _, refused := errors.AsType[*pgconn.PgError](err); refused && !conn.IsClosed() {
-			return nil // whatever stands in between does not want it; the connection works
+			return nil // a proxy in between refuses the settings; the connection itself works
 		}
 		return err
 	}
 	inner := config.OnPgError
 	config.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
-		return !useless(err) && inner(conn, err)
+		return !isUnusable(err) && inner(conn, err)
 	}
 }
 
-// settle returns the four values for one side: those of the address, else the defaults.
-// With a prefix a name without it goes first: libpq's keepalives_idle for our side alone.
-// A value that cannot be understood is 0 here, the system's; PostgreSQL refuses it.
-func settle(theirs map[string]string, prefix string) map[string]int64 {
+// keepaliveValues returns the four values for one side: those of the address, else the
+// defaults. With a prefix, the name without the prefix has precedence: libpq's
+// keepalives_idle is for our side only. An invalid value becomes 0, the system's default;
+// PostgreSQL itself refuses it.
+func keepaliveValues(theirs map[string]string, prefix string) map[string]int64 {
 	values := maps.Clone(defaults)
 	set := map[string]bool{}
 	for _, name := range []string{idle, interval, count, userTimeout} {
@@ -249,7 +254,8 @@ func settle(theirs map[string]string, prefix string) map[string]int64 {
 		set[name], values[name] = true, parseValue(text, unit)
 	}
 	if !set[userTimeout] && (set[idle] || set[interval] || set[count]) {
-		// It decides before the keepalive does, so it must not be shorter.
+		// TCP_USER_TIMEOUT also ends an idle connection, so it must not be
+		// shorter than the keepalive.
 		whole := 1000 * (values[idle] + values[interval]*values[count])
 		if values[idle] == 0 || values[interval] == 0 || values[count] == 0 {
 			whole = 0 // the system's, which we do not know
@@ -261,7 +267,7 @@ func settle(theirs map[string]string, prefix string) map[string]int64 {
 	return values
 }
 
-func orSystem(value time.Duration) time.Duration {
+func systemIfZero(value time.Duration) time.Duration {
 	if value <= 0 {
 		return -1
 	}

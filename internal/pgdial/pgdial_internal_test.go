@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// What our side asks the system for, in seconds, seconds, a count and milliseconds.
+// The values of our side, in seconds, seconds, a count and milliseconds.
 func TestSettle(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -23,7 +23,7 @@ func TestSettle(t *testing.T) {
 		{map[string]string{"tcp_user_timeout": "0", "tcp_keepalives_idle": "60"}, []int64{60, 3, 3, 0}},
 		{map[string]string{"tcp_user_timeout": "what"}, []int64{5, 3, 3, 0}},
 	} {
-		values := settle(test.theirs, "tcp_")
+		values := keepaliveValues(test.theirs, "tcp_")
 		got := []int64{values[idle], values[interval], values[count], values[userTimeout]}
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("%v (-want +got):\n%s", test.theirs, diff)

@@ -28,7 +28,8 @@ const childEnv = "MYNAH_PGDIAL_TEST_CHILD"
 // lockID is the lock of the child.
 const lockID = 1<<40 + 7
 
-// bound is within how long both sides know of a connection that was lost in silence.
+// bound is the time within which both sides must notice a connection that was
+// dropped silently.
 const bound = 30 * time.Second
 
 func TestMain(m *testing.M) {
@@ -68,7 +69,7 @@ func TestSilentLossIsNoticedByBothSides(t *testing.T) {
 	t.Parallel()
 	network := netcut.New(t)
 	server := pgtest.NewServer(t, "listen_addresses="+network.Outside)
-	server.Admit(network.Mask)
+	server.AllowNetwork(network.Mask)
 	program, err := os.Executable()
 	must(t, err)
 	child := network.Command(t.Context(), program)
@@ -89,7 +90,7 @@ func TestSilentLossIsNoticedByBothSides(t *testing.T) {
 		}
 	}
 
-	if n := network.Cut("5432"); n != 1 {
+	if n := network.DropConnections("5432"); n != 1 {
 		t.Fatalf("%d connections were cut", n)
 	}
 	ended := make(chan string, 1)
@@ -118,13 +119,13 @@ func TestSilentLossIsNoticedByBothSides(t *testing.T) {
 	_ = child.Wait() // killed, perhaps
 }
 
-// What each side is asked for, and that the address wins.
+// The values of both sides, and that the address has precedence.
 func TestAddressWins(t *testing.T) {
 	t.Parallel()
 	network := netcut.New(t) // a Unix socket has no such settings
 	server := pgtest.NewServer(t, "listen_addresses="+network.Outside)
-	server.Admit("127.0.0.1/32")
-	server.Admit(network.Outside + "/32")
+	server.AllowNetwork("127.0.0.1/32")
+	server.AllowNetwork(network.Outside + "/32")
 	base := "postgres://mynah@" + network.Outside + "/mynah?sslmode=disable"
 	for _, test := range []struct {
 		address string
@@ -136,7 +137,7 @@ func TestAddressWins(t *testing.T) {
 		{base + "&tcp_keepalives_interval=1min&tcp_user_timeout=90s", []string{"5", "60", "3", "90000", "1min"}},
 		{base + "&tcp_user_timeout=0&idle_in_transaction_session_timeout=0", []string{"5", "3", "3", "0", "0"}},
 		{base + "&keepalives=0&keepalives_idle=9&keepalives_interval=8&keepalives_count=7", []string{"5", "3", "3", "12000", "1min"}},
-		{server.URL(), []string{"0", "0", "0", "0", "1min"}}, // works, and has none
+		{server.URL(), []string{"0", "0", "0", "0", "1min"}}, // a Unix socket works, and has no such settings
 	} {
 		config, err := pgdial.Parse(test.address, "the test")
 		must(t, err)
@@ -189,7 +190,7 @@ func TestPoolLeavesReadOnlyServer(t *testing.T) {
 		}
 		return nil
 	})
-	must(t, pgdial.TakesWrites(ctx, pool))
+	must(t, pgdial.CheckWritable(ctx, pool))
 
 	// These sessions have become those of a standby; new ones lead elsewhere.
 	old := pids()
@@ -198,7 +199,7 @@ func TestPoolLeavesReadOnlyServer(t *testing.T) {
 		must(t, err)
 		c.Release()
 	}
-	if err := pgdial.TakesWrites(ctx, pool); !errors.Is(err, pgdial.ErrReadOnly) {
+	if err := pgdial.CheckWritable(ctx, pool); !errors.Is(err, pgdial.ErrReadOnly) {
 		t.Errorf("a read-only server takes writes: %v", err)
 	}
 	if _, err := pool.Exec(ctx, `INSERT INTO written VALUES (1)`); err == nil {
@@ -227,7 +228,7 @@ func TestPoolLeavesReadOnlyServer(t *testing.T) {
 		_, err = admin.Exec(ctx, `SET default_transaction_read_only = off`)
 		must(t, err)
 		waitfor.MustSucceed(t, "the pool knows", func() error {
-			if err := pgdial.TakesWrites(ctx, pool); (err == nil) != (mode == "off") {
+			if err := pgdial.CheckWritable(ctx, pool); (err == nil) != (mode == "off") {
 				return fmt.Errorf("read-only %s: %w", mode, err)
 			}
 			return nil
@@ -247,8 +248,8 @@ func TestPoolLeavesStoppingServer(t *testing.T) {
 	must(t, err)
 	t.Cleanup(pool.Close)
 	for _, code := range []string{"08006", "25006", "57P01", "57P02"} {
-		// One that raises it by itself, at level ERROR, after which a connection
-		// usually stays.
+		// An error of the same code at level ERROR, after which a connection
+		// usually stays open.
 		first, err := pool.Acquire(t.Context())
 		must(t, err)
 		pid := first.Conn().PgConn().PID()

@@ -12,8 +12,9 @@ var units = map[string]time.Duration{
 	"min": time.Minute, "h": time.Hour, "d": 24 * time.Hour,
 }
 
-// parseValue returns a whole number of the unit, which the text has if it names no other:
-// "60", "60s", "1min". What cannot be understood, or is negative, is 0.
+// parseValue returns the value of a setting as a whole number of the unit. A number
+// without a unit, such as "60", is in this unit; "60s" and "1min" are converted. An
+// invalid or negative value is 0.
 func parseValue(text string, unit time.Duration) int64 {
 	text = strings.Trim(strings.TrimSpace(text), "'")
 	digits := strings.IndexFunc(text, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })

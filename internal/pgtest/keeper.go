@@ -17,8 +17,8 @@ import (
 	"mynah/internal/postgres"
 )
 
-// The shared server belongs to a keeper: this same test binary, started once more
-// with keeperEnv set. In the folder home() there are
+// A keeper process runs the shared server. It is the same test binary, started
+// again with keeperEnv set. The folder sharedDir() has the files
 //
 //	mutex   flocked while a process looks for the server, starts or ends it
 //	users   flocked (shared) by every test process for as long as it lives
@@ -27,45 +27,46 @@ import (
 //	pg-N    the server's files
 //	private-N, made-H   those of private servers, and what they are copied from
 //
-// Locks are the kernel's: they go with their process, however it ends. Order:
-// mutex before users before keeper.
+// The kernel releases the locks when their process ends, however it ends. Lock
+// order: mutex, users, keeper.
 const keeperEnv = "MYNAH_PGTEST_KEEPER"
 
-// idlePoll is how often a keeper without users asks whether the run is over.
+// idlePoll is how often a keeper without users checks whether the run is over.
 const idlePoll = 100 * time.Millisecond
 
 func init() {
 	if parent := os.Getenv(keeperEnv); parent != "" {
-		os.Exit(keep(parent))
+		os.Exit(runKeeper(parent))
 	}
 }
 
-// home is the folder that the test processes of this user share.
-func home() string {
+// sharedDir returns the folder that all test processes of this user share.
+func sharedDir() string {
 	return filepath.Join(os.TempDir(), "mynah-pgtest-"+strconv.Itoa(os.Geteuid()))
 }
 
-// shared returns the address of the shared server, which it starts if no process
-// of this run has. The server stays until this process ends.
-var shared = sync.OnceValues(func() (string, error) {
-	address, err := join()
+// sharedAddress returns the address of the shared server, and starts the server
+// if no process of this run has. The server runs at least until this process
+// ends.
+var sharedAddress = sync.OnceValues(func() (string, error) {
+	address, err := acquireShared()
 	if err != nil {
 		return "", fmt.Errorf("start the shared PostgreSQL: %w", err)
 	}
 	return address, nil
 })
 
-func join() (string, error) {
+func acquireShared() (string, error) {
 	for {
-		if err := os.Mkdir(home(), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := os.Mkdir(sharedDir(), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return "", err
 		}
-		if err := checkHome(); err != nil {
+		if err := checkSharedDir(); err != nil {
 			return "", err
 		}
 		mutex, err := lock("mutex", syscall.LOCK_EX)
 		if errors.Is(err, os.ErrNotExist) {
-			continue // a keeper that ended has removed the folder: once more
+			continue // a keeper that ended has removed the folder: try again
 		}
 		if err != nil {
 			return "", err
@@ -74,24 +75,25 @@ func join() (string, error) {
 		if err != nil {
 			return "", errors.Join(err, mutex.Close())
 		}
-		address, err := attach()
+		address, err := findOrStartKeeper()
 		if err != nil {
 			return "", errors.Join(err, users.Close(), mutex.Close())
 		}
-		inUse = append(inUse, users)
+		usersLocks = append(usersLocks, users)
 		return address, mutex.Close()
 	}
 }
 
-// inUse is the lock that says that this process uses the server. Nobody closes
-// it but the end of the process.
-var inUse []*os.File
+// usersLocks holds the lock on the file users, which marks the server as used
+// by this process. It is released by the end of the process.
+var usersLocks []*os.File
 
-// attach returns the address that the living keeper wrote, or starts a keeper.
-func attach() (string, error) {
+// findOrStartKeeper returns the address that a running keeper has written, or
+// starts a keeper.
+func findOrStartKeeper() (string, error) {
 	keeper, err := lock("keeper", syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		address, err := os.ReadFile(filepath.Join(home(), "url"))
+		address, err := os.ReadFile(filepath.Join(sharedDir(), "url"))
 		return string(address), err
 	}
 	if err != nil {
@@ -115,19 +117,19 @@ func attach() (string, error) {
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), keeperEnv+"="+goCommand())
 	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C ends the tests; it cleans up after them
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C ends the tests, but not the keeper, which cleans up after them
 	err = cmd.Start()
 	_ = theirs.Close()
 	if err != nil {
 		return "", err
 	}
-	// It writes the address, or closes the pipe with what went wrong.
+	// The keeper writes the address or an error to the pipe, and closes it.
 	answer, err := io.ReadAll(ours)
 	if err != nil {
 		return "", err
 	}
 	if address, ok := strings.CutPrefix(string(answer), "ok "); ok {
-		return address, cmd.Process.Release() // it outlives us: there is nothing to wait for
+		return address, cmd.Process.Release() // the keeper outlives this process, so nobody waits for it
 	}
 	return "", errors.Join(fmt.Errorf("keeper: %s", answer), cmd.Wait())
 }
@@ -147,11 +149,12 @@ func isGo(pid string) bool {
 	return err == nil && strings.TrimSpace(string(name)) == "go"
 }
 
-// keep runs the shared server until nobody uses it and the go command that the
-// run began with has ended. Between two packages of a run it may have no user.
-func keep(goCommand string) int {
+// runKeeper runs the shared server until no process uses it and the go command
+// of the run has ended. Between two packages of a run the server may have no
+// user.
+func runKeeper(goCommand string) int {
 	answer := os.NewFile(3, "answer")
-	syscall.CloseOnExec(3) // else the server has it too and our starter waits for ever
+	syscall.CloseOnExec(3) // otherwise the server inherits the pipe, and the process that started us waits forever
 	alive, err := lock("keeper", syscall.LOCK_EX|syscall.LOCK_NB)
 	if err != nil {
 		fmt.Fprint(answer, err)
@@ -168,13 +171,13 @@ func keep(goCommand string) int {
 		return 1
 	}
 	for {
-		users, err := lock("users", syscall.LOCK_EX) // waits until there are none
+		users, err := lock("users", syscall.LOCK_EX) // waits until there are no users
 		if err != nil {
-			break // somebody has removed the folder: end as well
+			break // another process has removed the folder: end too
 		}
 		mutex, err := lock("mutex", syscall.LOCK_EX|syscall.LOCK_NB)
 		if err != nil || isGo(goCommand) {
-			// Somebody is coming, or may come.
+			// A new user has come, or the run may start one.
 			if mutex != nil {
 				_ = mutex.Close()
 			}
@@ -182,52 +185,52 @@ func keep(goCommand string) int {
 			time.Sleep(idlePoll)
 			continue
 		}
-		break // with both locks held: who comes now waits, and finds nothing
+		break // with both locks held, so that a new process waits, and then finds no folder
 	}
 	now, cancel := context.WithCancel(context.Background())
-	cancel() // immediate mode: its files are not needed any more
+	cancel() // immediate mode, since its files are removed
 	if err := server.Stop(now); err != nil {
 		return 1
 	}
-	reap()
-	if err := os.RemoveAll(home()); err != nil {
+	stopLeftovers()
+	if err := os.RemoveAll(sharedDir()); err != nil {
 		return 1
 	}
 	return 0
 }
 
 func startShared() (*postgres.Server, error) {
-	reap()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	stopLeftovers()
+	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
 	defer cancel()
 	server := postgres.New(postgres.Config{
-		Dir:      filepath.Join(home(), "pg-"+strconv.Itoa(os.Getpid())),
+		Dir:      filepath.Join(sharedDir(), "pg-"+strconv.Itoa(os.Getpid())),
 		Settings: settings(),
 	})
 	if err := server.Start(ctx); err != nil {
 		return nil, err
 	}
-	return server, os.WriteFile(filepath.Join(home(), "url"), []byte(server.URL()), 0o600)
+	return server, os.WriteFile(filepath.Join(sharedDir(), "url"), []byte(server.URL()), 0o600)
 }
 
-// reap ends what killed processes left behind: a keeper's server, the private
-// servers of tests.
-func reap() {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+// stopLeftovers stops the servers that killed processes left behind: that of a
+// keeper, and private ones of tests.
+func stopLeftovers() {
+	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
 	defer cancel()
 	for _, pattern := range []string{"pg-*", "private-*/pg"} {
-		dirs, _ := filepath.Glob(filepath.Join(home(), pattern)) // the pattern is a constant
+		dirs, _ := filepath.Glob(filepath.Join(sharedDir(), pattern)) // the pattern is a constant
 		for _, dir := range dirs {
-			_ = postgres.StopLeftover(ctx, dir) // nobody is there to be told
+			_ = postgres.StopLeftover(ctx, dir) // there is nobody to report it to
 			_ = os.RemoveAll(dir)
 		}
 	}
 }
 
-// lock takes a lock in the folder. It fails with os.ErrNotExist if the folder was
-// removed meanwhile, and so the lock with it.
+// lock locks a file in sharedDir. It fails with os.ErrNotExist if the folder, and
+// so the lock, was removed meanwhile.
 func lock(name string, how int) (*os.File, error) {
-	path := filepath.Join(home(), name)
+	path := filepath.Join(sharedDir(), name)
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -249,18 +252,18 @@ func lock(name string, how int) (*os.File, error) {
 	return file, nil
 }
 
-// checkHome refuses a folder that somebody else has put there.
-func checkHome() error {
-	info, err := os.Lstat(home())
+// checkSharedDir returns an error if another user has made the folder.
+func checkSharedDir() error {
+	info, err := os.Lstat(sharedDir())
 	if errors.Is(err, os.ErrNotExist) {
-		return nil // being removed; lock tells
+		return nil // being removed, which lock reports
 	}
 	if err != nil {
 		return err
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || int(stat.Uid) != os.Geteuid() || !info.IsDir() || info.Mode().Perm() != 0o700 {
-		return fmt.Errorf("%s is not a folder of this user's with mode 0700: remove it", home())
+		return fmt.Errorf("%s is not a folder of this user's with mode 0700: remove it", sharedDir())
 	}
 	return nil
 }

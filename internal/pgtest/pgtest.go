@@ -1,12 +1,13 @@
-// Package pgtest gives tests a real PostgreSQL without anything started by hand.
+// Package pgtest gives tests a real PostgreSQL; nothing has to be started by
+// hand.
 //
-// New returns a fresh, migrated database of one's own on a server that all test
-// processes of a run share. The first to need it starts it; a keeper process stops
-// it and removes its files when the run is over, however it ended. NewServer gives
-// a server of one's own, to be killed and started again.
+// New returns the address of a new, migrated database on a server that all test
+// processes of a run share. The first process that needs the server starts it. A
+// keeper process stops it and removes its files when the run is over, however it
+// ended. NewServer starts a server for one test, which may kill and restart it.
 //
-// The servers run with fsync off: they outlive the death of any process, not that
-// of the machine.
+// The servers run with fsync off. Their data survives the end of any process, but
+// not a crash of the machine.
 package pgtest
 
 import (
@@ -32,77 +33,79 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// patience bounds every step; the machine may be busy with other tests.
-const patience = 60 * time.Second
+// stepTimeout bounds every step. It is long, since the machine may be busy
+// with other tests.
+const stepTimeout = 60 * time.Second
 
-// New returns the address of a fresh database with all migrations. It is dropped
-// when the test ends, whoever is still connected.
+// New returns the address of a new database with all migrations. It is dropped
+// when the test ends, even if clients are still connected.
 func New(tb testing.TB) string {
 	tb.Helper()
-	name, err := migrated()
+	name, err := migratedTemplate()
 	if err != nil {
 		tb.Fatalf("pgtest: %v", err)
 	}
 	return create(tb, name)
 }
 
-// NewEmpty returns the address of a fresh database without any migration. It is
-// dropped when the test ends, whoever is still connected.
+// NewEmpty returns the address of a new database without any migration. It is
+// dropped when the test ends, even if clients are still connected.
 func NewEmpty(tb testing.TB) string {
 	tb.Helper()
 	return create(tb, "template1")
 }
 
-var created atomic.Int64
+var databaseCount atomic.Int64
 
 func create(tb testing.TB, template string) string {
 	tb.Helper()
-	name := fmt.Sprintf("test_%d_%d", os.Getpid(), created.Add(1))
+	name := fmt.Sprintf("test_%d_%d", os.Getpid(), databaseCount.Add(1))
 	create := "CREATE DATABASE " + name + " TEMPLATE " + template
-	if err := admin(create); err != nil {
+	if err := execOnShared(create); err != nil {
 		tb.Fatalf("pgtest: %v", err)
 	}
 	tb.Cleanup(func() {
-		if err := admin("DROP DATABASE " + name + " WITH (FORCE)"); err != nil {
+		if err := execOnShared("DROP DATABASE " + name + " WITH (FORCE)"); err != nil {
 			tb.Errorf("pgtest: %v", err)
 		}
 	})
-	address, err := shared()
+	address, err := sharedAddress()
 	if err != nil {
 		tb.Fatalf("pgtest: %v", err)
 	}
 	return withDatabase(address, name)
 }
 
-// withDatabase puts another database's name into an address of the server.
+// withDatabase returns the address with another database's name.
 func withDatabase(address, name string) string {
 	return strings.Replace(address, "/"+postgres.Database+"?", "/"+name+"?", 1)
 }
 
-// admin runs a statement on the shared server, outside any test's database.
-func admin(statement string) error {
-	address, err := shared()
+// execOnShared runs a statement on the shared server, outside any test's
+// database.
+func execOnShared(statement string) error {
+	address, err := sharedAddress()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, address)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close(ctx) }() // the statement's own error is what matters
+	defer func() { _ = conn.Close(ctx) }() // only the statement's error matters
 	if _, err := conn.Exec(ctx, statement); err != nil {
 		return fmt.Errorf("%s: %w", statement, err)
 	}
 	return nil
 }
 
-// migrated returns the name of the template database with all migrations, which
-// it makes if no process of this run has. The name holds a hash of the
-// migrations, so that runs of different trees can share the server.
-var migrated = sync.OnceValues(func() (string, error) {
-	address, err := shared()
+// migratedTemplate returns the name of the template database with all
+// migrations, and makes it if no process has. The name contains a hash of the
+// migrations, so that runs of different work trees can share the server.
+var migratedTemplate = sync.OnceValues(func() (string, error) {
+	address, err := sharedAddress()
 	if err != nil {
 		return "", err
 	}
@@ -112,14 +115,14 @@ var migrated = sync.OnceValues(func() (string, error) {
 	}
 	name := "migrated_" + hash
 
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, address)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = conn.Close(ctx) }() // releases the lock too
-	// One process makes it; the others wait.
+	// One process makes the template; the others wait.
 	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock(hashtext($1))`, name); err != nil {
 		return "", err
 	}
@@ -127,7 +130,8 @@ var migrated = sync.OnceValues(func() (string, error) {
 	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, name).Scan(&exists); err != nil || exists {
 		return name, err
 	}
-	// Under another name until it is whole: its maker may be killed.
+	// It has another name until it is complete, since this process may be
+	// killed.
 	unfinished := fmt.Sprintf("%s_%d", name, os.Getpid())
 	if _, err := conn.Exec(ctx, `CREATE DATABASE `+unfinished); err != nil {
 		return "", err
@@ -135,7 +139,7 @@ var migrated = sync.OnceValues(func() (string, error) {
 	if err := schema.Migrate(ctx, withDatabase(address, unfinished)); err != nil {
 		return "", err
 	}
-	// A connection that was closed may take a moment to be gone.
+	// The server may take a moment to end a closed connection.
 	for {
 		_, err := conn.Exec(ctx, `ALTER DATABASE `+unfinished+` RENAME TO `+name)
 		if err == nil {
@@ -147,7 +151,7 @@ var migrated = sync.OnceValues(func() (string, error) {
 	}
 })
 
-// migrationsHash names a state of the migrations.
+// migrationsHash returns a hash of all migrations.
 func migrationsHash() (string, error) {
 	hash := sha256.New()
 	err := fs.WalkDir(schema.Migrations(), ".", func(path string, entry fs.DirEntry, err error) error {
@@ -164,29 +168,30 @@ func migrationsHash() (string, error) {
 	return hex.EncodeToString(hash.Sum(nil)[:8]), nil
 }
 
-// settings are what the servers of tests run with: fast, and with room for many
+// settings are the settings of the test servers: fast, and with room for many
 // parallel tests.
 func settings() map[string]string {
 	return map[string]string{
 		"fsync":            "off", // synchronous_commit stays on: the server may be killed
 		"full_page_writes": "off",
-		"autovacuum":       "off", // no surprise, and no connection to a template
+		"autovacuum":       "off", // autovacuum would disturb tests, and connect to the template
 		"max_connections":  "300",
 		"shared_buffers":   "64MB",
 	}
 }
 
-// Server is a PostgreSQL server of one test's own.
+// Server is a PostgreSQL server for one test.
 type Server struct {
 	tb     testing.TB
 	server *postgres.Server
 }
 
-// NewServer starts a server with a migrated database. Settings ("fsync=on") are
-// put over the package's. It is stopped and removed when the test ends.
+// NewServer starts a server with a migrated database. overrides, such as
+// "fsync=on", replace the package's settings. The server is stopped and removed
+// when the test ends.
 func NewServer(tb testing.TB, overrides ...string) *Server {
 	tb.Helper()
-	if _, err := shared(); err != nil { // its keeper cleans up after us if we are killed
+	if _, err := sharedAddress(); err != nil { // the keeper cleans up if this process is killed
 		tb.Fatalf("pgtest: %v", err)
 	}
 	all := settings()
@@ -194,7 +199,7 @@ func NewServer(tb testing.TB, overrides ...string) *Server {
 		name, value, _ := strings.Cut(override, "=")
 		all[name] = value
 	}
-	dir, err := os.MkdirTemp(home(), "private-")
+	dir, err := os.MkdirTemp(sharedDir(), "private-")
 	if err != nil {
 		tb.Fatalf("pgtest: %v", err)
 	}
@@ -212,23 +217,23 @@ func NewServer(tb testing.TB, overrides ...string) *Server {
 	return s
 }
 
-// copyMigrated makes dir/pg a migrated server's folder. Such a folder is made once
-// a run, which takes ten times as long as to copy it.
+// copyMigrated copies the folder of a migrated server to dir/pg. The original is
+// made once a run, since that takes ten times as long as the copy.
 func copyMigrated(dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
 	defer cancel()
 	hash, err := migrationsHash()
 	if err != nil {
 		return err
 	}
-	made := filepath.Join(home(), "made-"+hash)
+	made := filepath.Join(sharedDir(), "made-"+hash)
 	mutex, err := lock("mutex", syscall.LOCK_EX) // one process makes it, the others wait
 	if err != nil {
 		return err
 	}
 	defer func() { _ = mutex.Close() }()
 	if _, err := os.Stat(made); err != nil {
-		unfinished, err := os.MkdirTemp(home(), "private-")
+		unfinished, err := os.MkdirTemp(sharedDir(), "private-")
 		if err != nil {
 			return err
 		}
@@ -243,7 +248,7 @@ func copyMigrated(dir string) error {
 			return err
 		}
 	}
-	// cp keeps the owner, who may not be us.
+	// cp -a keeps the owner, which may be another user.
 	return exec.CommandContext(ctx, "cp", "-a", filepath.Join(made, "pg"), dir).Run()
 }
 
@@ -253,7 +258,7 @@ func (s *Server) URL() string { return s.server.URL() }
 // Start starts the server after Kill or Stop and returns when it answers.
 func (s *Server) Start() {
 	s.tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
 	defer cancel()
 	if err := s.server.Start(ctx); err != nil {
 		s.tb.Fatalf("pgtest: %v", err)
@@ -285,17 +290,17 @@ func (s *Server) Stop(sig syscall.Signal) {
 	}
 }
 
-// Admit lets everybody from a network in, without a password, where the server listens
-// on an address of it.
-func (s *Server) Admit(network string) {
+// AllowNetwork allows connections from a network, without a password. The server must
+// listen on an address of that network.
+func (s *Server) AllowNetwork(network string) {
 	s.tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, s.URL())
 	if err != nil {
 		s.tb.Fatalf("pgtest: %v", err)
 	}
-	defer func() { _ = conn.Close(ctx) }() // the statements' own error is what matters
+	defer func() { _ = conn.Close(ctx) }() // only the statements' error matters
 	for _, sql := range []string{
 		`COPY (SELECT 'host all all ` + network + ` trust') TO PROGRAM 'cat >>pg_hba.conf'`, // its folder is the cluster
 		`SELECT pg_reload_conf()`,

@@ -23,7 +23,7 @@ func connect(t *testing.T, address string) *pgx.Conn {
 	return conn
 }
 
-// Guards against two tests meeting in one database.
+// Guards against two tests that share a database.
 func TestNewIsFresh(t *testing.T) {
 	t.Parallel()
 	first, second := connect(t, pgtest.New(t)), connect(t, pgtest.New(t))

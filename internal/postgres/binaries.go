@@ -53,7 +53,7 @@ func findBinaries(ctx context.Context, explicit, major string) (binaries, error)
 			"install PostgreSQL %s (apt-get install postgresql-%s), or upgrade the cluster with pg_upgrade",
 			major, found[0].major, major, major)
 	}
-	return slices.MaxFunc(found, func(a, b binaries) int { return number(a.major) - number(b.major) }), nil
+	return slices.MaxFunc(found, func(a, b binaries) int { return majorNumber(a.major) - majorNumber(b.major) }), nil
 }
 
 // candidates returns the folders to look into.
@@ -63,7 +63,8 @@ func candidates(ctx context.Context, explicit string) []string {
 	}
 	var dirs []string
 	if path, err := exec.LookPath("postgres"); err == nil {
-		// Follow the link, so that the programs beside it are found.
+		// Resolves the link, so that the programs in the real folder are
+		// found.
 		if real, err := filepath.EvalSymlinks(path); err == nil {
 			path = real
 		}
@@ -96,13 +97,13 @@ func serverMajor(ctx context.Context, dir string) (string, error) {
 	return major, nil
 }
 
-// number reads a major version; what is no number ("17beta1") counts by its digits.
-func number(major string) int {
+// majorNumber parses a major version. Of "17beta1" it takes the leading digits.
+func majorNumber(major string) int {
 	digits := strings.IndexFunc(major, func(r rune) bool { return r < '0' || r > '9' })
 	if digits < 0 {
 		digits = len(major)
 	}
-	n, _ := strconv.Atoi(major[:digits]) // 0 for what has none
+	n, _ := strconv.Atoi(major[:digits]) // 0 without digits
 	return n
 }
 

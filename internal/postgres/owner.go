@@ -10,12 +10,13 @@ import (
 
 // owner is the user that the server runs as. PostgreSQL refuses to run as root.
 type owner struct {
-	uid, gid int
-	drop     bool // we are root and become this user
+	uid, gid   int
+	switchUser bool // this process is root and switches to the user
 }
 
-// clusterOwner decides who runs the cluster in dir: we ourselves, unless we are
-// root; then whoever owns an existing cluster, the user postgres, or nobody.
+// clusterOwner returns the user that runs the cluster in dir. It is the current
+// user, unless that is root. For root it is the owner of an existing cluster,
+// else the user postgres, else the user nobody.
 func clusterOwner(dir string) (owner, error) {
 	self := owner{uid: os.Geteuid(), gid: os.Getegid()}
 	existing, exists := fileOwner(dir)
@@ -27,7 +28,7 @@ func clusterOwner(dir string) (owner, error) {
 		return self, nil
 	}
 	if exists && existing.uid != 0 {
-		existing.drop = true
+		existing.switchUser = true
 		return existing, nil
 	}
 	for _, name := range []string{"postgres", "nobody"} {
@@ -38,29 +39,30 @@ func clusterOwner(dir string) (owner, error) {
 		uid, err1 := strconv.Atoi(account.Uid)
 		gid, err2 := strconv.Atoi(account.Gid)
 		if err1 == nil && err2 == nil && uid != 0 {
-			return owner{uid: uid, gid: gid, drop: true}, nil
+			return owner{uid: uid, gid: gid, switchUser: true}, nil
 		}
 	}
 	return owner{}, fmt.Errorf("PostgreSQL does not run as root, and there is neither a user postgres nor a user nobody to run it as: " +
 		"start mynah as an ordinary user, or give --database-url")
 }
 
-// credential returns what makes a child run as the owner, nil for no change.
+// credential returns the credential of a child that runs as the owner, nil for
+// no change.
 func (o owner) credential() *syscall.Credential {
-	if !o.drop {
+	if !o.switchUser {
 		return nil
 	}
 	return &syscall.Credential{Uid: uint32(o.uid), Gid: uint32(o.gid)}
 }
 
-// makeDir makes a folder that only the owner may enter, or checks that an
-// existing one is such. A folder of root's is handed to the owner; one of
-// anybody else's is refused, since somebody may have put it there for us.
+// makeDir makes a folder that only the owner may enter, or checks an existing
+// one. A folder of root is given to the owner. A folder of another user is
+// refused, since an attacker may have made it.
 func (o owner) makeDir(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
 		return err
 	}
-	if of, ok := fileOwner(dir); ok && o.drop && of.uid == 0 {
+	if of, ok := fileOwner(dir); ok && o.switchUser && of.uid == 0 {
 		if err := os.Lchown(dir, o.uid, o.gid); err != nil {
 			return err
 		}

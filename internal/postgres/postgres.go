@@ -6,9 +6,10 @@
 // its owner (and root) may enter, so no password is needed. Started by root, the
 // server runs as an ordinary user, and the folder may lie below one that this
 // user cannot enter, such as /root. There is never more than one server on a
-// folder: a lock keeps out a second process of ours, and a server that a killed
-// process left behind is stopped before a new one is started. A server that dies
-// is started again.
+// folder: a lock excludes a second process of Mynah, and a server that a killed
+// process left behind is stopped before a new one starts. A server that dies is
+// restarted. Make a Server with New; Start, URL and Stop are all that a caller
+// needs.
 package postgres
 
 import (
@@ -37,20 +38,21 @@ const (
 	// Database is the database that Start creates.
 	Database = "mynah"
 
-	port      = 5432 // names the socket; nothing listens on it
-	socketMax = 107  // bytes of a Unix socket's path, on Linux
-	stopGrace = 30 * time.Second
+	socketPort    = 5432 // names the socket; nothing listens on it
+	maxSocketPath = 107  // bytes of a Unix socket's path, on Linux
+	stopTimeout   = 30 * time.Second
 
-	// How long each step of a start may take. To recover takes as long as what was
-	// written since the last checkpoint, on a slow disk; it would begin again from there.
-	initdbLimit  = 10 * time.Minute
-	answerLimit  = time.Minute
-	recoverLimit = 2 * time.Hour
-	createLimit  = 5 * time.Minute
-	// tellAfter is how long a step takes before it is said what is waited for, and
-	// tellEvery how often that is repeated.
-	tellAfter = 5 * time.Second
-	tellEvery = 30 * time.Second
+	// How long each step of a start may take. Recovery replays what was written since the
+	// last checkpoint, which takes long on a slow disk. After a time-out it would begin
+	// again, so its limit is high.
+	initdbTimeout   = 10 * time.Minute
+	answerTimeout   = time.Minute
+	recoveryTimeout = 2 * time.Hour
+	createTimeout   = 5 * time.Minute
+	// A step that takes longer than firstWaitLog is logged, and again every
+	// waitLogInterval.
+	firstWaitLog    = 5 * time.Second
+	waitLogInterval = 30 * time.Second
 
 	backoffMin = 250 * time.Millisecond
 	backoffMax = 15 * time.Second
@@ -60,17 +62,17 @@ const (
 // folder.
 var ErrInUse = errors.New("the database folder is in use by another process")
 
-// Config says where a Server lives.
+// Config says where and how a Server runs.
 type Config struct {
 	// Dir is the folder of the server: its cluster is Dir/data. It is made if
 	// it does not exist; so are its parents.
 	Dir string
-	// BinDir is the folder of the server's programs. Empty means to look in
-	// PATH, in what pg_config says, and in Debian's folders.
+	// BinDir is the folder of the server's programs. Empty means PATH, then
+	// pg_config's folder, then Debian's folders.
 	BinDir string
 	// Settings are put over the defaults, as in postgresql.conf.
 	Settings map[string]string
-	// NoRestart leaves a server that died as it is.
+	// NoRestart disables the restart of a server that died.
 	NoRestart bool
 	// Logger gets the server's log. Nil discards it.
 	Logger *slog.Logger
@@ -83,17 +85,17 @@ type Server struct {
 	dir  string // absolute
 	data string // the cluster
 
-	// starting is held by Start and Stop for as long as they take; it comes
-	// before mu.
-	starting sync.Mutex
+	// startStopMu is held by Start and Stop while they run. Lock order:
+	// startStopMu, mu.
+	startStopMu sync.Mutex
 
 	// mu guards what follows.
-	mu     sync.Mutex
-	socket string        // the folder of the socket
-	proc   *process      // the running server, nil if there is none
-	lock   *os.File      // held from Start to Stop
-	stop   chan struct{} // closed by Stop; nil if not started
-	idle   chan struct{} // closed when the supervisor has ended
+	mu             sync.Mutex
+	socket         string        // the folder of the socket
+	proc           *process      // the running server, nil if there is none
+	lock           *os.File      // held from Start to Stop
+	stopRequested  chan struct{} // closed by Stop; nil if not started
+	supervisorDone chan struct{} // closed when the supervisor has ended
 }
 
 // New returns a server that is not started.
@@ -107,14 +109,14 @@ func New(cfg Config) *Server {
 
 // Start makes the cluster if there is none, starts the server and returns when
 // it answers. It does nothing if the server was started before. From then on a
-// server that dies is started again, until Stop.
+// server that dies is restarted, until Stop.
 //
 // Errors: ErrNotInstalled, ErrInUse, or what PostgreSQL says.
 func (s *Server) Start(ctx context.Context) error {
-	s.starting.Lock()
-	defer s.starting.Unlock()
+	s.startStopMu.Lock()
+	defer s.startStopMu.Unlock()
 	s.mu.Lock()
-	started := s.stop != nil
+	started := s.stopRequested != nil
 	s.mu.Unlock()
 	if started {
 		return nil
@@ -147,11 +149,11 @@ func (s *Server) start(ctx context.Context) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			_ = lock.Close() // closing releases the lock; there is nothing to lose
+			_ = lock.Close() // closing releases the lock; nothing was written
 		}
 	}()
 
-	// The lock is ours, so whatever runs on the folder was left behind.
+	// This process has the lock, so a server on the folder was left behind.
 	if err := stopLeftover(ctx, s.data, s.log); err != nil {
 		return err
 	}
@@ -161,8 +163,8 @@ func (s *Server) start(ctx context.Context) (err error) {
 	}
 	if clusterMajor(s.data) == "" {
 		s.log.InfoContext(ctx, "making a private PostgreSQL", "folder", s.data, "version", bins.major)
-		told := s.tellWaiting(ctx, "initdb to make the cluster")
-		limited, cancel := context.WithTimeout(ctx, initdbLimit)
+		told := s.logWhileWaiting(ctx, "initdb to make the cluster")
+		limited, cancel := context.WithTimeout(ctx, initdbTimeout)
 		err := initdb(limited, bins, runAs, dir, s.cfg.Settings["fsync"] != "off")
 		cancel()
 		told()
@@ -187,8 +189,8 @@ func (s *Server) start(ctx context.Context) (err error) {
 	}
 	s.mu.Lock()
 	s.proc, s.socket, s.lock = proc, socket, lock
-	s.stop, s.idle = make(chan struct{}), make(chan struct{})
-	go s.supervise(context.WithoutCancel(ctx), proc, spawn, s.stop, s.idle)
+	s.stopRequested, s.supervisorDone = make(chan struct{}), make(chan struct{})
+	go s.supervise(context.WithoutCancel(ctx), proc, spawn, s.stopRequested, s.supervisorDone)
 	s.mu.Unlock()
 	s.log.InfoContext(ctx, "private PostgreSQL is running", "folder", s.data, "version", bins.major, "pid", proc.pid(), "url", s.URL())
 	return nil
@@ -199,11 +201,11 @@ func (s *Server) start(ctx context.Context) (err error) {
 // first the server is stopped in immediate mode, which recovers at the next
 // start. It does nothing if the server is not started.
 func (s *Server) Stop(ctx context.Context) error {
-	s.starting.Lock()
-	defer s.starting.Unlock()
+	s.startStopMu.Lock()
+	defer s.startStopMu.Unlock()
 	s.mu.Lock()
-	stop, idle := s.stop, s.idle
-	s.stop = nil
+	stop, idle := s.stopRequested, s.supervisorDone
+	s.stopRequested = nil
 	s.mu.Unlock()
 	if stop == nil {
 		return nil
@@ -219,7 +221,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		err = proc.stop(ctx, s.log)
 	}
 	if socket := s.socketDir(); socket != filepath.Join(s.dir, "run") {
-		_ = os.Remove(socket) // made by us outside the folder; harmless if it stays
+		_ = os.Remove(socket) // the folder is outside the server's; it is harmless if it stays
 	}
 	return errors.Join(err, lock.Close())
 }
@@ -236,8 +238,9 @@ func (s *Server) socketDir() string {
 	return s.socket
 }
 
-// Signal sends a signal to the running server: SIGKILL to see what happens,
-// SIGQUIT for PostgreSQL's immediate shutdown. Exited tells when it is gone.
+// Signal sends a signal to the running server, such as SIGQUIT for
+// PostgreSQL's immediate shutdown. The channel of Exited is closed when the
+// server has ended.
 func (s *Server) Signal(sig syscall.Signal) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -260,7 +263,7 @@ func (s *Server) Exited() <-chan struct{} {
 	return s.proc.exited
 }
 
-// supervise starts the server again when it dies, with growing pauses.
+// supervise restarts the server when it dies, with growing pauses.
 func (s *Server) supervise(ctx context.Context, proc *process, spawn func(context.Context) (*process, error), stop, idle chan struct{}) {
 	defer close(idle)
 	ctx, cancel := context.WithCancel(ctx)
@@ -311,13 +314,13 @@ func (s *Server) supervise(ctx context.Context, proc *process, spawn func(contex
 	}
 }
 
-// makeSocketDir returns the folder of the socket and, if it lies in the server's
-// folder, how the server reaches it from its cluster. It lies there unless the
-// path would be too long for a socket, or has a comma, at which clients divide
-// an address.
+// makeSocketDir makes the folder of the socket and returns it. It is in the
+// server's folder, unless the path is too long for a socket or contains a comma,
+// which separates hosts in an address. relative is its path from the cluster, if
+// it is in the server's folder.
 func (s *Server) makeSocketDir(runAs owner) (dir, relative string, err error) {
 	dir = filepath.Join(s.dir, "run")
-	if len(socketPath(dir)) <= socketMax && !strings.Contains(dir, ",") {
+	if len(socketPath(dir)) <= maxSocketPath && !strings.Contains(dir, ",") {
 		return dir, filepath.Join("..", "run"), runAs.makeDir(dir)
 	}
 	sum := sha256.Sum256([]byte(s.dir))
@@ -325,7 +328,7 @@ func (s *Server) makeSocketDir(runAs owner) (dir, relative string, err error) {
 	if err := runAs.makeDir(dir); err == nil {
 		return dir, "", nil
 	}
-	// Somebody else sits on that name.
+	// Another user has made a folder of that name.
 	dir, err = os.MkdirTemp("/tmp", "mynah-")
 	if err != nil {
 		return "", "", err
@@ -333,24 +336,24 @@ func (s *Server) makeSocketDir(runAs owner) (dir, relative string, err error) {
 	return dir, "", runAs.makeDir(dir)
 }
 
-func socketPath(dir string) string { return filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(port)) }
+func socketPath(dir string) string { return filepath.Join(dir, ".s.PGSQL."+strconv.Itoa(socketPort)) }
 
 func databaseURL(socket, name string) string {
-	// A plus is a plus to PostgreSQL's clients, not a space.
+	// To PostgreSQL's clients a plus sign is a plus sign, not a space.
 	host := strings.ReplaceAll(url.QueryEscape(socket), "+", "%20")
 	u := url.URL{Scheme: "postgres", User: url.User(Role), Path: "/" + name, RawQuery: "host=" + host}
 	return u.String()
 }
 
 func (s *Server) createDatabase(ctx context.Context, socket string) error {
-	defer s.tellWaiting(ctx, "database "+Database+" to be made")()
-	ctx, cancel := context.WithTimeout(ctx, createLimit)
+	defer s.logWhileWaiting(ctx, "database "+Database+" to be made")()
+	ctx, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, databaseURL(socket, "postgres"))
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // nothing depends on it any more
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // nothing depends on this error
 	var exists bool
 	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, Database).Scan(&exists); err != nil {
 		return fmt.Errorf("look for database %s: %w", Database, err)
@@ -364,12 +367,13 @@ func (s *Server) createDatabase(ctx context.Context, socket string) error {
 	return nil
 }
 
-// tellWaiting says what a start waits for if that takes its time, until stop.
-func (s *Server) tellWaiting(ctx context.Context, what string) (stop func()) {
+// logWhileWaiting logs what a start waits for, if the wait is long, until stop
+// is called.
+func (s *Server) logWhileWaiting(ctx context.Context, what string) (stop func()) {
 	began, done := time.Now(), make(chan struct{})
 	var telling sync.WaitGroup
 	telling.Go(func() {
-		for pause := tellAfter; ; pause = tellEvery {
+		for pause := firstWaitLog; ; pause = waitLogInterval {
 			select {
 			case <-done:
 				return
@@ -384,11 +388,11 @@ func (s *Server) tellWaiting(ctx context.Context, what string) (stop func()) {
 	}
 }
 
-// lockDir takes the folder for this process. The kernel releases it when the
-// process ends, however it ends.
+// lockDir locks the folder for this process. The kernel releases the lock when
+// the process ends, however it ends.
 func lockDir(dir string) (*os.File, error) {
-	// Through os.Root, since the folder belongs to the server's user, who must
-	// not lead root elsewhere by a link.
+	// Through os.Root: the folder belongs to the server's user, whose symbolic
+	// links must not lead root elsewhere.
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the database folder: %w", err)

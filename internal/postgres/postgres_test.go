@@ -21,8 +21,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// childEnv makes this test binary a process that runs a server on the folder it
-// names until it is killed.
+// childEnv makes this test binary a process that runs a server on the named
+// folder until it is killed.
 const childEnv = "MYNAH_POSTGRES_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -76,9 +76,9 @@ func mustQuery[T any](t *testing.T, address, sql string) T {
 	return result
 }
 
-// Guards the whole life of a server: it is durable, on a Unix socket only, not
-// root's, keeps its data across Stop and Start, and its folder below one that only
-// root may enter (t.TempDir is such a folder) is no obstacle.
+// Checks the life of a server: it is durable, listens on a Unix socket only, does
+// not run as root, and keeps its data across Stop and Start. Its folder may be
+// below one that only root may enter, such as t.TempDir.
 func TestStartStopStart(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "postgres")
@@ -127,7 +127,7 @@ func TestFolderInUse(t *testing.T) {
 	mustQuery[int](t, server.URL(), "SELECT 1")
 }
 
-// Guards against a server that stays down after it died.
+// Guards against a server that is not restarted after it died.
 func TestRestartsServerThatDied(t *testing.T) {
 	t.Parallel()
 	server := postgres.New(config(filepath.Join(t.TempDir(), "postgres")))
@@ -150,8 +150,8 @@ func TestRestartsServerThatDied(t *testing.T) {
 	}
 }
 
-// Guards against a postmaster that a killed process of ours left behind: it would
-// keep the next start from its folder for ever, or be a second one on it. The
+// Guards against a postmaster that a killed process of Mynah left behind: it
+// would block the next start forever, or there would be two on the folder. The
 // path is too long for a socket, which must then lie elsewhere.
 func TestLeftoverIsStopped(t *testing.T) {
 	t.Parallel()
@@ -188,8 +188,8 @@ func TestLeftoverIsStopped(t *testing.T) {
 }
 
 // Guards against a pid file whose number has become that of another process of
-// the same user: PostgreSQL would take it for a living server, and we must not
-// signal it.
+// the same user: PostgreSQL would take that process for a running server, and
+// Mynah must not signal it.
 func TestStalePidFile(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "postgres")
@@ -263,8 +263,8 @@ func pidIn(t *testing.T, dir string) string {
 	return pid
 }
 
-// Guards against a folder whose name means something else to a client, to the server or
-// to us: a start hung for ever where there was a space in it.
+// Guards against folder names that need quoting for a client, the server or Mynah. With
+// a space in the name a start never returned.
 func TestNamesOfFolders(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{
@@ -273,7 +273,7 @@ func TestNamesOfFolders(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := filepath.Join(t.TempDir(), "x", name, "postgres") // t.TempDir takes such characters out
+			dir := filepath.Join(t.TempDir(), "x", name, "postgres") // t.TempDir removes such characters
 			server := postgres.New(config(dir))
 			mustStart(t, server)
 			if n := mustQuery[int](t, server.URL(), "SELECT 1"); n != 1 {
@@ -297,8 +297,8 @@ func TestNamesOfFolders(t *testing.T) {
 	}
 }
 
-// Guards against a start that waits without a limit and without a word for a server that
-// does not answer.
+// Guards against a start that waits without limit and without a log line for a server
+// that does not answer.
 func TestSilentServerIsTold(t *testing.T) {
 	t.Parallel()
 	// A program that runs and never opens a socket.
@@ -348,7 +348,7 @@ func TestSilentServerIsTold(t *testing.T) {
 	}
 }
 
-// lines is a writer of whole lines.
+// lines is a writer that sends each written line to a channel.
 type lines chan string
 
 func (l lines) Write(p []byte) (int, error) {

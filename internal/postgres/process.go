@@ -24,9 +24,9 @@ import (
 )
 
 const (
-	tailLines   = 20                    // lines of the server's log that an error quotes
-	pollEvery   = 20 * time.Millisecond // how often a starting server is asked
-	orphansWait = 15 * time.Second      // for the children of a killed server to end
+	tailLines     = 20                    // lines of the server's log that an error quotes
+	pollInterval  = 20 * time.Millisecond // how often a starting server is asked
+	orphanTimeout = 15 * time.Second      // time for the children of a killed server to end
 )
 
 // errOrphans is returned when children of a killed server still hold its shared
@@ -37,7 +37,7 @@ var errOrphans = errors.New("processes of a killed server are still ending")
 func defaults() map[string]string {
 	return map[string]string{
 		"listen_addresses":        "",
-		"port":                    strconv.Itoa(port),
+		"port":                    strconv.Itoa(socketPort),
 		"unix_socket_permissions": "0700",
 		"fsync":                   "on",
 		"synchronous_commit":      "on",
@@ -45,8 +45,8 @@ func defaults() map[string]string {
 		"shared_buffers":          "128MB",
 		"max_connections":         "100",
 		"jit":                     "off",
-		// The log comes to us over a pipe. It must not hold what people wrote:
-		// neither DETAIL and CONTEXT, which quote rows, nor statements.
+		// The server writes its log to our pipe. It must not contain users'
+		// data: neither DETAIL and CONTEXT, which quote rows, nor statements.
 		"log_destination":         "stderr",
 		"logging_collector":       "off",
 		"log_line_prefix":         "",
@@ -59,19 +59,19 @@ func defaults() map[string]string {
 
 // process is one run of the server.
 type process struct {
-	cmd    *exec.Cmd
-	exited chan struct{} // closed when the postmaster has been reaped
-	read   chan struct{} // closed when its log has been read to the end
-	pipe   *os.File      // our end of its log
+	cmd     *exec.Cmd
+	exited  chan struct{} // closed when the postmaster has ended and been waited for
+	logRead chan struct{} // closed when its log has been read to the end
+	pipe    *os.File      // our end of its log
 
-	mu   sync.Mutex // guards what follows
-	wait error      // what Wait returned
-	tail []string   // the last lines of its log
+	mu      sync.Mutex // guards what follows
+	waitErr error      // what Wait returned
+	tail    []string   // the last lines of its log
 }
 
 // spawn starts the server and returns when it answers.
 func (s *Server) spawn(ctx context.Context, bins binaries, runAs owner, socket, relative string) (*process, error) {
-	deadline := time.Now().Add(orphansWait)
+	deadline := time.Now().Add(orphanTimeout)
 	for {
 		proc, err := s.spawnOnce(ctx, bins, runAs, socket, relative)
 		if !errors.Is(err, errOrphans) || time.Now().After(deadline) {
@@ -80,7 +80,7 @@ func (s *Server) spawn(ctx context.Context, bins binaries, runAs owner, socket, 
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(10 * pollEvery):
+		case <-time.After(10 * pollInterval):
 		}
 	}
 }
@@ -100,16 +100,16 @@ func (s *Server) spawnOnce(ctx context.Context, bins binaries, runAs owner, sock
 	if err != nil {
 		return nil, err
 	}
-	defer s.tellWaiting(ctx, "the server to answer on "+socketPath(socket)+"; after a crash it recovers first, which takes its time")()
+	defer s.logWhileWaiting(ctx, "the server to answer on "+socketPath(socket)+"; after a crash it recovers first, which takes its time")()
 	began := time.Now()
 	for {
-		err := ask(ctx, socket)
+		err := ping(ctx, socket)
 		if err == nil {
 			return proc, nil
 		}
-		limit := answerLimit
-		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == cannotConnectNow {
-			limit = recoverLimit
+		limit := answerTimeout
+		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == codeStarting {
+			limit = recoveryTimeout
 		}
 		if took := time.Since(began); took > limit {
 			proc.kill(s.log)
@@ -120,22 +120,22 @@ func (s *Server) spawnOnce(ctx context.Context, bins binaries, runAs owner, sock
 			proc.kill(s.log)
 			return nil, fmt.Errorf("wait for the server: %w (%w)", ctx.Err(), err)
 		case <-proc.exited:
-			<-proc.read
+			<-proc.logRead
 			if err := proc.err(); strings.Contains(err.Error(), "still in use") {
 				return nil, fmt.Errorf("%w: %w", errOrphans, err)
 			}
 			return nil, fmt.Errorf("start the server: %w", proc.err())
-		case <-time.After(pollEvery):
+		case <-time.After(pollInterval):
 		}
 	}
 }
 
-// cannotConnectNow is PostgreSQL's code for a server that is starting or recovering.
-const cannotConnectNow = "57P03"
+// codeStarting is PostgreSQL's code for a server that is starting or recovering.
+const codeStarting = "57P03"
 
-// ask returns nil if the server at the socket answers.
-func ask(ctx context.Context, socket string) error {
-	ctx, cancel := context.WithTimeout(ctx, tellAfter)
+// ping returns nil if the server at the socket answers.
+func ping(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, firstWaitLog)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, databaseURL(socket, "postgres"))
 	if err != nil {
@@ -144,7 +144,7 @@ func ask(ctx context.Context, socket string) error {
 	return conn.Close(ctx)
 }
 
-// launch starts a program of PostgreSQL's as the owner of the cluster in dir.
+// launch starts a program of PostgreSQL as the owner of the cluster in dir.
 func launch(program string, args []string, runAs owner, dir string, log *slog.Logger) (*process, error) {
 	cluster, err := os.Open(dir)
 	if err != nil {
@@ -157,38 +157,39 @@ func launch(program string, args []string, runAs owner, dir string, log *slog.Lo
 	}
 	defer func() { _ = theirs.Close() }()
 
-	// The server outlives any context: it is Stop that ends it.
+	// The server outlives any context. Only Stop ends it.
 	cmd := exec.CommandContext(context.Background(), program)
-	if runAs.drop && runtime.GOOS == "linux" {
-		// The data directory may lie below a folder that the owner cannot
-		// enter (/root, a temporary folder of root's). By descriptor the
-		// server gets there all the same; from then on it uses relative paths.
+	if runAs.switchUser && runtime.GOOS == "linux" {
+		// The data directory may be below a folder that the owner cannot enter
+		// (/root, a temporary folder of root). The server starts in it through
+		// a file descriptor, and uses relative paths from then on.
 		cmd.ExtraFiles = []*os.File{cluster}
 		dir = "/proc/self/fd/3"
 	}
 	cmd.Args = append(cmd.Args, append([]string{"-D", dir}, args...)...)
-	cmd.Dir = "/" // ours may be closed to the owner
-	// None of the PG… variables of whoever started us.
+	cmd.Dir = "/" // the owner may not be allowed to enter our working directory
+	// Without the PG… variables of our environment.
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
 	cmd.Stdout, cmd.Stderr = theirs, theirs
-	// A session of its own, so that Ctrl-C on our terminal reaches us alone and
-	// the archiver can commit its last batch before Stop.
+	// The server gets a terminal session of its own. So Ctrl-C reaches only
+	// Mynah, and the archiver can commit its last batch before Stop.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: runAs.credential()}
 	if err := cmd.Start(); err != nil {
 		_ = ours.Close()
 		return nil, fmt.Errorf("run %s: %w", program, err)
 	}
-	proc := &process{cmd: cmd, exited: make(chan struct{}), read: make(chan struct{}), pipe: ours}
+	proc := &process{cmd: cmd, exited: make(chan struct{}), logRead: make(chan struct{}), pipe: ours}
 	go proc.readLog(log)
 	go func() {
 		err := cmd.Wait()
 		proc.mu.Lock()
-		proc.wait = err
+		proc.waitErr = err
 		proc.mu.Unlock()
 		close(proc.exited)
-		// Orphans may hold the pipe; they do not matter any more.
+		// Orphaned children may keep the pipe open; their output does not
+		// matter.
 		select {
-		case <-proc.read:
+		case <-proc.logRead:
 		case <-time.After(time.Second):
 		}
 		_ = ours.Close()
@@ -196,11 +197,11 @@ func launch(program string, args []string, runAs owner, dir string, log *slog.Lo
 	return proc, nil
 }
 
-// readLog hands the server's log on. What it says at level LOG and about errors
-// of statements is of no interest unless one is looking for something: whoever
-// sent the statement reports its error.
+// readLog copies the server's log to ours. Lines of level LOG and errors of
+// statements are logged at level debug, since the client of a statement reports
+// its error.
 func (p *process) readLog(log *slog.Logger) {
-	defer close(p.read)
+	defer close(p.logRead)
 	lines := bufio.NewScanner(p.pipe)
 	for lines.Scan() {
 		line := lines.Text()
@@ -225,13 +226,13 @@ func (p *process) pid() int { return p.cmd.Process.Pid }
 
 func (p *process) signal(sig syscall.Signal) error { return p.cmd.Process.Signal(sig) }
 
-// err describes how the process ended, with the end of its log.
+// err returns how the process ended, with the last lines of its log.
 func (p *process) err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	state := "exit status 0"
-	if p.wait != nil {
-		state = p.wait.Error()
+	if p.waitErr != nil {
+		state = p.waitErr.Error()
 	}
 	return fmt.Errorf("%s: %s", state, strings.Join(p.tail, "; "))
 }
@@ -266,10 +267,10 @@ func (p *process) kill(log *slog.Logger) {
 	<-p.exited
 }
 
-// initdb makes the cluster dir/data. It is made beside and renamed when it is
-// whole, so that being killed meanwhile leaves nothing half made.
+// initdb makes the cluster dir/data. It is made under another name and renamed
+// when it is complete, so that a kill leaves no incomplete cluster.
 //
-// With durable unset the files are left to the operating system to write.
+// Unless durable is set, the files are not synced.
 func initdb(ctx context.Context, bins binaries, runAs owner, dir string, durable bool) error {
 	unfinished := filepath.Join(dir, "data.unfinished")
 	if err := os.RemoveAll(unfinished); err != nil {
@@ -280,11 +281,11 @@ func initdb(ctx context.Context, bins binaries, runAs owner, dir string, durable
 	}
 	locale := "--no-locale"
 	if runtime.GOOS == "linux" {
-		locale = "--locale=C.UTF-8" // sorts by bytes, knows upper and lower case
+		locale = "--locale=C.UTF-8" // byte order, with upper and lower case of all of Unicode
 	}
 	args := []string{
 		"--username=" + Role, "--encoding=UTF8", locale, "--data-checksums", "--no-instructions",
-		// Whoever can open the socket is let in: that is the owner, and root.
+		// Every user who can open the socket may connect: the owner and root.
 		"--auth-local=trust", "--auth-host=reject",
 	}
 	if !durable {
@@ -296,7 +297,7 @@ func initdb(ctx context.Context, bins binaries, runAs owner, dir string, durable
 	}
 	select {
 	case <-proc.exited:
-		<-proc.read
+		<-proc.logRead
 	case <-ctx.Done():
 		proc.kill(slog.New(slog.DiscardHandler))
 		return fmt.Errorf("make the cluster: %w", ctx.Err())
@@ -318,8 +319,8 @@ func syncDir(dir string) error {
 	return errors.Join(file.Sync(), file.Close())
 }
 
-// clusterMajor returns the major version that the cluster in dir was made by, ""
-// if there is no cluster.
+// clusterMajor returns the major version of the cluster in dir, "" if there is
+// no cluster.
 func clusterMajor(dir string) string {
 	text, err := os.ReadFile(filepath.Join(dir, "PG_VERSION"))
 	if err != nil {
@@ -330,11 +331,12 @@ func clusterMajor(dir string) string {
 
 // stopLeftover stops a server that runs on the cluster in dir.
 func stopLeftover(ctx context.Context, dir string, log *slog.Logger) error {
-	pid := postmaster(dir)
+	pid := postmasterPid(dir)
 	if pid == 0 {
-		return disownPidFile(dir)
+		return neutralizePidFile(dir)
 	}
-	// It is given a minute and this is said at once, so there is nothing to repeat.
+	// The log has this line at once, and the wait takes at most a minute, so the
+	// line is not repeated.
 	log.InfoContext(ctx, "stopping a PostgreSQL that was left running", "folder", dir, "pid", pid)
 	began := time.Now()
 	signals := []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT}
@@ -342,28 +344,28 @@ func stopLeftover(ctx context.Context, dir string, log *slog.Logger) error {
 		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("stop the PostgreSQL (process %d) that was left running on %s: %w", pid, dir, err)
 		}
-		for time.Since(began) < time.Duration(i+1)*stopGrace {
-			if postmaster(dir) != pid {
+		for time.Since(began) < time.Duration(i+1)*stopTimeout {
+			if postmasterPid(dir) != pid {
 				return nil
 			}
 			select {
 			case <-ctx.Done():
 				return fmt.Errorf("stop the PostgreSQL (process %d) that was left running on %s: %w", pid, dir, ctx.Err())
-			case <-time.After(pollEvery):
+			case <-time.After(pollInterval):
 			}
 		}
 	}
 	return fmt.Errorf("the PostgreSQL (process %d) that was left running on %s does not stop: end it by hand", pid, dir)
 }
 
-// disownPidFile makes a pid file that a dead server left behind harmless. Its
-// number may be another living process's by now, and PostgreSQL would refuse to
-// start because of that one; it ignores its parent's, so ours is put there. The
-// file itself must stay: it names the shared memory by which PostgreSQL finds
-// children of the dead server that still write.
-func disownPidFile(dir string) error {
+// neutralizePidFile makes the pid file of a dead server harmless. Its pid may
+// belong to another process by now, and PostgreSQL would refuse to start
+// because of that process. PostgreSQL ignores the pid of its parent, so the
+// file gets ours. The file must stay: it names the shared memory by which
+// PostgreSQL finds children of the dead server that still write.
+func neutralizePidFile(dir string) error {
 	if runtime.GOOS != "linux" {
-		return nil // postmaster cannot be sure there
+		return nil // postmasterPid needs /proc to be certain
 	}
 	root, err := os.OpenRoot(dir) // see lockDir
 	if errors.Is(err, os.ErrNotExist) {
@@ -384,10 +386,10 @@ func disownPidFile(dir string) error {
 	return root.WriteFile("postmaster.pid", fmt.Appendf(nil, "%d\n%s", os.Getpid(), rest), 0o600)
 }
 
-// postmaster returns the process that serves the cluster in dir, 0 if there is
-// none. A pid file alone proves nothing: the process may be long gone and its
-// number somebody else's.
-func postmaster(dir string) int {
+// postmasterPid returns the pid of the server of the cluster in dir, 0 if
+// there is none. The pid file alone is no proof: the process may have ended,
+// and its pid may belong to another one.
+func postmasterPid(dir string) int {
 	text, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
 	if err != nil {
 		return 0

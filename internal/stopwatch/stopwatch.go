@@ -1,7 +1,8 @@
-// Package stopwatch measures how long something takes, for tests of what is promised with
-// a limit. A stopwatch stands still while the machine does not run the process, as when a
-// hypervisor gives the processors to others for a second: that says nothing about the
-// program, and would break a limit that the program keeps.
+// Package stopwatch measures durations for tests of a time limit. A stopwatch does not
+// count the time in which the machine does not run the process, as when a hypervisor
+// suspends it for a second. That time says nothing about the program, and would exceed a
+// limit that the program keeps. Use New and Elapsed or Since instead of time.Now and
+// time.Since.
 package stopwatch
 
 import (
@@ -11,10 +12,11 @@ import (
 )
 
 const (
-	// tick is how often it is looked whether the process runs, and how exact times are.
+	// tick is the period of the goroutine that counts the time, and so the precision.
 	tick = 5 * time.Millisecond
-	// most is what counts of the time between two looks: what is beyond is the machine's.
-	most = 50 * time.Millisecond
+	// maxStep is the longest time between two ticks that counts. Above it, the process
+	// was suspended.
+	maxStep = 50 * time.Millisecond
 )
 
 // Stopwatch is a running stopwatch. It is safe for concurrent use.
@@ -36,7 +38,7 @@ func New(tb testing.TB) *Stopwatch {
 			case <-looks.C:
 			}
 			now := time.Now()
-			w.ran.Add(int64(min(now.Sub(last), most)))
+			w.ran.Add(int64(min(now.Sub(last), maxStep)))
 			last = now
 		}
 	}()
@@ -47,5 +49,5 @@ func New(tb testing.TB) *Stopwatch {
 // Elapsed returns for how long the stopwatch has run.
 func (w *Stopwatch) Elapsed() time.Duration { return time.Duration(w.ran.Load()) }
 
-// Since returns for how long it has run since Elapsed returned began.
+// Since returns how long the stopwatch has run since Elapsed returned began.
 func (w *Stopwatch) Since(began time.Duration) time.Duration { return w.Elapsed() - began }

@@ -15,8 +15,8 @@ import (
 // childEnv makes this test binary a process that is stopped for a while.
 const childEnv = "MYNAH_STOPWATCH_TEST_CHILD"
 
-// A stopwatch goes on while the process runs, and does not count the time in which it is
-// stopped. Guards against one that would blame a program for its machine.
+// A stopwatch runs while the process runs, and does not count the time in which the
+// process is stopped. Guards against failures of a test that the machine causes.
 func TestStandsStillWithTheProcess(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(childEnv) != "" {
@@ -57,8 +57,9 @@ func TestStandsStillWithTheProcess(t *testing.T) {
 	}
 }
 
-// child has itself stopped while its stopwatch runs, and says what that and the clock make
-// of it, in nanoseconds. It waits by the stopwatch, so that it ends only if that goes on.
+// child stops itself (SIGSTOP) while its stopwatch runs, and prints the times of the
+// stopwatch and of the clock in nanoseconds. It waits by the stopwatch, so it ends only if
+// the stopwatch runs again.
 func child(t *testing.T) {
 	t.Helper()
 	w := stopwatch.New(t)

@@ -1,30 +1,31 @@
 // Package waitfor lets tests wait for a condition instead of sleeping.
 //
-// Each function looks at once, then again after short pauses, and fails the test when
-// Timeout is over.
+// Each function checks the condition at once, then again after short pauses, and
+// fails the test after Timeout.
 package waitfor
 
 import "time"
 
-// Timeout is how long a test waits. It is long, since it costs nothing when the condition
-// comes true, and a machine that is busy or stands still for seconds is no failure.
+// Timeout is how long a test waits. It is long, since a wait costs nothing when the
+// condition becomes true, and a busy machine must not fail a test.
 const Timeout = time.Minute
 
-// The pause between two looks grows from the first to the second: what comes soon is seen
-// soon, and what takes long (a look may be a query) is not looked at all the time.
+// The pause between two checks grows from minPause to maxPause. So a quick condition is
+// seen quickly, and a slow one is not checked too often (a check may be a query).
 const (
 	minPause = 100 * time.Microsecond
 	maxPause = 20 * time.Millisecond
 )
 
-// TB is what is needed of testing.TB. rapid.T has it as well.
+// TB is the part of testing.TB that this package needs. rapid.T implements it
+// too.
 type TB interface {
 	Helper()
 	Fatalf(format string, args ...any)
 }
 
-// MustHold waits until a condition holds. What names the condition, for the failure: "the
-// session is live".
+// MustHold waits until a condition holds. what names the condition in the failure
+// message: "the session is live".
 func MustHold(tb TB, what string, holds func() bool) {
 	tb.Helper()
 	if !poll(Timeout, holds) {
@@ -32,7 +33,8 @@ func MustHold(tb TB, what string, holds func() bool) {
 	}
 }
 
-// MustSucceed waits until try returns nil. The failure has the last error.
+// MustSucceed waits until try returns nil. The failure message has the last
+// error.
 func MustSucceed(tb TB, what string, try func() error) {
 	tb.Helper()
 	var err error
@@ -41,8 +43,8 @@ func MustSucceed(tb TB, what string, try func() error) {
 	}
 }
 
-// poll reports whether the condition held before the time was over. It looks once more
-// after that, in case the process stood still meanwhile.
+// poll reports whether the condition held before the time-out. It checks once more
+// after the time-out, in case the process was suspended meanwhile.
 func poll(timeout time.Duration, holds func() bool) bool {
 	deadline := time.Now().Add(timeout)
 	for pause := minPause; ; pause = min(2*pause, maxPause) {

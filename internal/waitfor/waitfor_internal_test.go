@@ -57,8 +57,8 @@ func TestFailsWhenTheTimeIsOver(t *testing.T) {
 	})
 }
 
-// A process that stood still is not blamed for it: when the time is over, there is one
-// more look.
+// Guards against a failure because the process was suspended: there is one more check
+// after the time-out.
 func TestLooksOnceMore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -185,7 +185,7 @@ func (c *Client) Wake() {
 	}
 }
 
-// HasHasHasRoom reports whether one more message fits into the window.
+// HasRoom reports whether one more message fits into the window.
 func (c *Client) HasRoom() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -352,7 +352,7 @@ func (c *Client) runConnection(ctx context.Context) error {
 func (c *Client) connect(conn transport) (*mqttwire.Packet, error) {
 	hello := mqttwire.Connect{
 		Version: c.cfg.Version, ClientID: c.cfg.ClientID, Username: c.cfg.Subject, Password: c.cfg.Token,
-		KeepAlive: keepAlive, Properties: mqttwire.Properties{}.Int(mqttwire.SessionExpiryInterval, 3600),
+		KeepAlive: keepAlive, Properties: mqttwire.Properties{}.WithInt(mqttwire.SessionExpiryInterval, 3600),
 	}
 	timer := time.AfterFunc(dialTimeout, conn.close)
 	defer timer.Stop()

@@ -50,7 +50,7 @@ type frameCutter struct{ buf []byte }
 
 // cut returns the first whole packet, nil if there is none yet.
 func (f *frameCutter) cut() ([]byte, error) {
-	n, _, err := mqttwire.Frame(f.buf)
+	n, _, err := mqttwire.FrameSize(f.buf)
 	if err != nil || n == 0 {
 		return nil, err
 	}
