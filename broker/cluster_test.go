@@ -101,11 +101,11 @@ func TestThreeBrokers(t *testing.T) {
 			}
 			prev = m.Seq
 		}
-		sub.Quiet()
+		sub.ExpectNothing()
 		last = prev
 	}
 	for _, w := range writers {
-		w.Quiet() // nobody else's acknowledgements
+		w.ExpectNothing() // nobody else's acknowledgements
 	}
 	cluster.MustAgree(t, false) // each has sessions of its own
 
@@ -124,8 +124,8 @@ func TestThreeBrokers(t *testing.T) {
 	if m := subs[0].ReceiveAcked(); m.Body == "at once" && m.Prev != last {
 		t.Fatalf("message %d has prev %d, want %d", m.Seq, m.Prev, last)
 	}
-	writers[2].Quiet()
-	subs[2].Quiet()
+	writers[2].ExpectNothing()
+	subs[2].ExpectNothing()
 	cluster.Node(2).Hold(false)
 	if ack := writers[2].Expect(packets.Puback); ack.PacketID != id {
 		t.Fatalf("acknowledged is %d, want %d", ack.PacketID, id)
@@ -157,7 +157,7 @@ func TestBrokerResumesInOrder(t *testing.T) {
 	if m := reader.ReceiveAcked(); m.Body != "before" {
 		t.Fatalf("got %v", m.Body)
 	}
-	reader.Settle()
+	reader.Sync()
 	if err := b.Stop(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestBrokerResumesInOrder(t *testing.T) {
 	if m := reader.ReceiveAcked(); m.Body != "after" {
 		t.Fatalf("got %v", m.Body)
 	}
-	reader.Quiet()
+	reader.ExpectNothing()
 }
 
 // When it is never to be known whether a message was committed, its publisher is told: by a
@@ -190,15 +190,15 @@ func TestOutcomeUnknown(t *testing.T) {
 	cluster.Node(0).Hold(true)
 	newer.Publish("user/bob", 1, "hello")
 	older.Publish("user/bob", 1, "hello")
-	newer.Quiet()
-	older.Quiet()
+	newer.ExpectNothing()
+	older.ExpectNothing()
 	if err := cluster.Node(0).Close(); err != nil {
 		t.Fatal(err)
 	}
 	if ack := newer.Expect(packets.Puback); ack.ReasonCode != packets.ErrUnspecifiedError.Code {
 		t.Errorf("reason code %#x", ack.ReasonCode)
 	}
-	older.Ended()
+	older.ExpectEnd()
 }
 
 // mustUnpack unpacks an archive into a new folder.
@@ -234,7 +234,7 @@ func TestFormat1(t *testing.T) {
 	if ackedSeq(t, again) != seqs[0] {
 		t.Errorf("the first message has come again as %d, want %d", ackedSeq(t, again), seqs[0])
 	}
-	bob.Quiet()
+	bob.ExpectNothing()
 	if next := ackedSeq(t, alice.PublishAcked("user/bob", 1, "four")); next != seqs[2]+1 {
 		t.Errorf("the next message is %d after %d", next, seqs[2])
 	}
