@@ -31,7 +31,7 @@ func (d *decided) append(b []byte) []byte {
 
 // putDecided puts the state behind an entry into its batch.
 func (a *applier) putDecided(b *pebble.Batch, e *Entry) error {
-	a.val = a.decided.append(a.val[:0])
+	a.val = a.append(a.val[:0])
 	if err := b.Set([]byte(keyDecided), a.val, nil); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package msglog
 
 import (
+	"slices"
 	"sync"
 
 	"mynah/broker/state"
@@ -123,8 +124,8 @@ func (c *Committed) Stored(recs []*Record) []*Record {
 
 // newest returns the seq of the newest message that the entry stored, 0 for none.
 func (c *Committed) newest() uint64 {
-	for i := len(c.Outcomes) - 1; i >= 0; i-- {
-		if c.Outcomes[i] == Stored {
+	for i, o := range slices.Backward(c.Outcomes) {
+		if o == Stored {
 			return c.Entry.Records[i].Seq
 		}
 	}

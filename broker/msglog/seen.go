@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -224,9 +225,7 @@ func (c *deviceCache) get(l *Pebble, dev device, upto uint64, entry *deviceUses)
 		return nil, err
 	}
 	if entry != nil {
-		for id, u := range entry.byID {
-			uses.byID[id] = u
-		}
+		maps.Copy(uses.byID, entry.byID)
 		uses.count = entry.count
 	}
 	if c.entries+len(uses.byID) > dupEntries {
