@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 )
@@ -51,16 +52,64 @@ func mix(a, b uint64) uint64 {
 }
 
 func hashBytes(h uint64, b []byte) uint64 {
-	n := uint64(len(b))
-	for ; len(b) >= 8; b = b[8:] {
-		h = mix(h, binary.LittleEndian.Uint64(b))
+	n := len(b)
+	whole := n &^ 7
+	for i := 0; i < whole; i += 8 {
+		h = mix(h, binary.LittleEndian.Uint64(b[i:]))
 	}
 	var rest uint64
-	for i, c := range b {
-		rest |= uint64(c) << (8 * i)
+	if n >= 8 && whole < n {
+		rest = binary.LittleEndian.Uint64(b[n-8:]) >> (8 * (8 - n + whole))
+	} else {
+		for i, c := range b[whole:] {
+			rest |= uint64(c) << (8 * i)
+		}
 	}
-	return mix(mix(h, rest), n^seedLength)
+	return mix(mix(h, rest), uint64(n)^seedLength)
 }
+
+// digestOf returns digest(tail), where tail is what becomes of a scanned object with the
+// type: if all of its members are known ones, without going over the tail again. ok is false
+// if it cannot tell.
+func digestOf(s *scanner, o *object, typ string) (sum uint64, ok bool) {
+	if o.nfew > 0 {
+		return 0, false
+	}
+	d := digester{b: s.b}
+	n := uint64(1)
+	sum = mix(nameHash[fieldType], hashString(typ))
+	for left := o.seen &^ written; left != 0; left &= left - 1 {
+		f := field(bits.TrailingZeros32(uint32(left)))
+		v := o.vals[f]
+		var h uint64
+		switch c := s.b[v.from]; {
+		case c == '"' && bytes.IndexByte(v.of(s.b), '\\') < 0:
+			h = hashBytes(seedText, s.b[v.from+1:v.to-1])
+		case s.spaces && (c == '{' || c == '['): // there may be white space in it
+			return 0, false
+		default:
+			d.i = v.from
+			h = d.value()
+		}
+		sum += mix(nameHash[f], h)
+		n++
+	}
+	return mix(sum^seedObject, n), true
+}
+
+// hashString is the hash of a string that has no escapes.
+func hashString(s string) uint64 {
+	var b [MaxTypeLen]byte
+	return hashBytes(seedText, b[:copy(b[:], s)])
+}
+
+// nameHash is by field the hash of its name.
+var nameHash = func() (all [fields]uint64) {
+	for f, name := range fieldNames {
+		all[f] = hashBytes(seedText, []byte(name))
+	}
+	return all
+}()
 
 // value returns the hash of the value at d.i.
 func (d *digester) value() uint64 {

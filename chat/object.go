@@ -31,6 +31,12 @@ const (
 	fields // how many there are
 )
 
+// fieldNames has the names of the fields that are the client's to write.
+var fieldNames = [fields]string{
+	fieldType: "type", fieldBody: "body", fieldMid: "mid", fieldReplyTo: "reply_to", fieldMentions: "mentions", fieldExpires: "expires",
+	fieldExt: "ext", fieldUpto: "upto", fieldOf: "of", fieldKey: "key", fieldRemove: "remove",
+}
+
 func fieldNamed(name []byte) field {
 	switch string(name) {
 	case "seq":

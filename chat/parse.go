@@ -135,22 +135,31 @@ func (l Limits) ParseWith(payload []byte, system bool, mqtt []byte) (Draft, erro
 	case !utf8.Valid(payload):
 		return l.binary(payload, mqtt)
 	}
-	o := object{drop: written}
-	if mqtt != nil {
-		o.drop |= 1 << fieldExt
-	}
 	s := scanner{b: payload, depth: l.Depth}
-	if s.document(&o) {
-		if o.typed || o.seen.has(fieldBody) {
-			return l.message(&s, &o, system, mqtt)
+	switch c := s.space(); {
+	case c == '{':
+		o := object{drop: written}
+		if mqtt != nil {
+			o.drop |= 1 << fieldExt
 		}
-		return l.data(&s, o.all, mqtt)
-	}
-	s = scanner{b: payload, depth: l.Depth}
-	if v, ok := s.other(); ok && (s.bad == nil || payload[v.from] == '[') {
-		return l.data(&s, v, mqtt)
+		switch ok := s.document(&o); {
+		case ok && (o.typed || o.seen.has(fieldBody)):
+			return l.message(&s, &o, system, mqtt)
+		case ok:
+			return l.data(&s, o.all, mqtt)
+		}
+	case beginsOther[c]:
+		if v, ok := s.other(); ok && (s.bad == nil || c == '[') {
+			return l.data(&s, v, mqtt)
+		}
 	}
 	return l.text(payload, mqtt)
+}
+
+// beginsOther says which bytes a JSON value begins with that is no object and no string.
+var beginsOther = [256]bool{
+	'[': true, 't': true, 'f': true, 'n': true, '-': true,
+	'0': true, '1': true, '2': true, '3': true, '4': true, '5': true, '6': true, '7': true, '8': true, '9': true,
 }
 
 func tooLarge(what string, limit int) *Error {
@@ -180,10 +189,15 @@ func extLen(mqtt []byte) int {
 // finish appends ext.mqtt, unless that is nil, and the closing brace to a tail.
 func finish(tail, mqtt []byte) []byte {
 	if mqtt != nil {
-		tail = append(tail, `,"ext":{"mqtt":`...)
-		tail = append(append(tail, mqtt...), '}')
+		tail = appendMQTT(tail, mqtt)
 	}
 	return append(tail, '}')
+}
+
+// appendMQTT appends the field ext with nothing but mqtt.
+func appendMQTT(tail, mqtt []byte) []byte {
+	tail = append(tail, `,"ext":{"mqtt":`...)
+	return append(append(tail, mqtt...), '}')
 }
 
 func (l Limits) binary(payload, mqtt []byte) (Draft, error) {
@@ -252,7 +266,7 @@ func (l Limits) message(s *scanner, o *object, system bool, mqtt []byte) (Draft,
 			s.fail(errTypeKind)
 		case !validType(name):
 			s.fail(errType)
-		case !system && IsNotice(string(name)):
+		case !system && len(name) >= len(notice) && IsNotice(string(name)):
 			s.fail(errNotice)
 		default:
 			d.Type = typeName(name)
@@ -294,7 +308,10 @@ func (l Limits) message(s *scanner, o *object, system bool, mqtt []byte) (Draft,
 	}
 	d.Tail = tail
 	if d.Mid != "" {
-		d.Digest = digest(tail)
+		var ok bool
+		if d.Digest, ok = digestOf(s, o, d.Type); !ok || mqtt != nil {
+			d.Digest = digest(tail)
+		}
 	}
 	return d, nil
 }
@@ -476,8 +493,14 @@ func validType(b []byte) bool {
 	return true
 }
 
+// notice is the type, and the first word of the types, that only the system sends.
+const notice = "notice"
+
 // IsNotice reports whether a type is one that only the system sends.
-func IsNotice(typ string) bool { return typ == "notice" || strings.HasPrefix(typ, "notice.") }
+func IsNotice(typ string) bool {
+	rest, ok := strings.CutPrefix(typ, notice)
+	return ok && (rest == "" || rest[0] == '.')
+}
 
 // typeName returns b as a string, without a new one for the types that
 // PROTOCOL.md names.
