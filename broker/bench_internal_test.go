@@ -16,7 +16,7 @@ import (
 // BenchmarkRecord is what a PUBLISH costs on its reader's goroutine: is it allowed, parsed,
 // made into a record.
 func BenchmarkRecord(b *testing.B) {
-	br := &Broker{policy: authhook.NewPolicy(nil)}
+	pub := &publisher{rights: &rights{ctx: b.Context(), policy: authhook.NewPolicy(nil)}}
 	id := &authhook.Identity{Subject: "alice", Role: authhook.RoleUser, Groups: []string{"room"}}
 	text := strings.Repeat("x", 100)
 	for name, payload := range map[string]string{
@@ -28,10 +28,10 @@ func BenchmarkRecord(b *testing.B) {
 			b.SetBytes(int64(len(p)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := br.admit(id, "group/room"); err != nil {
+				if _, err := pub.authorise(id, "group/room"); err != nil {
 					b.Fatal(err)
 				}
-				if _, _, err := br.record(id, "group/room", p, nil); err != nil {
+				if _, _, err := pub.record(id, "group/room", p, nil); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -41,7 +41,7 @@ func BenchmarkRecord(b *testing.B) {
 
 // BenchmarkAck is the encoding of an acknowledgement.
 func BenchmarkAck(b *testing.B) {
-	br := &Broker{}
+	pipe := &pipeline{}
 	for _, version := range []int{4, 5} {
 		b.Run(fmt.Sprintf("v%d", version), func(b *testing.B) {
 			c := &conn{Conn: &outbox.Conn{}}
@@ -50,7 +50,7 @@ func BenchmarkAck(b *testing.B) {
 			dst := make([]byte, 0, 64)
 			b.ReportAllocs()
 			for b.Loop() {
-				dst = br.appendAck(dst[:0], &p)
+				dst = pipe.appendAck(dst[:0], &p)
 			}
 		})
 	}

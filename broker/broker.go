@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"mynah/broker/outbox"
 	"mynah/broker/presence"
 	"mynah/broker/pubsub"
+	"mynah/broker/session"
 	"mynah/broker/state"
 	"mynah/chat"
 	"mynah/internal/loglimit"
@@ -57,7 +59,7 @@ type Config struct {
 	// MaxConns bounds open connections, MaxConnsPerAddr those from one address;
 	// 0 for no bound.
 	MaxConns, MaxConnsPerAddr int
-	// Descriptors bounds the connections of these doors and of others of the
+	// Descriptors bounds the connections of these listeners and of others of the
 	// process together; default: not at all. Without a bound, connections can take
 	// the descriptors that the message log cannot go on without.
 	Descriptors *listener.Descriptors
@@ -95,7 +97,7 @@ type Config struct {
 	Registry prometheus.Registerer // default: none
 }
 
-// Broker is the MQTT server.
+// Broker is the MQTT server: it puts its parts together, starts and stops them.
 type Broker struct {
 	cfg    Config
 	logger *slog.Logger
@@ -103,44 +105,31 @@ type Broker struct {
 	log      msglog.Log
 	state    state.Store
 	engine   *delivery.Engine
-	mochi    *mqtt.Server
 	topics   *pubsub.Topics
-	policy   *authhook.Policy
-	auth     *authhook.Hook
 	presence *presence.Tracker
+	auth     *authhook.Hook
+	policy   *authhook.Policy
 	metrics  *metrics
-	doors    *listener.Metrics
-	tcp      []*listener.TCP
-	ws       *listener.WebSocket
-	lookups  bool // the policy may have to wait for a directory
 
-	devices *devices
-	wills   pubsub.Wills
-	system  system
-	queue   *queue
-	batches chan batch
-	feed    *msglog.Feed // of committed entries
+	listenerMetrics *listener.Metrics
+	tcp             []*listener.TCP
+	ws              *listener.WebSocket
 
-	freeBatches chan []publication // memory for batches to come
+	conns       *connections
+	endpoint    *endpoint
+	queue       *queue
+	pipeline    *pipeline
+	refusals    *refusals
+	wills       *willPublisher
+	memberships *memberships
+	maintenance *maintenance
 
-	explanations chan explanation
-
-	conns     sync.Map // *outbox.Conn → *conn
-	holders   sync.Map // delivery.Key → *conn: whose the session is
-	maxPacket int      // bytes of the largest packet that clients may send
-	// memberships counts what the directory said about who is in which group.
-	memberships atomic.Uint64
-	connected   atomic.Int64
-	stopping    atomic.Bool
-	full        rarely
-
-	filterRefusals *loglimit.Limiter // refused subscriptions that are logged
-
-	ctx    context.Context // ends when the broker stops
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	failed chan error
-	watch  func() // stops watching the directory
+	ctx      context.Context // ends when the broker stops
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup
+	failed   chan error
+	stopping atomic.Bool
+	unwatch  func() // stops watching the directory
 
 	start, stop sync.Once
 	startErr    error
@@ -172,19 +161,9 @@ func New(cfg Config) (*Broker, error) {
 		cfg.PresenceSettle = 5 * time.Second
 	}
 	b := &Broker{
-		cfg: cfg, logger: cfg.Logger, doors: listener.NewMetrics(),
-		policy:  authhook.NewPolicy(cfg.Directory),
-		lookups: cfg.Directory != nil,
-		devices: newDevices(),
-		queue:   newQueue(),
-		batches: make(chan batch, pipelined),
-
-		freeBatches: make(chan []publication, pipelined+2),
-		failed:      make(chan error, 1),
-		system:      system{started: time.Now()},
-
-		explanations:   make(chan explanation, maxExplanations),
-		filterRefusals: loglimit.New(filterRefusalsAtOnce, filterRefusalsEvery),
+		cfg: cfg, logger: cfg.Logger, listenerMetrics: listener.NewMetrics(),
+		policy: authhook.NewPolicy(cfg.Directory),
+		failed: make(chan error, 1),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	if err := b.open(); err != nil {
@@ -207,34 +186,81 @@ func (b *Broker) open() (err error) {
 	if b.log, b.state, err = b.openLog(filepath.Join(b.cfg.DataDir, "log"), opts); err != nil {
 		return fmt.Errorf("open message log: %w", err)
 	}
-	// Whatever is committed from here on is delivered; sessions read what was before.
-	_, last := b.log.Bounds()
-	if b.feed, err = b.log.Follow(last); err != nil {
-		return fmt.Errorf("follow message log: %w", err)
-	}
-	if err := b.embed(); err != nil {
+	if err := b.assemble(); err != nil {
 		return err
 	}
+	return b.openListeners()
+}
+
+// assemble makes the parts, each with what it needs of the others.
+func (b *Broker) assemble() (err error) {
+	// Whatever is committed from here on is delivered; sessions read what was before.
+	_, last := b.log.Bounds()
+	feed, err := b.log.Follow(last)
+	if err != nil {
+		return fmt.Errorf("follow message log: %w", err)
+	}
+	maxPacket := cmp.Or(b.cfg.Limits.Payload, defaultPayload) + packetOverhead
+	mochi, err := b.embed(maxPacket)
+	if err != nil {
+		return err
+	}
+	b.queue = newQueue()
+	b.conns = &connections{retire: b.queue.retire}
+	devices := newDevices()
+	system := &system{started: time.Now()}
+	rights := &rights{ctx: b.ctx, auth: b.auth, policy: b.policy, lookups: b.cfg.Directory != nil}
+	b.memberships = &memberships{rights: rights, conns: b.conns, logger: b.logger}
+	subscriber := &subscriber{
+		rights: rights, conns: b.conns, memberships: b.memberships, logger: b.logger,
+		refusalLog: loglimit.New(filterRefusalsAtOnce, filterRefusalsEvery),
+	}
+	b.wills = &willPublisher{rights: rights, conns: b.conns}
 	if b.presence, err = presence.New(presence.Config{
-		Store: b.state, Logger: b.logger, Settle: max(b.cfg.PresenceSettle, 0), Notify: b.publishPresence,
+		Store: b.state, Logger: b.logger, Settle: max(b.cfg.PresenceSettle, 0),
+		Notify: func(subject string) { b.topics.PublishPresence(subject) },
 	}); err != nil {
 		return fmt.Errorf("restore presence: %w", err)
 	}
 	if b.topics, err = pubsub.New(pubsub.Config{
-		Store: b.state, Logger: b.logger, MayRead: b.mayReceive, Presence: b.presence,
+		Store: b.state, Logger: b.logger, MayRead: subscriber.mayReceive, Presence: b.presence,
 	}); err != nil {
 		return fmt.Errorf("restore retained messages: %w", err)
 	}
 	b.engine, err = delivery.New(delivery.Config{
-		Log: b.log, State: b.state, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.topics, OnEnd: b.sessionEnded,
+		Log: b.log, State: b.state, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.topics,
 		Limits: &outbox.Limits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
+		OnEnd: func(k session.Key) { // with the session's locks held
+			devices.over(k)
+			b.wills.waiting.SessionEnded(k)
+		},
 	})
 	if err != nil {
 		return err
 	}
 	b.queue.audience = b.engine.Audience
+	b.memberships.engine, subscriber.topics = b.engine, b.topics
+	b.refusals = &refusals{engine: b.engine, waiting: make(chan refusalNotice, maxRefusalNotices)}
+	b.endpoint = &endpoint{
+		mochi: mochi, rights: rights, conns: b.conns, memberships: b.memberships, log: b.log, engine: b.engine,
+		devices: devices, presence: b.presence, subscriber: subscriber, wills: b.wills, system: system, queue: b.queue,
+		logger: b.logger, maxPacket: maxPacket, expiry: b.cfg.SessionExpiry, maxExpiry: b.cfg.MaxSessionExpiry, stopping: &b.stopping,
+	}
 	b.metrics = newMetrics(b.cfg.Registry, b)
-	return b.openDoors()
+	b.endpoint.publisher = &publisher{
+		limits: b.cfg.Limits, limiter: b.cfg.Limiter, rights: rights, log: b.log, engine: b.engine, topics: b.topics,
+		queue: b.queue, devices: devices, refusals: b.refusals, metrics: b.metrics, renew: subscriber.renew,
+	}
+	b.wills.publisher, b.wills.sessionExpiry = b.endpoint.publisher, b.endpoint.sessionExpiry
+	b.pipeline = newPipeline(&pipeline{
+		queue: b.queue, log: b.log, feed: feed, engine: b.engine, devices: devices, refusals: b.refusals,
+		metrics: b.metrics, logger: b.logger,
+	})
+	b.maintenance = &maintenance{
+		ctx: b.ctx, log: b.log, engine: b.engine, topics: b.topics, system: system, logger: b.logger,
+		retention: b.cfg.Retention, noArchive: b.cfg.NoArchive, interval: b.cfg.SystemInterval, version: b.cfg.Version,
+	}
+	return nil
 }
 
 // openLog opens the log. On a disk that is full to the last byte Pebble may try for ever
@@ -267,26 +293,25 @@ func openLocal(dir string, opts msglog.Options) (msglog.Log, state.Store, error)
 	return l, l.State(), nil
 }
 
+// defaultPayload is how many bytes a payload may have where the limits do not say.
+const defaultPayload = 64 << 10
+
 // packetOverhead is how many bytes a packet may have beside its payload: the topic and
 // properties.
 const packetOverhead = 68 << 10
 
-// embed sets Mochi up. What it does by default and should not is in MOCHI.md.
-func (b *Broker) embed() (err error) {
+// embed sets Mochi up for packets of up to maxPacket bytes. What it does by default and
+// should not is in MOCHI.md.
+func (b *Broker) embed(maxPacket int) (mochi *mqtt.Server, err error) {
 	caps := mqtt.NewDefaultServerCapabilities()
-	payload := b.cfg.Limits.Payload
-	if payload == 0 {
-		payload = 64 << 10
-	}
-	b.maxPacket = payload + packetOverhead
-	caps.MaximumPacketSize = uint32(b.maxPacket) //nolint:gosec // some hundred KiB
+	caps.MaximumPacketSize = uint32(maxPacket) //nolint:gosec // some hundred KiB
 	caps.MaximumSessionExpiryInterval = uint32(b.cfg.MaxSessionExpiry / time.Second)
 	caps.MaximumMessageExpiryInterval = 0 // by default it drops retained messages after a day
 	caps.MaximumClientWritesPending = 0   // nothing goes that way
 	caps.ReceiveMaximum = maxQueuedPerConn
 	caps.TopicAliasMaximum = 0
 	caps.Compatibilities.NoInheritedPropertiesOnAck = true
-	b.mochi = mqtt.New(&mqtt.Options{
+	mochi = mqtt.New(&mqtt.Options{
 		Capabilities:             caps,
 		Logger:                   slog.New(mochiHandler{b.logger.Handler()}),
 		ClientNetReadBufferSize:  16, // we read ourselves
@@ -296,21 +321,21 @@ func (b *Broker) embed() (err error) {
 		Verifier: b.cfg.Verifier, Policy: b.policy, Limiter: b.cfg.Limiter, Log: b.logger,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := b.mochi.AddHook(b.auth, nil); err != nil {
-		return fmt.Errorf("add auth hook: %w", err)
+	if err := mochi.AddHook(b.auth, nil); err != nil {
+		return nil, fmt.Errorf("add auth hook: %w", err)
 	}
-	return nil
+	return mochi, nil
 }
 
-// openDoors makes the listeners, which do not listen yet.
-func (b *Broker) openDoors() error {
+// openListeners makes the listeners, which do not listen yet.
+func (b *Broker) openListeners() error {
 	guard := listener.Guard{
-		Handler:            b.serve,
+		Handler:            b.endpoint.serve,
 		FirstPacketTimeout: b.cfg.FirstPacketTimeout,
 		Limiter:            listener.NewLimiter(b.cfg.MaxConns, b.cfg.MaxConnsPerAddr),
-		Metrics:            b.doors,
+		Metrics:            b.listenerMetrics,
 		Logger:             b.logger,
 	}
 	if b.cfg.MQTTAddr != "" {
@@ -339,7 +364,7 @@ func (b *Broker) openDoors() error {
 	}
 	ws, err := listener.NewWebSocket(listener.WSConfig{
 		Guard: guard, AllowedOrigins: b.cfg.AllowedOrigins, TrustedProxies: b.cfg.TrustedProxies, ForwardedHeader: b.cfg.ForwardedHeader,
-		MessageLimit: max(listener.DefaultMessageLimit, 2*int64(b.maxPacket)),
+		MessageLimit: max(listener.DefaultMessageLimit, 2*int64(b.endpoint.maxPacket)),
 	})
 	b.ws = ws
 	return err
@@ -347,19 +372,19 @@ func (b *Broker) openDoors() error {
 
 // Start begins to serve. It is harmless to repeat. ctx bounds the start only.
 func (b *Broker) Start(ctx context.Context) error {
-	b.start.Do(func() { b.startErr = b.begin(ctx) })
+	b.start.Do(func() { b.startErr = b.startParts(ctx) })
 	return b.startErr
 }
 
-func (b *Broker) begin(ctx context.Context) error {
+func (b *Broker) startParts(ctx context.Context) error {
 	// The pipeline from its end to its beginning, so that nothing waits for a part
-	// that is not there; then the doors.
+	// that is not there; then the listeners.
 	b.engine.Start()
-	b.tasks.Go(b.tellExplanations)
-	b.tasks.Go(b.commit)
-	b.tasks.Go(b.sequence)
-	b.tasks.Go(b.keepHouse)
-	b.watch = b.policy.Directory().Watch(b.changed)
+	b.tasks.Go(b.refusals.run)
+	b.tasks.Go(b.pipeline.commit)
+	b.tasks.Go(b.pipeline.sequence)
+	b.tasks.Go(b.maintenance.run)
+	b.unwatch = b.policy.Directory().Watch(b.memberships.changed)
 	for _, t := range b.tcp {
 		if err := t.Start(ctx); err != nil {
 			return err
@@ -374,13 +399,13 @@ func (b *Broker) begin(ctx context.Context) error {
 // repeat. When ctx ends before, connections are cut, and the error says what was not waited
 // for any longer; what was acknowledged is on disk.
 func (b *Broker) Stop(ctx context.Context) error {
-	b.stop.Do(func() { b.stopErr = b.end(ctx) })
+	b.stop.Do(func() { b.stopErr = b.stopParts(ctx) })
 	return b.stopErr
 }
 
-func (b *Broker) end(ctx context.Context) error {
-	begun := true
-	b.start.Do(func() { begun = false; b.startErr = errors.New("the broker was stopped") })
+func (b *Broker) stopParts(ctx context.Context) error {
+	started := true
+	b.start.Do(func() { started = false; b.startErr = errors.New("the broker was stopped") })
 	for _, t := range b.tcp {
 		t.StopAccepting()
 	}
@@ -390,25 +415,25 @@ func (b *Broker) end(ctx context.Context) error {
 	// What may wait for the disk is done in order, on a goroutine of its own: what is left
 	// when ctx ends still comes in that order, if the disk works again.
 	var (
-		last   lastSteps
-		stored = make(chan struct{}) // all that has arrived is
-		parted = make(chan struct{}) // connections have ended, or been cut
-		closed = make(chan error, 1) // the log is
+		last         lastSteps
+		stored       = make(chan struct{}) // all that has arrived is
+		disconnected = make(chan struct{}) // connections have ended, or been cut
+		closed       = make(chan error, 1) // the log is
 	)
 	go func() {
-		if b.watch != nil {
-			b.watch()
+		if b.unwatch != nil {
+			b.unwatch()
 		}
 		last.begin("to publish the last wills")
-		b.lastWills()
+		b.wills.fireLast()
 		last.begin("to store and acknowledge what has arrived")
 		b.queue.close()
 		b.cancel()
-		if begun {
+		if started {
 			b.tasks.Wait()
 		}
 		close(stored)
-		<-parted
+		<-disconnected
 		last.begin("to store who was online")
 		b.presence.Stop()
 		last.begin("to store the positions of sessions")
@@ -421,8 +446,8 @@ func (b *Broker) end(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	b.cancel() // also if the wills are not through
-	errs := []error{b.part(ctx)}
-	close(parted)
+	errs := []error{b.disconnect(ctx)}
+	close(disconnected)
 	select {
 	case err := <-closed:
 		errs = append(errs, err)
@@ -442,12 +467,11 @@ func (l *lastSteps) now() string {
 	return what
 }
 
-// part tells the clients that the server shuts down and ends their connections.
-func (b *Broker) part(ctx context.Context) error {
+// disconnect tells the clients that the server shuts down and ends their connections.
+func (b *Broker) disconnect(ctx context.Context) error {
 	shuttingDown := []byte{packets.Disconnect << 4, 2, packets.ErrServerShuttingDown.Code, 0}
 	var last []*conn
-	b.conns.Range(func(_, v any) bool {
-		c := v.(*conn) //nolint:forcetypeassert // conns holds nothing else
+	b.conns.each(func(c *conn) bool {
 		if c.v5.Load() {
 			_, _ = c.Write(shuttingDown)
 		}
@@ -459,7 +483,7 @@ func (b *Broker) part(ctx context.Context) error {
 	go func() {
 		defer close(flushed)
 		for _, c := range last {
-			c.Flush() // or the doors cut it off; all have begun to wait at the same time
+			c.Flush() // or the listeners cut it off; all have started to wait at the same time
 		}
 	}()
 	select {
@@ -509,15 +533,4 @@ func (b *Broker) Ready() error {
 		return errors.New("the broker is stopping")
 	}
 	return nil
-}
-
-// rarely does something at most once a minute.
-type rarely struct{ last atomic.Int64 }
-
-// Do calls f unless it was called within the last minute.
-func (r *rarely) Do(f func()) {
-	now := time.Now().Unix()
-	if last := r.last.Load(); now-last >= 60 && r.last.CompareAndSwap(last, now) {
-		f()
-	}
 }

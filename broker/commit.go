@@ -18,13 +18,13 @@ const maxIdleAcks = 512
 // commit follows the log, until all that this broker has proposed is settled. Committed
 // entries come in one order, this broker's own and others': messages go on to delivery, and
 // publishers get their acknowledgements.
-func (b *Broker) commit() {
-	defer close(b.explanations)
-	defer b.feed.Close()
-	c := committer{b: b, feed: b.feed.C}
+func (pipe *pipeline) commit() {
+	defer close(pipe.refusals.waiting)
+	defer pipe.feed.Close()
+	c := committer{pipe: pipe, feed: pipe.feed.C}
 	for {
 		select {
-		case t, ok := <-b.batches:
+		case t, ok := <-pipe.batches:
 			if !ok {
 				return
 			}
@@ -49,7 +49,7 @@ func isOurs(c *msglog.Committed) bool {
 
 // committer is what belongs to the goroutine that follows the log.
 type committer struct {
-	b       *Broker
+	pipe    *pipeline
 	feed    <-chan *msglog.Committed // nil when it has ended
 	stored  []*msglog.Record         // scratch
 	touched []*conn                  // scratch
@@ -74,7 +74,7 @@ func (c *committer) outcome(t batch) *msglog.Committed {
 // settleUpTo settles the batch of an entry that was committed, and those before it, of which
 // nothing was proposed.
 func (c *committer) settleUpTo(entry *msglog.Committed) {
-	for t := range c.b.batches {
+	for t := range c.pipe.batches {
 		if t.entry == entry.Entry {
 			c.settle(t, entry)
 			return
@@ -86,15 +86,15 @@ func (c *committer) settleUpTo(entry *msglog.Committed) {
 // deliver hands the messages of an entry to delivery.
 func (c *committer) deliver(entry *msglog.Committed) {
 	c.stored = entry.Stored(c.stored[:0])
-	c.b.engine.Deliver(c.stored)
-	c.b.metrics.messages.Add(float64(len(c.stored)))
+	c.pipe.engine.Deliver(c.stored)
+	c.pipe.metrics.messages.Add(float64(len(c.stored)))
 	clear(c.stored)
 }
 
 // settle acknowledges a batch to its publishers and hands its messages to delivery. The
 // committed entry is nil if nothing was proposed, or if it is not known what became of it.
 func (c *committer) settle(t batch, committed *msglog.Committed) {
-	b := c.b
+	pipe := c.pipe
 	err := t.err
 	var outcomes []msglog.Outcome
 	switch {
@@ -125,10 +125,10 @@ func (c *committer) settle(t batch, committed *msglog.Committed) {
 		if len(p.c.acks) == 0 {
 			c.touched = append(c.touched, p.c)
 		}
-		p.c.acks = b.appendAck(p.c.acks, p)
+		p.c.acks = pipe.appendAck(p.c.acks, p)
 	}
 	if err != nil {
-		b.appendFailed(err, n)
+		pipe.appendFailed(err, n)
 	}
 	for i, conn := range c.touched {
 		if len(conn.acks) > 0 {
@@ -143,11 +143,11 @@ func (c *committer) settle(t batch, committed *msglog.Committed) {
 	if committed != nil {
 		c.deliver(committed)
 	}
-	b.metrics.batches.Observe(float64(len(t.items)))
-	b.queue.done(t.items)
+	pipe.metrics.batches.Observe(float64(len(t.items)))
+	pipe.queue.done(t.items)
 	clear(t.items)
 	select {
-	case b.freeBatches <- t.items:
+	case pipe.freeBatches <- t.items:
 	default:
 	}
 }
@@ -157,15 +157,15 @@ func (c *committer) settle(t batch, committed *msglog.Committed) {
 var errOutcomeUnknown = errors.New("the message log ended before it said what became of the batch")
 
 // appendFailed logs a batch that was not stored.
-func (b *Broker) appendFailed(err error, messages int) {
+func (pipe *pipeline) appendFailed(err error, messages int) {
 	if errors.Is(err, msglog.ErrFull) {
-		b.full.Do(func() {
-			b.logger.Error("the disk of the message log is full: new messages are refused until there is room; delivery and archiving go on",
+		pipe.fullDisk.Do(func() {
+			pipe.logger.Error("the disk of the message log is full: new messages are refused until there is room; delivery and archiving go on",
 				"refused", messages)
 		})
 		return
 	}
-	b.logger.Error("cannot append to the message log; the publishers are told to try again", "messages", messages, "error", err)
+	pipe.logger.Error("cannot append to the message log; the publishers are told to try again", "messages", messages, "error", err)
 }
 
 // refusalOf returns what publishers are told of a batch that was not stored.
@@ -212,17 +212,17 @@ func retriable(refusal *chat.Error) bool {
 
 // appendAck appends the acknowledgement of a publication, and explains a refusal on the
 // sender's error topic where the protocol has no place for it.
-func (b *Broker) appendAck(dst []byte, p *publication) []byte {
+func (pipe *pipeline) appendAck(dst []byte, p *publication) []byte {
 	v5 := p.c.v5.Load()
 	if p.refusal != nil {
-		b.metrics.refused(p.refusal.Code)
+		pipe.metrics.refused(p.refusal.Code)
 		switch {
 		case !v5 && p.qos > 0 && retriable(p.refusal):
-			b.engine.Signal(chat.ErrorTopic(p.c.subject()), p.refusal.Payload(p.topic, p.mid)) // while it can be had
+			pipe.engine.Signal(chat.ErrorTopic(p.c.subject()), p.refusal.Payload(p.topic, p.mid)) // while it can be had
 			_ = p.c.Close()
 			return dst
 		case !v5 || p.qos == 0:
-			b.explain(p)
+			pipe.refusals.enqueue(p)
 		}
 	}
 	if p.qos == 0 {
@@ -232,7 +232,7 @@ func (b *Broker) appendAck(dst []byte, p *publication) []byte {
 	if p.qos == 2 {
 		head = packets.Pubrec << 4
 		if p.refusal != nil && v5 { // that ends the exchange (MQTT 5, 4.3.3)
-			b.devices.closed(p.c.session.Key, p.id)
+			pipe.devices.closed(p.c.session.Key, p.id)
 		}
 	}
 	dst = append(dst, head)

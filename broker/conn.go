@@ -10,6 +10,7 @@ import (
 	"mynah/authhook"
 	"mynah/broker/delivery"
 	"mynah/broker/listener"
+	"mynah/broker/msglog"
 	"mynah/broker/outbox"
 )
 
@@ -30,10 +31,10 @@ type conn struct {
 	v5       atomic.Bool
 	quiet    bool // Request Problem Information is 0 (MQTT 5, 3.1.2.11.7)
 
-	maxPacket       int    // what the client takes, in bytes; 0 for anything (MQTT 5, 3.1.2.11.4)
-	renewalsRefused rarely // logged
-	filtersRefused  rarely // logged
-	retainExplained bool   // the client knows that the chat retains nothing
+	maxPacket       int        // what the client takes, in bytes; 0 for anything (MQTT 5, 3.1.2.11.4)
+	renewalsRefused logLimiter // logged
+	filtersRefused  logLimiter // logged
+	toldNotRetained bool       // the client knows that the chat retains nothing
 
 	will     *will
 	graceful atomic.Bool // DISCONNECT came, and without the wish to have the will sent
@@ -46,9 +47,9 @@ type conn struct {
 	retired bool  // another connection has the session; guarded by queue.mu
 
 	// The committer's.
-	acks           []byte    // acknowledgements of the batch at hand
-	explainedSince time.Time // when the second began in which
-	explained      int       // refusals were explained
+	acks         []byte    // acknowledgements of the batch at hand
+	noticesSince time.Time // when the second began in which
+	notices      int       // so many refusals were told
 }
 
 // Token returns the token of a WebSocket's handshake, "" if there is none.
@@ -69,18 +70,15 @@ func (c *conn) subject() string { return c.session.Subject }
 // hasSession reports whether no other connection has taken the session over.
 func (c *conn) hasSession() bool { return c.session.Attached() == c.Conn }
 
-// sessionExpiry returns how long the session outlives the connection: what an MQTT 5
-// client asked for, up to the configured maximum; the configured time for a 3.1.1
-// client without clean session.
-func (b *Broker) sessionExpiry(cl *mqtt.Client) time.Duration {
-	if cl.Properties.ProtocolVersion < 5 {
-		if cl.Properties.Clean {
-			return 0
-		}
-		return b.cfg.SessionExpiry
+// extendDeadline moves the read deadline to one and a half times the keep-alive from now
+// [MQTT-3.1.2-22].
+func (c *conn) extendDeadline(log msglog.Reader) {
+	now := time.Now()
+	if k := c.client.State.Keepalive; k > 0 {
+		_ = c.SetDeadline(now.Add(time.Duration(k) * 3 * time.Second / 2))
 	}
-	return min(time.Duration(cl.Properties.Props.SessionExpiryInterval)*time.Second, b.cfg.MaxSessionExpiry)
+	if c.pace.due(now) && c.Idle() {
+		_, last := log.Bounds()
+		c.pace.heard(now, last)
+	}
 }
-
-// identity returns who is at the other end, nil once the connection is about to end.
-func (b *Broker) identity(c *conn) *authhook.Identity { return b.auth.Identity(c.client) }

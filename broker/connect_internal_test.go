@@ -11,10 +11,10 @@ import (
 	"mynah/broker/session"
 )
 
-// Connections that race for a session may arrive at hold in another order than they got
+// Connections that race for a session may arrive at takeOver in another order than they got
 // the session. The one that has it is listened to; all others are not. The wrong choice is
 // a client whose publishes are ignored for as long as it stays.
-func TestHoldFollowsTheSession(t *testing.T) {
+func TestTakeOverFollowsTheSession(t *testing.T) {
 	t.Parallel()
 	for _, clean := range []bool{false, true} {
 		for name, order := range map[string][]int{
@@ -22,11 +22,11 @@ func TestHoldFollowsTheSession(t *testing.T) {
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				b, conns := attached(t, clean)
+				cs, conns := attached(t, clean)
 				for _, i := range order {
-					b.hold(conns[i])
+					cs.takeOver(conns[i])
 				}
-				held, _ := b.holders.Load(conns[0].session.Key)
+				held := cs.holder(conns[0].session.Key)
 				for i, c := range conns {
 					if newest := i == 2; (held == c) != newest || c.retired == newest {
 						t.Errorf("connection %d: holds the session: %t, its publishes are ignored: %t", i, held == c, c.retired)
@@ -37,22 +37,22 @@ func TestHoldFollowsTheSession(t *testing.T) {
 	}
 }
 
-// A connection that comes to hold when the one after it has already gone is not listened
+// A connection that comes to takeOver when the one after it has already gone is not listened
 // to either: its client has sent all of that again.
-func TestHoldAfterSuccessorIsGone(t *testing.T) {
+func TestTakeOverAfterSuccessorIsGone(t *testing.T) {
 	t.Parallel()
-	b, conns := attached(t, false)
-	b.hold(conns[2])
-	b.holders.CompareAndDelete(conns[2].session.Key, conns[2])
-	b.hold(conns[1])
+	cs, conns := attached(t, false)
+	cs.takeOver(conns[2])
+	cs.remove(conns[2])
+	cs.takeOver(conns[1])
 	if !conns[1].retired {
 		t.Error("a connection that has lost its session is listened to")
 	}
 }
 
-// attached returns a broker, as far as hold needs it, and three connections that have had
+// attached returns a table of connections and three connections that have had
 // the same session one after the other.
-func attached(t *testing.T, clean bool) (*Broker, []*conn) {
+func attached(t *testing.T, clean bool) (*connections, []*conn) {
 	t.Helper()
 	l, err := msglog.Open(t.TempDir(), msglog.Options{NoSync: true})
 	if err != nil {
@@ -64,7 +64,7 @@ func attached(t *testing.T, clean bool) (*Broker, []*conn) {
 	}
 	e.Start()
 	t.Cleanup(func() { e.Stop(); _ = l.Close() })
-	b := &Broker{queue: newQueue()}
+	cs := &connections{retire: newQueue().retire}
 	conns := make([]*conn, 3)
 	for i := range conns {
 		ours, theirs := net.Pipe()
@@ -77,5 +77,5 @@ func attached(t *testing.T, clean bool) (*Broker, []*conn) {
 		}
 		conns[i] = c
 	}
-	return b, conns
+	return cs, conns
 }

@@ -65,13 +65,13 @@ var errTravelling = chat.Refuse(chat.CodeTooLarge, "content type, response topic
 
 // record makes a PUBLISH to a chat topic a record of the log. It returns the message's mid
 // also with an error, if it is known.
-func (b *Broker) record(id *authhook.Identity, topic string, payload []byte, props *packets.Properties) (*msglog.Record, string, error) {
+func (pub *publisher) record(id *authhook.Identity, topic string, payload []byte, props *packets.Properties) (*msglog.Record, string, error) {
 	system := speaksForSystem(id.Role)
 	with, err := travel(props)
 	if err != nil {
 		return nil, "", err
 	}
-	draft, err := b.cfg.Limits.ParseWith(payload, system, with.object)
+	draft, err := pub.limits.ParseWith(payload, system, with.object)
 	if err != nil {
 		return nil, draft.Mid, err
 	}
@@ -91,12 +91,12 @@ func (b *Broker) record(id *authhook.Identity, topic string, payload []byte, pro
 	}
 	if with.object != nil {
 		// Earlier versions stored the message without the properties.
-		if bare, err := b.cfg.Limits.Parse(payload, system); err == nil {
+		if bare, err := pub.limits.Parse(payload, system); err == nil {
 			r.RawDigest = msglog.RawDigest(topic, bare.Tail)
 		}
 	}
 	if chat.ChangesSomething(draft.Type) {
-		err = b.mayChange(id, topic, draft.Type, draft.Change)
+		err = pub.mayChange(id, topic, draft.Type, draft.Change)
 	}
 	return r, draft.Mid, err
 }
@@ -104,11 +104,11 @@ func (b *Broker) record(id *authhook.Identity, topic string, payload []byte, pro
 // mayChange returns why somebody may not have a message, published to topic, change another
 // one. It looks at the log on the publisher's own goroutine. Who was told that a message is
 // stored finds it there.
-func (b *Broker) mayChange(id *authhook.Identity, topic, typ string, change chat.Change) error {
+func (pub *publisher) mayChange(id *authhook.Identity, topic, typ string, change chat.Change) error {
 	if typ == chat.TypeRead {
 		return nil // a position is not a message: it may be beyond the last
 	}
-	first, last := b.log.Bounds()
+	first, last := pub.log.Bounds()
 	owns := typ == chat.TypeEdit || typ == chat.TypeRecall // only who sent it may
 	switch {
 	case change.Of > last:
@@ -118,10 +118,10 @@ func (b *Broker) mayChange(id *authhook.Identity, topic, typ string, change chat
 	case change.Of < first:
 		return nil // whether it is of this conversation only the archive knows
 	}
-	ctx, cancel := context.WithTimeout(b.ctx, publishTimeout)
+	ctx, cancel := context.WithTimeout(pub.rights.ctx, publishTimeout)
 	defer cancel()
 	var of *msglog.Record
-	if err := b.log.Read(ctx, change.Of-1, change.Of, func(r *msglog.Record) bool { of = r; return false }); err != nil {
+	if err := pub.log.Read(ctx, change.Of-1, change.Of, func(r *msglog.Record) bool { of = r; return false }); err != nil {
 		return errNotDecided
 	}
 	conversation := chat.Conversation(id.Subject, topic)

@@ -46,8 +46,8 @@ func newMetrics(r prometheus.Registerer, b *Broker) *metrics {
 	}
 	stats := b.engine.Stats()
 	collectors := []prometheus.Collector{
-		m.messages, m.batches, m.refusals, m.slowed, b.doors,
-		gauge("mynah_connections", "Open connections.", func() float64 { return float64(b.connected.Load()) }),
+		m.messages, m.batches, m.refusals, m.slowed, b.listenerMetrics,
+		gauge("mynah_connections", "Open connections.", func() float64 { return float64(b.endpoint.open.Load()) }),
 		gauge("mynah_online_subjects", "Subjects with a connection.", func() float64 { return float64(b.presence.Online()) }),
 		gauge("mynah_sessions", "Sessions, connected or not.", func() float64 { return float64(b.engine.Count()) }),
 		gauge("mynah_outbox_bytes", "Memory of what waits to be written to clients.", func() float64 { return float64(b.engine.Limits().Held()) }),

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"bytes"
-	"context"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -41,7 +40,7 @@ func appendForwarded(dst []byte, p *packets.Properties) []byte {
 
 // publishPlain passes on a PUBLISH to a topic outside the chat and then has it acknowledged,
 // behind what the client has published before.
-func (b *Broker) publishPlain(p publication, m *published) {
+func (pub *publisher) publishPlain(p publication, m *published) {
 	c := p.c
 	var exchange uint16
 	if m.qos == 2 {
@@ -50,45 +49,9 @@ func (b *Broker) publishPlain(p publication, m *published) {
 	current := c.session.Inbound.Publish(exchange, c.hasSession, func() {
 		msg := newPlain(m.topic, bytes.Clone(m.payload), m.qos, m.retain, &m.props, m.expiresAtOnce)
 		msg.From = c.session.Key
-		p.nobody = !b.topics.Publish(msg)
+		p.nobody = !pub.topics.Publish(msg)
 	})
 	if current && m.qos > 0 {
-		b.queue.put(p)
+		pub.queue.put(p)
 	}
 }
-
-// mayReceive reports whether a session's client may read a topic by the token that it has
-// now. What comes while it is away is kept, and asked about when it is back.
-func (b *Broker) mayReceive(s *delivery.Session, topic string) bool {
-	v, _ := b.holders.Load(s.Key)
-	c, _ := v.(*conn)
-	if c == nil || c.session != s {
-		return true
-	}
-	id := b.identity(c)
-	if id == nil {
-		return true
-	}
-	ctx, cancel := b.ctx, context.CancelFunc(nil)
-	if b.lookups {
-		ctx, cancel = context.WithTimeout(b.ctx, subscribeTimeout)
-		defer cancel()
-	}
-	return b.policy.CanSubscribe(ctx, id, topic) == nil
-}
-
-// forgetForbidden takes out of a session's queue what its client may not read any more.
-func (b *Broker) forgetForbidden(s *delivery.Session) {
-	forbidden := map[string]struct{}{}
-	for _, topic := range s.PlainTopics() {
-		if !b.mayReceive(s, topic) {
-			forbidden[topic] = struct{}{}
-		}
-	}
-	if len(forbidden) > 0 {
-		s.ForgetPlain(forbidden)
-	}
-}
-
-// publishPresence tells who has subscribed that a subject has come or gone.
-func (b *Broker) publishPresence(subject string) { b.topics.PublishPresence(subject) }

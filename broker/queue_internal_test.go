@@ -18,7 +18,7 @@ import (
 func TestRetiredConnectionIsOut(t *testing.T) {
 	t.Parallel()
 	q := newQueue()
-	old, fresh := publisher("alice"), publisher("alice")
+	old, fresh := connOf("alice"), connOf("alice")
 	for range maxQueuedPerConn {
 		if !q.put(publication{c: old}) {
 			t.Fatal("the queue takes nothing")
@@ -42,8 +42,8 @@ func TestRetiredConnectionIsOut(t *testing.T) {
 	}
 }
 
-// publisher returns a connection of a subject.
-func publisher(subject string) *conn {
+// connOf returns a connection of a subject.
+func connOf(subject string) *conn {
 	return &conn{session: &delivery.Session{Key: session.Key{Subject: subject}}}
 }
 
@@ -89,9 +89,9 @@ func TestNobodyWaitsBehindAnother(t *testing.T) {
 				}
 				return 1
 			}
-			canary := publisher("canary")
+			canary := connOf("canary")
 			for range c.conns {
-				mustPut(t, q, publisher("greedy"), "group/crowd", c.count, c.bytes)
+				mustPut(t, q, connOf("greedy"), "group/crowd", c.count, c.bytes)
 			}
 			// Those who have just come are equal, and then the canary is first.
 			mustPut(t, q, canary, "user/canary", 1, 0)
@@ -132,7 +132,7 @@ func TestSharesAreEqual(t *testing.T) {
 	q.audience = func(string) int { return 1 }
 	for subject, c := range map[string]struct{ conns, bytes int }{"a": {1, 100}, "b": {10, 100}, "c": {1, 8000}} {
 		for range c.conns {
-			mustPut(t, q, publisher(subject), "group/crowd", 200, c.bytes)
+			mustPut(t, q, connOf(subject), "group/crowd", 200, c.bytes)
 		}
 	}
 	cost := map[string]int{}
@@ -159,7 +159,7 @@ func TestAloneIsNotCut(t *testing.T) {
 	t.Parallel()
 	q := newQueue()
 	q.audience = func(string) int { return 500 }
-	mustPut(t, q, publisher("alice"), "group/crowd", 64, 128) // what the row fan1 of the benchmark has under way
+	mustPut(t, q, connOf("alice"), "group/crowd", 64, 128) // what the row fan1 of the benchmark has under way
 	if items := q.take(nil); len(items) != 64 {
 		t.Errorf("a batch of %d, want all 64", len(items))
 	}
@@ -174,7 +174,7 @@ func TestQueueKeepsTheOrder(t *testing.T) {
 	var putters sync.WaitGroup
 	for s := range subjects {
 		for range conns {
-			c := publisher(fmt.Sprint("subject", s))
+			c := connOf(fmt.Sprint("subject", s))
 			putters.Go(func() {
 				for i := range count {
 					r := &msglog.Record{Message: chat.Message{Tail: make([]byte, i*7%5000)}}
@@ -230,7 +230,7 @@ func TestQueueIsBounded(t *testing.T) {
 	subjects := 20
 	for i := range subjects {
 		for range 10 {
-			put(publisher(fmt.Sprint("greedy", i)))
+			put(connOf(fmt.Sprint("greedy", i)))
 		}
 	}
 	mustBlock(t, q, subjects*10)
@@ -245,7 +245,7 @@ func TestQueueIsBounded(t *testing.T) {
 	if most := maxOfAll.bytes + subjects*10*(size+1024); all.bytes > most {
 		t.Errorf("all hold %d bytes, want at most %d", all.bytes, most)
 	}
-	if canary := publisher("canary"); !q.put(publication{c: canary}) { // it does not wait
+	if canary := connOf("canary"); !q.put(publication{c: canary}) { // it does not wait
 		t.Error("the queue takes nothing")
 	}
 	q.close()

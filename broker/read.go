@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -14,16 +13,16 @@ import (
 )
 
 // read takes packets from a client until the connection ends.
-func (b *Broker) read(c *conn) error {
+func (e *endpoint) read(c *conn) error {
 	for {
 		// Not for each packet of a batch, since it looks at the clock; but a client
 		// that sends without a pause never has nothing buffered.
 		if c.in.came() || !c.in.buffered() {
-			b.extend(c)
+			c.extendDeadline(e.log)
 		}
 		head, body, err := c.in.next()
 		if err == nil {
-			err = b.handle(c, head, body)
+			err = e.handle(c, head, body)
 		}
 		if c.client.Closed() || errors.Is(err, errDisconnected) {
 			return nil // we have ended it ourselves, or the client has
@@ -37,38 +36,25 @@ func (b *Broker) read(c *conn) error {
 			}
 			var code packets.Code
 			if errors.As(err, &code) && c.v5.Load() && code.Code >= packets.ErrUnspecifiedError.Code {
-				_ = b.mochi.DisconnectClient(c.client, code) // [MQTT-4.13.1-1]
+				_ = e.mochi.DisconnectClient(c.client, code) // [MQTT-4.13.1-1]
 			}
 			return err
 		}
 	}
 }
 
-// extend moves the read deadline to one and a half times the keep-alive from now
-// [MQTT-3.1.2-22].
-func (b *Broker) extend(c *conn) {
-	now := time.Now()
-	if k := c.client.State.Keepalive; k > 0 {
-		_ = c.SetDeadline(now.Add(time.Duration(k) * 3 * time.Second / 2))
-	}
-	if c.pace.due(now) && c.Idle() {
-		_, last := b.log.Bounds()
-		c.pace.heard(now, last)
-	}
-}
-
 // handle deals with one packet. An error ends the connection [MQTT-4.13.1-1].
-func (b *Broker) handle(c *conn, head byte, body []byte) error {
+func (e *endpoint) handle(c *conn, head byte, body []byte) error {
 	if err := packet.CheckHead(head); err != nil {
 		return err
 	}
 	switch head >> 4 {
 	case packets.Publish:
-		return b.handlePublish(c, head, body)
+		return e.handlePublish(c, head, body)
 	case packets.Puback, packets.Pubrec, packets.Pubcomp:
-		return b.handleAck(c, head, body)
+		return e.handleAck(c, head, body)
 	case packets.Pubrel:
-		return b.handlePubrel(c, body)
+		return e.handlePubrel(c, body)
 	case packets.Pingreq:
 		if len(body) != 0 {
 			return packets.ErrMalformedPacket
@@ -76,7 +62,7 @@ func (b *Broker) handle(c *conn, head byte, body []byte) error {
 		_, err := c.Write([]byte{packets.Pingresp << 4, 0})
 		return err
 	case packets.Subscribe, packets.Unsubscribe, packets.Disconnect, packets.Auth:
-		return b.handleRare(c, head, bytes.Clone(body))
+		return e.handleRare(c, head, bytes.Clone(body))
 	case packets.Connect:
 		return packets.ErrProtocolViolationSecondConnect // [MQTT-3.1.0-2]
 	}
@@ -84,7 +70,7 @@ func (b *Broker) handle(c *conn, head byte, body []byte) error {
 }
 
 // handlePublish decodes a PUBLISH (MQTT 5, 3.3).
-func (b *Broker) handlePublish(c *conn, head byte, body []byte) error {
+func (e *endpoint) handlePublish(c *conn, head byte, body []byte) error {
 	p := published{qos: head >> 1 & 3, dup: head&0x08 != 0, retain: head&0x01 != 0}
 	if p.qos == 3 || p.qos == 0 && p.dup {
 		return packets.ErrMalformedFlags // [MQTT-3.3.1-4], [MQTT-3.3.1-2]
@@ -127,12 +113,12 @@ func (b *Broker) handlePublish(c *conn, head byte, body []byte) error {
 	if p.topic == "" {
 		return packets.ErrProtocolViolationNoTopic // we announce no topic aliases
 	}
-	if p.qos == 2 && !p.dup && c.v5.Load() && b.devices.exchanges(c.session.Key)+c.session.Inbound.Exchanges() >= maxQueuedPerConn {
+	if p.qos == 2 && !p.dup && c.v5.Load() && e.devices.exchanges(c.session.Key)+c.session.Inbound.Exchanges() >= maxQueuedPerConn {
 		return packets.ErrReceiveMaximum // 3.3.4: CONNACK has told how many
 	}
 	p.payload = body
-	b.system.received.Add(1)
-	b.publish(c, &p)
+	e.system.received.Add(1)
+	e.publisher.publish(c, &p)
 	return nil
 }
 
@@ -164,7 +150,7 @@ var errWrongAck = packets.Code{
 }
 
 // handleAck takes in an acknowledgement of a message to the client.
-func (b *Broker) handleAck(c *conn, head byte, body []byte) error {
+func (e *endpoint) handleAck(c *conn, head byte, body []byte) error {
 	id, failed, err := packet.Ack(packet.Type(head>>4), body, c.v5.Load())
 	if err != nil {
 		return err
@@ -176,12 +162,12 @@ func (b *Broker) handleAck(c *conn, head byte, body []byte) error {
 }
 
 // handlePubrel finishes a QoS 2 publish of the client.
-func (b *Broker) handlePubrel(c *conn, body []byte) error {
+func (e *endpoint) handlePubrel(c *conn, body []byte) error {
 	id, _, err := packet.Ack(packet.Pubrel, body, c.v5.Load())
 	if err != nil {
 		return err
 	}
-	b.devices.closed(c.session.Key, id)
+	e.devices.closed(c.session.Key, id)
 	c.session.Inbound.Release(id, c.hasSession)
 	_, err = c.Write([]byte{packets.Pubcomp << 4, 2, byte(id >> 8), byte(id)})
 	return err
@@ -189,8 +175,8 @@ func (b *Broker) handlePubrel(c *conn, body []byte) error {
 
 // handleRare deals with a packet that is rare. It does so on another goroutine, since
 // that needs a stack that the connection's would then keep for good. A panic in Mochi's
-// codec (MOCHI.md: a truncated SUBSCRIBE) is passed on to the door, which recovers.
-func (b *Broker) handleRare(c *conn, head byte, body []byte) error {
+// codec (MOCHI.md: a truncated SUBSCRIBE) is passed on to the listener, which recovers.
+func (e *endpoint) handleRare(c *conn, head byte, body []byte) error {
 	type result struct {
 		err      error
 		panicked any
@@ -202,7 +188,7 @@ func (b *Broker) handleRare(c *conn, head byte, body []byte) error {
 			r.panicked = recover()
 			done <- r
 		}()
-		r.err = b.decode(c, head, body)
+		r.err = e.decode(c, head, body)
 	}()
 	r := <-done
 	if r.panicked != nil {
@@ -212,7 +198,7 @@ func (b *Broker) handleRare(c *conn, head byte, body []byte) error {
 }
 
 // decode decodes a packet with Mochi's codec and has it dealt with.
-func (b *Broker) decode(c *conn, head byte, body []byte) error {
+func (e *endpoint) decode(c *conn, head byte, body []byte) error {
 	pk := packets.Packet{ProtocolVersion: c.client.Properties.ProtocolVersion}
 	if err := pk.FixedHeader.Decode(head); err != nil {
 		return err
@@ -225,14 +211,14 @@ func (b *Broker) decode(c *conn, head byte, body []byte) error {
 			err = pk.SubscribeDecode(body)
 		}
 		if err == nil {
-			return b.subscribe(c, pk)
+			return e.subscriber.subscribe(c, pk)
 		}
 	case packets.Unsubscribe:
 		if err = packet.CheckUnsubscribe(body, c.v5.Load()); err == nil {
 			err = pk.UnsubscribeDecode(body)
 		}
 		if err == nil {
-			return b.unsubscribe(c, pk)
+			return e.subscriber.unsubscribe(c, pk)
 		}
 	case packets.Disconnect:
 		var reason byte

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -16,11 +17,8 @@ import (
 	"mynah/broker/pubsub"
 	"mynah/broker/session"
 	"mynah/chat"
+	"mynah/internal/loglimit"
 )
-
-// subscribeTimeout bounds what a SUBSCRIBE, with all its filters, waits for the directory:
-// what is behind it waits, too.
-const subscribeTimeout = 5 * time.Second
 
 // How many refused subscriptions are logged, of all connections: whoever may connect can
 // cause them at will.
@@ -29,13 +27,23 @@ const (
 	filterRefusalsEvery  = time.Second
 )
 
+// subscriber deals with what clients subscribe to.
+type subscriber struct {
+	rights      *rights
+	conns       *connections
+	memberships *memberships
+	topics      *pubsub.Topics
+	refusalLog  *loglimit.Limiter
+	logger      *slog.Logger
+}
+
 // subscribe deals with a SUBSCRIBE (MQTT 5, 3.8): what it may have is on disk before the
 // SUBACK, and what is retained comes after it.
-func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
+func (sub *subscriber) subscribe(c *conn, pk packets.Packet) error {
 	if code := pk.SubscribeValidate(); code != packets.CodeSuccess {
 		return code
 	}
-	ctx, cancel := context.WithTimeout(b.ctx, subscribeTimeout)
+	ctx, cancel := context.WithTimeout(sub.rights.ctx, subscribeTimeout)
 	defer cancel()
 	had := c.allowance()
 	filters, places := collapse(pk.Filters)
@@ -43,7 +51,7 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 	isNew := make(map[string]bool, len(filters))
 	var granted []session.Subscription
 	for i, f := range filters {
-		code := b.mayHave(ctx, c, f)
+		code := sub.checkFilter(ctx, c, f)
 		if code == packets.CodeSuccess && !had.has(f.Filter) {
 			if had.take(f.Filter) {
 				isNew[f.Filter] = true
@@ -74,8 +82,8 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 		reasons[i] = c.refusedCode(code)
 		first.add(f.Filter, code)
 	}
-	if err := b.grant(c, granted); err != nil {
-		b.logger.Error("cannot store subscriptions; they are refused",
+	if err := sub.grant(c, granted); err != nil {
+		sub.logger.Error("cannot store subscriptions; they are refused",
 			"subject", c.subject(), "client_id", c.clientID, "error", err)
 		for i := range reasons {
 			if reasons[i] <= packets.CodeGrantedQos2.Code {
@@ -86,7 +94,7 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 		granted = nil
 	}
 	if first.n > 0 {
-		b.logRefused(c, &first)
+		sub.logRefused(c, &first)
 	}
 	if err := c.client.WritePacket(packets.Packet{
 		FixedHeader: packets.FixedHeader{Type: packets.Suback}, PacketID: pk.PacketID, ReasonCodes: reasons,
@@ -94,7 +102,7 @@ func (b *Broker) subscribe(c *conn, pk packets.Packet) error {
 	}); err != nil {
 		return err
 	}
-	b.queueRetained(c, granted, isNew)
+	sub.queueRetained(c, granted, isNew)
 	return nil
 }
 
@@ -133,16 +141,16 @@ var (
 	errNotStored = packets.Code{Code: packets.ErrUnspecifiedError.Code, Reason: string(chat.CodeUnavailable) + ": the server could not store the subscription; try again"}
 )
 
-// mayHave returns why a client may not have a subscription, packets.CodeSuccess if it may.
-func (b *Broker) mayHave(ctx context.Context, c *conn, f packets.Subscription) packets.Code {
-	id := b.identity(c)
+// checkFilter returns why a client may not have a subscription, packets.CodeSuccess if it may.
+func (sub *subscriber) checkFilter(ctx context.Context, c *conn, f packets.Subscription) packets.Code {
+	id := sub.rights.identity(c)
 	switch {
 	case pubsub.TooDeep(f.Filter):
 		return packets.Code{Code: packets.ErrTopicFilterInvalid.Code, Reason: errTooDeep.Error()}
 	case !pubsub.ValidFilter(f.Filter):
 		return packets.ErrTopicFilterInvalid
 	}
-	if err := b.policy.CanSubscribe(ctx, id, f.Filter); err != nil {
+	if err := sub.rights.policy.CanSubscribe(ctx, id, f.Filter); err != nil {
 		return packets.Code{Code: packets.ErrNotAuthorized.Code, Reason: asRefusal(authhook.WhyNotSubscribe(id, f.Filter, err)).Error()}
 	}
 	return packets.CodeSuccess
@@ -194,9 +202,9 @@ func (c *conn) subackReason(first *refusedFilter, codes int) string {
 }
 
 // logRefused logs that a client is refused a subscription, a connection's once a minute.
-func (b *Broker) logRefused(c *conn, first *refusedFilter) {
+func (sub *subscriber) logRefused(c *conn, first *refusedFilter) {
 	c.filtersRefused.Do(func() {
-		leftOut, ok := b.filterRefusals.Allow()
+		leftOut, ok := sub.refusalLog.Allow()
 		if !ok {
 			return
 		}
@@ -207,17 +215,17 @@ func (b *Broker) logRefused(c *conn, first *refusedFilter) {
 		if leftOut > 0 {
 			attrs = append(attrs, "left_out", leftOut)
 		}
-		b.logger.Info("a subscription was refused", attrs...)
+		sub.logger.Info("a subscription was refused", attrs...)
 	})
 }
 
 // grant stores subscriptions and makes them effective.
-func (b *Broker) grant(c *conn, subs []session.Subscription) error {
+func (sub *subscriber) grant(c *conn, subs []session.Subscription) error {
 	if len(subs) == 0 {
 		return nil
 	}
-	before := b.memberships.Load()
-	groups, err := b.groups(b.identity(c))
+	before := sub.memberships.changes.Load()
+	groups, err := sub.rights.groups(sub.rights.identity(c))
 	if err != nil {
 		// What may be read was decided before. The rest of the session goes on with
 		// the memberships that are known.
@@ -226,13 +234,13 @@ func (b *Broker) grant(c *conn, subs []session.Subscription) error {
 	if err := c.session.Subscribe(subs, groups); err != nil {
 		return err
 	}
-	b.regroupSince(c, before)
+	sub.memberships.refreshIfStale(c, before)
 	return nil
 }
 
 // queueRetained has what is retained sent to a new subscriber (MQTT 5, 3.8.4), as the
 // Retain Handling says. A shared subscription gets none (4.8.2).
-func (b *Broker) queueRetained(c *conn, subs []session.Subscription, isNew map[string]bool) {
+func (sub *subscriber) queueRetained(c *conn, subs []session.Subscription, isNew map[string]bool) {
 	subs = slices.DeleteFunc(subs, func(f session.Subscription) bool {
 		return session.IsChatFilter(f.Filter) || mqtt.IsSharedFilter(f.Filter) || f.RetainHandling == 2 || f.RetainHandling == 1 && !isNew[f.Filter]
 	})
@@ -246,12 +254,12 @@ func (b *Broker) queueRetained(c *conn, subs []session.Subscription, isNew map[s
 		if f.Identifier != 0 {
 			o.IDs = []int{f.Identifier}
 		}
-		c.session.QueueRetained(f.Filter, b.topics.RetainedFor(c.session, f.Filter), o)
+		c.session.QueueRetained(f.Filter, sub.topics.RetainedFor(c.session, f.Filter), o)
 	}
 }
 
 // unsubscribe deals with an UNSUBSCRIBE (MQTT 5, 3.10).
-func (b *Broker) unsubscribe(c *conn, pk packets.Packet) error {
+func (sub *subscriber) unsubscribe(c *conn, pk packets.Packet) error {
 	if code := pk.UnsubscribeValidate(); code != packets.CodeSuccess {
 		return code
 	}
@@ -267,7 +275,7 @@ func (b *Broker) unsubscribe(c *conn, pk packets.Packet) error {
 		filters = append(filters, f.Filter)
 	}
 	if err := c.session.Unsubscribe(filters); err != nil {
-		b.logger.Error("cannot store that subscriptions have ended; after a restart they may be back",
+		sub.logger.Error("cannot store that subscriptions have ended; after a restart they may be back",
 			"subject", c.subject(), "client_id", c.clientID, "error", err)
 	}
 	return c.client.WritePacket(packets.Packet{
@@ -278,19 +286,4 @@ func (b *Broker) unsubscribe(c *conn, pk packets.Packet) error {
 // privileged reports whether a role may read conversations that it is no part of.
 func privileged(r authhook.Role) bool {
 	return slices.Contains([]authhook.Role{authhook.RoleArchiver, authhook.RoleService, authhook.RoleAdmin}, r)
-}
-
-// groups returns the groups that somebody is in. If the directory cannot tell, it
-// returns those of the token and the error.
-func (b *Broker) groups(id *authhook.Identity) ([]string, error) {
-	if id == nil {
-		return nil, chat.Refuse(chat.CodeUnavailable, "not connected")
-	}
-	ctx, cancel := context.WithTimeout(b.ctx, subscribeTimeout)
-	defer cancel()
-	groups, err := b.policy.Groups(ctx, id)
-	if err != nil {
-		return id.Groups, err
-	}
-	return groups, nil
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// system holds the figures that are told on $SYS/broker and kept nowhere else.
+// system holds the figures that are published on $SYS/broker and kept nowhere else.
 type system struct {
 	started  time.Time    // when the broker was made
 	received atomic.Int64 // PUBLISHes of clients
@@ -29,28 +29,28 @@ func (s *system) arrived() {
 // gone counts one that is not there any more.
 func (s *system) gone() { s.clients.Add(-1) }
 
-// tellSystem tells the broker's figures, retained, on the topics that brokers have for
+// publishSystem publishes the broker's figures, retained, on the topics that brokers have for
 // them. Prometheus gets more of them: see metrics.
 //
 // Mochi's own loop for this is not run: every second it copies the table of all clients.
-func (b *Broker) tellSystem() {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	stats, now := b.engine.Stats(), time.Now()
-	connected, sessions := b.system.clients.Load(), int64(b.engine.Count())
-	b.topics.PublishLatest("$SYS/broker/version", []byte(b.cfg.Version), 0)
+func (m *maintenance) publishSystem() {
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	stats, now := m.engine.Stats(), time.Now()
+	connected, sessions := m.system.clients.Load(), int64(m.engine.Count())
+	m.topics.PublishLatest("$SYS/broker/version", []byte(m.version), 0)
 	for topic, value := range map[string]int64{
-		"time": now.Unix(), "started": b.system.started.Unix(), "uptime": int64(now.Sub(b.system.started).Seconds()),
-		"clients/connected": connected, "clients/maximum": b.system.maximum.Load(),
+		"time": now.Unix(), "started": m.system.started.Unix(), "uptime": int64(now.Sub(m.system.started).Seconds()),
+		"clients/connected": connected, "clients/maximum": m.system.maximum.Load(),
 		"clients/total": sessions, "clients/disconnected": max(sessions-connected, 0),
-		"messages/received": b.system.received.Load(),
+		"messages/received": m.system.received.Load(),
 		"messages/sent":     int64(stats.Deliveries.Load() + stats.Signals.Load()),   //nolint:gosec // far from 63 bits
 		"messages/dropped":  int64(stats.Dropped.Load() + stats.PlainDropped.Load()), //nolint:gosec // the same
-		"retained":          int64(b.topics.RetainedCount()),
-		"subscriptions":     int64(b.engine.Subscriptions()),
-		"system/memory":     int64(m.HeapInuse), //nolint:gosec // the same
+		"retained":          int64(m.topics.RetainedCount()),
+		"subscriptions":     int64(m.engine.Subscriptions()),
+		"system/memory":     int64(memory.HeapInuse), //nolint:gosec // the same
 		"system/threads":    int64(runtime.NumGoroutine()),
 	} {
-		b.topics.PublishLatest("$SYS/broker/"+topic, strconv.AppendInt(nil, value, 10), 0)
+		m.topics.PublishLatest("$SYS/broker/"+topic, strconv.AppendInt(nil, value, 10), 0)
 	}
 }

@@ -28,11 +28,20 @@ type will struct {
 	expiresAtOnce bool
 }
 
-// checkWill returns why a will would be refused when it fires, packets.CodeSuccess if it
+// willPublisher publishes the wills of clients that have gone.
+type willPublisher struct {
+	rights        *rights
+	conns         *connections
+	publisher     *publisher
+	sessionExpiry func(*mqtt.Client) time.Duration
+	waiting       pubsub.Wills // until their delay is over
+}
+
+// check returns why a will would be refused when it fires, packets.CodeSuccess if it
 // would not: its client will not be there to be told. Who may publish where has been looked
 // at before.
-func (b *Broker) checkWill(cl *mqtt.Client, w *packets.ConnectParams) packets.Code {
-	id := b.auth.Identity(cl)
+func (wp *willPublisher) check(cl *mqtt.Client, w *packets.ConnectParams) packets.Code {
+	id := wp.rights.auth.Identity(cl)
 	if !w.WillFlag || id == nil {
 		return packets.CodeSuccess
 	}
@@ -40,7 +49,7 @@ func (b *Broker) checkWill(cl *mqtt.Client, w *packets.ConnectParams) packets.Co
 	switch {
 	case chat.IsBridgeState(w.WillTopic): // see willOf
 	case chat.ParseTopic(w.WillTopic).Kind != chat.KindPlain:
-		_, err = b.cfg.Limits.Parse(w.WillPayload, speaksForSystem(id.Role))
+		_, err = wp.publisher.limits.Parse(w.WillPayload, speaksForSystem(id.Role))
 	case pubsub.TooDeep(w.WillTopic):
 		err = errTooDeep
 	}
@@ -71,75 +80,74 @@ func willOf(w *packets.ConnectParams, expiresAtOnce bool) *will {
 	}
 }
 
-// fireWill publishes the will of a connection that has ended without a DISCONNECT: at
+// fire publishes the will of a connection that has ended without a DISCONNECT: at
 // once, or after its delay unless the session has a connection again by then; the end of
 // the session ends the delay, too (MQTT 5, 3.1.2.5).
-func (b *Broker) fireWill(c *conn) {
+func (wp *willPublisher) fire(c *conn) {
 	if c.will == nil || c.graceful.Load() || c.willDone.Swap(true) {
 		return
 	}
 	id := c.holder
-	if now := b.identity(c); now != nil {
+	if now := wp.rights.identity(c); now != nil {
 		id = now
 	}
-	fire := func() { b.publishWill(id, c) }
-	delay := min(c.will.delay, b.sessionExpiry(c.client))
+	fire := func() { wp.publish(id, c) }
+	delay := min(c.will.delay, wp.sessionExpiry(c.client))
 	if delay == 0 {
 		fire()
 		return
 	}
 	// Its client may be back before the will begins to wait.
-	next := b.wills.Wait(c.session.Key, c.Conn, delay, fire)
+	next := wp.waiting.Wait(c.session.Key, c.Conn, delay, fire)
 	back, over := c.session.Superseded(c.Conn), c.session.Over()
-	if next == nil || (back || over) && b.wills.Cancel(c.session.Key, next) {
+	if next == nil || (back || over) && wp.waiting.Cancel(c.session.Key, next) {
 		if !back {
 			fire()
 		}
 	}
 }
 
-// lastWills publishes, when the broker stops, the wills of those who are connected, but
+// fireLast publishes, when the broker stops, the wills of those who are connected, but
 // for those with a delay, since their clients can be back in time, and the wills that wait.
-func (b *Broker) lastWills() {
-	b.conns.Range(func(_, v any) bool {
-		c := v.(*conn) //nolint:forcetypeassert // conns holds nothing else
+func (wp *willPublisher) fireLast() {
+	wp.conns.each(func(c *conn) bool {
 		if c.will != nil && c.will.delay > 0 {
 			c.willDone.Store(true)
 		}
-		b.fireWill(c)
+		wp.fire(c)
 		return true
 	})
-	b.wills.FireAll()
+	wp.waiting.FireAll()
 }
 
-// publishWill publishes a will as if it came from its client now, checks and all.
-func (b *Broker) publishWill(id *authhook.Identity, c *conn) {
+// publish publishes a will as if it came from its client now, checks and all.
+func (wp *willPublisher) publish(id *authhook.Identity, c *conn) {
 	w := c.will
-	kind, err := b.admit(id, w.topic)
+	kind, err := wp.publisher.authorise(id, w.topic)
 	if err == nil {
-		_, err = b.cfg.Limiter.Publish(id) // who is gone cannot be slowed down
+		_, err = wp.publisher.limiter.Publish(id) // who is gone cannot be slowed down
 	}
 	if err == nil {
 		switch kind {
 		case chat.KindPlain:
-			if err = b.topics.AdmitRetained(w.topic, w.payload, w.retain); err != nil {
+			if err = wp.publisher.topics.AdmitRetained(w.topic, w.payload, w.retain); err != nil {
 				break
 			}
 			m := newPlain(w.topic, w.payload, w.qos, w.retain, &w.props, w.expiresAtOnce)
 			m.From = c.session.Key
-			b.topics.Publish(m)
+			wp.publisher.topics.Publish(m)
 		case chat.KindUserSignal, chat.KindGroupSignal:
-			err = b.signal(id, w.topic, w.payload, &w.props)
+			err = wp.publisher.signal(id, w.topic, w.payload, &w.props)
 		default:
 			var rec *msglog.Record
-			if rec, _, err = b.record(id, w.topic, w.payload, &w.props); err == nil {
+			if rec, _, err = wp.publisher.record(id, w.topic, w.payload, &w.props); err == nil {
 				rec.QoS = w.qos
 				rec.Expires = expiry(rec.Expires, w.props.MessageExpiryInterval, w.expiresAtOnce)
-				b.queue.put(publication{rec: rec, topic: w.topic, mid: rec.Mid, qos: w.qos})
+				wp.publisher.queue.put(publication{rec: rec, topic: w.topic, mid: rec.Mid, qos: w.qos})
 			}
 		}
 	}
 	if err != nil {
-		b.engine.Signal(chat.ErrorTopic(id.Subject), asRefusal(err).Payload(w.topic, ""))
+		wp.publisher.engine.Signal(chat.ErrorTopic(id.Subject), asRefusal(err).Payload(w.topic, ""))
 	}
 }

@@ -1,8 +1,10 @@
 package broker
 
 import (
+	"log/slog"
 	"time"
 
+	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 )
 
@@ -17,26 +19,50 @@ type batch struct {
 // being put together. More would make batches smaller and fsyncs more.
 const pipelined = 1
 
+// pipeline brings publications from the queue to the log and back as acknowledgements: one
+// goroutine proposes batches, another one follows what is committed.
+type pipeline struct {
+	queue    *queue
+	log      msglog.Log
+	feed     *msglog.Feed // of committed entries
+	engine   *delivery.Engine
+	devices  *devices
+	refusals *refusals
+	metrics  *metrics
+	logger   *slog.Logger
+	fullDisk logLimiter
+
+	batches     chan batch
+	freeBatches chan []publication // memory for batches to come
+}
+
+// newPipeline returns parts with what the two goroutines share.
+func newPipeline(parts *pipeline) *pipeline {
+	parts.batches = make(chan batch, pipelined)
+	parts.freeBatches = make(chan []publication, pipelined+2)
+	return parts
+}
+
 // sequence proposes all that waits as one entry of the log, and while that is being made
 // durable, puts together the next.
-func (b *Broker) sequence() {
-	defer close(b.batches)
+func (pipe *pipeline) sequence() {
+	defer close(pipe.batches)
 	for {
 		var free []publication
 		select {
-		case free = <-b.freeBatches:
+		case free = <-pipe.freeBatches:
 		default:
 		}
-		items := b.queue.take(free)
+		items := pipe.queue.take(free)
 		if items == nil {
 			return
 		}
-		b.batches <- b.propose(items)
+		pipe.batches <- pipe.propose(items)
 	}
 }
 
 // propose proposes what is to be stored of some publications.
-func (b *Broker) propose(items []publication) batch {
+func (pipe *pipeline) propose(items []publication) batch {
 	t := batch{items: items}
 	var recs []*msglog.Record
 	for _, p := range items {
@@ -48,7 +74,7 @@ func (b *Broker) propose(items []publication) batch {
 		return t
 	}
 	e := &msglog.Entry{Time: time.Now().UnixMilli(), Records: recs}
-	if _, t.err = b.log.Propose(e); t.err == nil {
+	if _, t.err = pipe.log.Propose(e); t.err == nil {
 		t.entry = e
 	}
 	return t

@@ -14,7 +14,7 @@ import (
 	"mynah/internal/mqttest"
 )
 
-// The committer does not wait until refusals are explained, of which a connection gets a
+// The committer does not wait until refusals are told, of which a connection gets a
 // hundred a second, and keeps no more of a connection that has had a thousand messages
 // acknowledged at a time than of another.
 func TestCommitterKeepsLittle(t *testing.T) {
@@ -47,8 +47,8 @@ func TestCommitterKeepsLittle(t *testing.T) {
 		c.Expect(packets.Puback)
 	}
 	var held *conn
-	b.conns.Range(func(_, v any) bool {
-		held = v.(*conn) //nolint:forcetypeassert // conns holds nothing else
+	b.conns.each(func(c *conn) bool {
+		held = c
 		return true
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -60,15 +60,15 @@ func TestCommitterKeepsLittle(t *testing.T) {
 		t.Errorf("%d bytes are kept for acknowledgements", size)
 	}
 
-	b.explanations = make(chan explanation, maxExplanations)
+	b.refusals.waiting = make(chan refusalNotice, maxRefusalNotices)
 	dropped := b.engine.Stats().Dropped.Load()
-	for i := range 3 * explanationsPerSecond {
-		b.explain(&publication{c: held, topic: "group/g", mid: fmt.Sprint(i), refusal: chat.Refuse(chat.CodeNotMember, "no")})
-		held.explainedSince = time.Now() // however slow this machine is
+	for i := range 3 * refusalNoticesPerSecond {
+		b.refusals.enqueue(&publication{c: held, topic: "group/g", mid: fmt.Sprint(i), refusal: chat.Refuse(chat.CodeNotMember, "no")})
+		held.noticesSince = time.Now() // however slow this machine is
 	}
-	told := len(b.explanations)
+	told := len(b.refusals.waiting)
 	dropped = b.engine.Stats().Dropped.Load() - dropped
-	if told != explanationsPerSecond || int(dropped) != 2*explanationsPerSecond { //nolint:gosec // some hundred
-		t.Errorf("%d are told and %d dropped, want %d and %d", told, dropped, explanationsPerSecond, 2*explanationsPerSecond)
+	if told != refusalNoticesPerSecond || int(dropped) != 2*refusalNoticesPerSecond { //nolint:gosec // some hundred
+		t.Errorf("%d are told and %d dropped, want %d and %d", told, dropped, refusalNoticesPerSecond, 2*refusalNoticesPerSecond)
 	}
 }
