@@ -49,7 +49,7 @@ type Config struct {
 	// AddressLimits scales how often one address may sign in, register and ask
 	// for codes (--address-limits): 300 sign-ins in a quarter of an hour, 60
 	// registrations and 60 codes in an hour. Take more where many people share
-	// an address: a school, a carrier's NAT. Default 1.
+	// an address: a school, a carrier's NAT. Default DefaultAddressLimits.
 	AddressLimits float64
 	// PublicURL is the address under which clients reach the API
 	// (--public-url), for example https://chat.example.com. It is where OpenID
@@ -67,6 +67,9 @@ type Config struct {
 	Now func() time.Time
 }
 
+// DefaultAddressLimits leaves the limits by address as they are.
+const DefaultAddressLimits = 1
+
 // Validate sets the defaults and returns an error that names each flag that is
 // wrong and what to do about it.
 func (c *Config) Validate() error {
@@ -77,7 +80,7 @@ func (c *Config) Validate() error {
 		c.Now = time.Now
 	}
 	if c.AddressLimits == 0 {
-		c.AddressLimits = 1
+		c.AddressLimits = DefaultAddressLimits
 	}
 	wrong := []error{c.ValidateSettings()}
 	if c.DB == nil || c.Verifier == nil || c.Keys == nil || c.Log == nil || len(c.Protocol) == 0 {

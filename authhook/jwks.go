@@ -23,12 +23,16 @@ import (
 const (
 	fileEvery  = 2 * time.Second  // a file is read anew; it is small
 	fileGap    = time.Second      // between two reads that unknown keys ask for
-	urlEvery   = 5 * time.Minute  // a URL is fetched anew
-	urlGap     = 10 * time.Second // between two fetches that unknown keys ask for
 	fetchLimit = 10 * time.Second // one fetch, whole
 	askLimit   = 3 * time.Second  // how long a CONNECT waits for a fetch
 	firstRetry = time.Second      // after a failure, doubling up to retryLimit
 	retryLimit = 30 * time.Second
+)
+
+// Defaults of VerifierConfig for URLs.
+const (
+	DefaultRefreshInterval = 5 * time.Minute  // a URL is fetched again
+	DefaultRefreshGap      = 10 * time.Second // between two fetches that unknown keys ask for
 )
 
 // source is one JWKS, a file or a URL, that is read anew for as long as the

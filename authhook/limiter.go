@@ -22,8 +22,8 @@ type LimiterConfig struct {
 	// rate, at least 1.
 	PublishBurst int
 	// FailureRate is how many refused CONNECTs per second an address may
-	// cause for long; default 10, negative is no limit. FailureBurst is how
-	// many at once, default 200. That is far above what a broken device or
+	// cause for long; default DefaultFailureRate, negative is no limit.
+	// FailureBurst is how many at once, default DefaultFailureBurst. That is far above what a broken device or
 	// an office behind one address does, and far below what would cost us.
 	FailureRate  float64
 	FailureBurst int
@@ -33,6 +33,12 @@ type LimiterConfig struct {
 	// Now is the clock, default time.Now.
 	Now func() time.Time
 }
+
+// Defaults of LimiterConfig.
+const (
+	DefaultFailureRate  = 10
+	DefaultFailureBurst = 200
+)
 
 // Limiter holds clients to their rates. It is safe for concurrent use; a nil
 // *Limiter limits nothing.
@@ -47,10 +53,10 @@ func NewLimiter(cfg LimiterConfig) *Limiter {
 		cfg.PublishBurst = max(1, int(2*cfg.PublishRate))
 	}
 	if cfg.FailureRate == 0 {
-		cfg.FailureRate = 10
+		cfg.FailureRate = DefaultFailureRate
 	}
 	if cfg.FailureBurst <= 0 {
-		cfg.FailureBurst = 200
+		cfg.FailureBurst = DefaultFailureBurst
 	}
 	if cfg.Entries <= 0 {
 		cfg.Entries = 1 << 16

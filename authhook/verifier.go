@@ -47,8 +47,8 @@ type VerifierConfig struct {
 	// Leeway is applied to nbf; 0 means DefaultLeeway, negative none.
 	Leeway time.Duration
 	// RefreshInterval is the time between two fetches of a JWKS URL, default
-	// 5 minutes; RefreshGap the least time between two that tokens with
-	// unknown keys cause, default 10 seconds. A file is read every 2 seconds,
+	// DefaultRefreshInterval; RefreshGap the least time between two that tokens
+	// with unknown keys cause, default DefaultRefreshGap. A file is read every 2 seconds,
 	// or every second if tokens ask, and more often if these say so.
 	RefreshInterval time.Duration
 	RefreshGap      time.Duration
@@ -87,10 +87,10 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	}
 	cfg.Leeway = max(cfg.Leeway, 0)
 	if cfg.RefreshInterval <= 0 {
-		cfg.RefreshInterval = urlEvery
+		cfg.RefreshInterval = DefaultRefreshInterval
 	}
 	if cfg.RefreshGap <= 0 {
-		cfg.RefreshGap = urlGap
+		cfg.RefreshGap = DefaultRefreshGap
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -1,16 +1,19 @@
 package broker
 
 import (
+	"fmt"
 	"strings"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
 )
 
 // Bounds of a session's subscriptions. Each is visited when the session comes, changes or
 // goes, and all of them are written to disk when one changes.
 const (
-	maxSubscriptions = 1000
-	maxFilterBytes   = 64 << 10 // of all their filters together
+	// Of all their filters together, and more where a session may have more of them.
+	maxFilterBytes = 64 << 10
+	bytesPerFilter = 64
 
 	// Whoever publishes gives a message to each shared subscription that matches, so
 	// people and devices have few of them.
@@ -19,15 +22,16 @@ const (
 
 // allowance is what subscriptions a session has, and may have beside them.
 type allowance struct {
+	max     int // subscriptions
 	filters map[string]struct{}
 	size    int // bytes of the filters
 	shared  int // of them, -1 if they are not bounded
 }
 
-// allowance returns that of the connection's session.
-func (c *conn) allowance() *allowance {
+// allowance returns that of the connection's session, which may have so many subscriptions.
+func (c *conn) allowance(maxSubscriptions int) *allowance {
 	subs := c.session.Filters()
-	a := &allowance{filters: make(map[string]struct{}, len(subs))}
+	a := &allowance{max: maxSubscriptions, filters: make(map[string]struct{}, len(subs))}
 	if privileged(c.holder.Role) {
 		a.shared = -1
 	}
@@ -50,9 +54,19 @@ func (a *allowance) add(filter string) {
 	}
 }
 
+// maxBytes is how many bytes all filters together may have.
+func (a *allowance) maxBytes() int { return max(maxFilterBytes, a.max*bytesPerFilter) }
+
+// refusal is why take refuses a filter.
+func (a *allowance) refusal() packets.Code {
+	return packets.Code{Code: packets.ErrQuotaExceeded.Code, Reason: fmt.Sprintf(
+		"a session has at most %d subscriptions, of %d KiB together, and %d shared ones; unsubscribe from others first, or use filters with wildcards",
+		a.max, a.maxBytes()>>10, maxShared)}
+}
+
 // take adds a filter if the session may have it.
 func (a *allowance) take(filter string) bool {
-	if len(a.filters) >= maxSubscriptions || a.size+len(filter) > maxFilterBytes || a.shared >= maxShared && mqtt.IsSharedFilter(filter) {
+	if len(a.filters) >= a.max || a.size+len(filter) > a.maxBytes() || a.shared >= maxShared && mqtt.IsSharedFilter(filter) {
 		return false
 	}
 	a.add(strings.Clone(filter))

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,26 +75,52 @@ type Config struct {
 	OpenLog func(dir string, opts msglog.Options) (msglog.Log, state.Store, error)
 
 	// SessionExpiry is how long a 3.1.1 session without clean session outlives
-	// its connection; default 7 days. MaxSessionExpiry bounds what an MQTT 5
-	// client may ask for; default 30 days.
-	SessionExpiry, MaxSessionExpiry time.Duration
+	// its connection, and bounds what an MQTT 5 client may ask for; default
+	// DefaultSessionExpiry.
+	SessionExpiry time.Duration
+	// MaxSessions is how many sessions a subject keeps, of which the one that has been
+	// offline for longest gives way; default delivery.DefaultMaxSessions.
+	// MaxSubscriptions is how many subscriptions a session may have; default
+	// DefaultMaxSubscriptions.
+	MaxSessions, MaxSubscriptions int
 	// Window is how many messages a session may have unacknowledged; default
-	// 1,024. Outbox is how many bytes may wait on one connection; default
-	// 256 KiB. OutboxTotal bounds them all together; default 1 GiB.
+	// delivery.DefaultWindow. Outbox is how many bytes may wait on one connection;
+	// default outbox.DefaultPerConn. OutboxTotal bounds them all together; default
+	// outbox.DefaultTotal.
 	Window      int
 	Outbox      int
 	OutboxTotal int64
+	// QueuedMessages and QueuedBytes bound what a session may have waiting or
+	// unacknowledged of topics outside the chat, QueuedTotal the bytes of all sessions;
+	// the defaults are delivery's.
+	QueuedMessages, QueuedBytes int
+	QueuedTotal                 int64
+	// RetainedBytes bounds the memory of all retained messages together; default
+	// pubsub.DefaultRetainedBytes.
+	RetainedBytes int64
 	// PresenceSettle is how long somebody stays online without a connection;
-	// default 5 s, negative for not at all.
+	// default DefaultPresenceSettle, negative for not at all.
 	PresenceSettle time.Duration
+	// PingInterval is how often the server pings WebSockets; default
+	// listener.DefaultPingInterval, negative for never.
+	PingInterval time.Duration
 
-	// SystemInterval is how often the figures on $SYS/broker are told; default 30 s.
+	// SystemInterval is how often the figures on $SYS/broker are told; default
+	// DefaultSystemInterval.
 	SystemInterval time.Duration
 
 	Version  string                // of the program, told on $SYS/broker/version; default "unknown"
 	Logger   *slog.Logger          // default: nobody
 	Registry prometheus.Registerer // default: none
 }
+
+// Defaults of Config.
+const (
+	DefaultSessionExpiry    = 7 * 24 * time.Hour
+	DefaultMaxSubscriptions = 1000
+	DefaultPresenceSettle   = 5 * time.Second
+	DefaultSystemInterval   = 30 * time.Second
+)
 
 // Broker is the MQTT server: it puts its parts together, starts and stops them.
 type Broker struct {
@@ -149,16 +174,19 @@ func New(cfg Config) (*Broker, error) {
 		cfg.OpenLog = openLocal
 	}
 	if cfg.SessionExpiry == 0 {
-		cfg.SessionExpiry = 7 * 24 * time.Hour
+		cfg.SessionExpiry = DefaultSessionExpiry
 	}
-	if cfg.MaxSessionExpiry == 0 {
-		cfg.MaxSessionExpiry = 30 * 24 * time.Hour
+	if cfg.Limits.Payload == 0 {
+		cfg.Limits.Payload = chat.DefaultPayload
+	}
+	if cfg.MaxSubscriptions == 0 {
+		cfg.MaxSubscriptions = DefaultMaxSubscriptions
 	}
 	if cfg.SystemInterval <= 0 {
-		cfg.SystemInterval = 30 * time.Second
+		cfg.SystemInterval = DefaultSystemInterval
 	}
 	if cfg.PresenceSettle == 0 {
-		cfg.PresenceSettle = 5 * time.Second
+		cfg.PresenceSettle = DefaultPresenceSettle
 	}
 	b := &Broker{
 		cfg: cfg, logger: cfg.Logger, listenerMetrics: listener.NewMetrics(),
@@ -200,7 +228,7 @@ func (b *Broker) assemble() (err error) {
 	if err != nil {
 		return fmt.Errorf("follow message log: %w", err)
 	}
-	maxPacket := cmp.Or(b.cfg.Limits.Payload, defaultPayload) + packetOverhead
+	maxPacket := b.cfg.Limits.Payload + packetOverhead
 	mochi, err := b.embed(maxPacket)
 	if err != nil {
 		return err
@@ -213,7 +241,8 @@ func (b *Broker) assemble() (err error) {
 	b.memberships = &memberships{rights: rights, conns: b.conns, logger: b.logger}
 	subscriber := &subscriber{
 		rights: rights, conns: b.conns, memberships: b.memberships, logger: b.logger,
-		refusalLog: loglimit.New(filterRefusalsAtOnce, filterRefusalsEvery),
+		maxSubscriptions: b.cfg.MaxSubscriptions,
+		refusalLog:       loglimit.New(filterRefusalsAtOnce, filterRefusalsEvery),
 	}
 	b.wills = &willPublisher{rights: rights, conns: b.conns}
 	if b.presence, err = presence.New(presence.Config{
@@ -223,13 +252,15 @@ func (b *Broker) assemble() (err error) {
 		return fmt.Errorf("restore presence: %w", err)
 	}
 	if b.topics, err = pubsub.New(pubsub.Config{
-		Store: b.state, Logger: b.logger, MayRead: subscriber.mayReceive, Presence: b.presence,
+		Store: b.state, Logger: b.logger, MayRead: subscriber.mayReceive, Presence: b.presence, RetainedBytes: b.cfg.RetainedBytes,
 	}); err != nil {
 		return fmt.Errorf("restore retained messages: %w", err)
 	}
 	b.engine, err = delivery.New(delivery.Config{
-		Log: b.log, State: b.state, Logger: b.logger, Window: b.cfg.Window, PlainTopics: b.topics,
-		Limits: &outbox.Limits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
+		Log: b.log, State: b.state, Logger: b.logger, MaxSessions: b.cfg.MaxSessions, Window: b.cfg.Window,
+		PlainMessages: b.cfg.QueuedMessages, PlainBytes: b.cfg.QueuedBytes, PlainTotal: b.cfg.QueuedTotal,
+		PlainTopics: b.topics,
+		Limits:      &outbox.Limits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
 		OnEnd: func(k session.Key) { // with the session's locks held
 			devices.over(k)
 			b.wills.waiting.SessionEnded(k)
@@ -244,7 +275,7 @@ func (b *Broker) assemble() (err error) {
 	b.endpoint = &endpoint{
 		mochi: mochi, rights: rights, conns: b.conns, memberships: b.memberships, log: b.log, engine: b.engine,
 		devices: devices, presence: b.presence, subscriber: subscriber, wills: b.wills, system: system, queue: b.queue,
-		logger: b.logger, maxPacket: maxPacket, expiry: b.cfg.SessionExpiry, maxExpiry: b.cfg.MaxSessionExpiry, stopping: &b.stopping,
+		logger: b.logger, maxPacket: maxPacket, expiry: b.cfg.SessionExpiry, stopping: &b.stopping,
 	}
 	b.metrics = newMetrics(b.cfg.Registry, b)
 	b.endpoint.publisher = &publisher{
@@ -293,9 +324,6 @@ func openLocal(dir string, opts msglog.Options) (msglog.Log, state.Store, error)
 	return l, l.State(), nil
 }
 
-// defaultPayload is how many bytes a payload may have where the limits do not say.
-const defaultPayload = 64 << 10
-
 // packetOverhead is how many bytes a packet may have beside its payload: the topic and
 // properties.
 const packetOverhead = 68 << 10
@@ -305,7 +333,7 @@ const packetOverhead = 68 << 10
 func (b *Broker) embed(maxPacket int) (mochi *mqtt.Server, err error) {
 	caps := mqtt.NewDefaultServerCapabilities()
 	caps.MaximumPacketSize = uint32(maxPacket) //nolint:gosec // some hundred KiB
-	caps.MaximumSessionExpiryInterval = uint32(b.cfg.MaxSessionExpiry / time.Second)
+	caps.MaximumSessionExpiryInterval = uint32(b.cfg.SessionExpiry / time.Second)
 	caps.MaximumMessageExpiryInterval = 0 // by default it drops retained messages after a day
 	caps.MaximumClientWritesPending = 0   // nothing goes that way
 	caps.ReceiveMaximum = maxQueuedPerConn
@@ -364,6 +392,7 @@ func (b *Broker) openListeners() error {
 	}
 	ws, err := listener.NewWebSocket(listener.WSConfig{
 		Guard: guard, AllowedOrigins: b.cfg.AllowedOrigins, TrustedProxies: b.cfg.TrustedProxies, ForwardedHeader: b.cfg.ForwardedHeader,
+		PingInterval: b.cfg.PingInterval,
 		MessageLimit: max(listener.DefaultMessageLimit, 2*int64(b.endpoint.maxPacket)),
 	})
 	b.ws = ws

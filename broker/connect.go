@@ -47,10 +47,10 @@ type endpoint struct {
 	queue       *queue
 	logger      *slog.Logger
 
-	maxPacket         int           // bytes of the largest packet that clients may send
-	expiry, maxExpiry time.Duration // of sessions: see Config
-	stopping          *atomic.Bool  // nobody is let in any more
-	open              atomic.Int64  // connections
+	maxPacket int           // bytes of the largest packet that clients may send
+	expiry    time.Duration // of sessions: see Config
+	stopping  *atomic.Bool  // nobody is let in any more
+	open      atomic.Int64  // connections
 }
 
 // serve runs one connection. It is the listeners' handler.
@@ -264,5 +264,5 @@ func (e *endpoint) sessionExpiry(cl *mqtt.Client) time.Duration {
 		}
 		return e.expiry
 	}
-	return min(time.Duration(cl.Properties.Props.SessionExpiryInterval)*time.Second, e.maxExpiry)
+	return min(time.Duration(cl.Properties.Props.SessionExpiryInterval)*time.Second, e.expiry)
 }

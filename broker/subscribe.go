@@ -34,7 +34,9 @@ type subscriber struct {
 	memberships *memberships
 	topics      *pubsub.Topics
 	refusalLog  *loglimit.Limiter
-	logger      *slog.Logger
+	// maxSubscriptions is how many a session may have.
+	maxSubscriptions int
+	logger           *slog.Logger
 }
 
 // subscribe deals with a SUBSCRIBE (MQTT 5, 3.8): what it may have is on disk before the
@@ -45,9 +47,10 @@ func (sub *subscriber) subscribe(c *conn, pk packets.Packet) error {
 	}
 	ctx, cancel := context.WithTimeout(sub.rights.ctx, subscribeTimeout)
 	defer cancel()
-	had := c.allowance()
-	filters, places := collapse(pk.Filters)
+	had := c.allowance(sub.maxSubscriptions)
+	filters, places := collapse(pk.Filters, sub.maxSubscriptions)
 	refused := make([]packets.Code, len(filters)) // with the reason for the client
+	full := had.refusal()
 	isNew := make(map[string]bool, len(filters))
 	var granted []session.Subscription
 	for i, f := range filters {
@@ -56,7 +59,7 @@ func (sub *subscriber) subscribe(c *conn, pk packets.Packet) error {
 			if had.take(f.Filter) {
 				isNew[f.Filter] = true
 			} else {
-				code = errSubscriptions
+				code = full
 			}
 		}
 		if refused[i] = code; code != packets.CodeSuccess {
@@ -71,7 +74,7 @@ func (sub *subscriber) subscribe(c *conn, pk packets.Packet) error {
 	reasons := make([]byte, len(pk.Filters))
 	var first refusedFilter
 	for i, f := range pk.Filters {
-		code := errSubscriptions
+		code := full
 		if at := places[i]; at >= 0 {
 			code = refused[at]
 		}
@@ -108,11 +111,11 @@ func (sub *subscriber) subscribe(c *conn, pk packets.Packet) error {
 
 // collapse returns the filters of a SUBSCRIBE, each once and with the options that it is
 // given last, as if they had come one after the other [MQTT-3.8.4-5], and at which place each
-// one of the packet is there. Beyond as many as a session may have there is none, and -1:
+// one of the packet is there. Beyond limit, as many as a session may have, there is none, and -1:
 // a packet has room for a hundred times that.
-func collapse(all packets.Subscriptions) (filters packets.Subscriptions, places []int) {
+func collapse(all packets.Subscriptions, limit int) (filters packets.Subscriptions, places []int) {
 	places = make([]int, len(all))
-	known := make(map[string]int, min(len(all), maxSubscriptions))
+	known := make(map[string]int, min(len(all), limit))
 	for i, f := range all {
 		at, again := known[f.Filter]
 		switch {
@@ -121,7 +124,7 @@ func collapse(all packets.Subscriptions) (filters packets.Subscriptions, places 
 				f.RetainHandling = filters[at].RetainHandling
 			}
 			filters[at] = f
-		case len(filters) == maxSubscriptions:
+		case len(filters) == limit:
 			at = -1
 		default:
 			at = len(filters)
@@ -133,13 +136,8 @@ func collapse(all packets.Subscriptions) (filters packets.Subscriptions, places 
 	return filters, places
 }
 
-// Why a subscription is refused whatever its filter is.
-var (
-	errSubscriptions = packets.Code{Code: packets.ErrQuotaExceeded.Code, Reason: fmt.Sprintf(
-		"a session has at most %d subscriptions, of %d KiB together, and %d shared ones; unsubscribe from others first, or use filters with wildcards",
-		maxSubscriptions, maxFilterBytes>>10, maxShared)}
-	errNotStored = packets.Code{Code: packets.ErrUnspecifiedError.Code, Reason: string(chat.CodeUnavailable) + ": the server could not store the subscription; try again"}
-)
+// errNotStored is why a subscription is refused whatever its filter is.
+var errNotStored = packets.Code{Code: packets.ErrUnspecifiedError.Code, Reason: string(chat.CodeUnavailable) + ": the server could not store the subscription; try again"}
 
 // checkFilter returns why a client may not have a subscription, packets.CodeSuccess if it may.
 func (sub *subscriber) checkFilter(ctx context.Context, c *conn, f packets.Subscription) packets.Code {
@@ -263,7 +261,7 @@ func (sub *subscriber) unsubscribe(c *conn, pk packets.Packet) error {
 	if code := pk.UnsubscribeValidate(); code != packets.CodeSuccess {
 		return code
 	}
-	had := c.allowance()
+	had := c.allowance(sub.maxSubscriptions)
 	var filters []string
 	reasons := make([]byte, len(pk.Filters))
 	for i, f := range pk.Filters {

@@ -176,3 +176,18 @@ func TestSubackSaysWhy(t *testing.T) {
 		}
 	}
 }
+
+// An operator may allow a session more subscriptions, and then longer filters together.
+func TestMaxSubscriptions(t *testing.T) {
+	t.Parallel()
+	b := mustStart(t, t.TempDir(), func(cfg *broker.Config) { cfg.MaxSubscriptions = 1200; cfg.PresenceSettle = -1 })
+	c := mqttest.Dial(t, b.MQTTAddr().String(), v5(user(t, "alice", "phone")))
+	subs := make([]packets.Subscription, 1300)
+	for i := range subs { // 62 bytes, which are more than 64 KiB from the 1,058th on
+		subs[i] = packets.Subscription{Filter: fmt.Sprintf("presence/%053d", i), RetainHandling: 2}
+	}
+	want := slices.Concat(make([]byte, 1200), bytes.Repeat([]byte{0x97}, 100))
+	if codes := c.SubscribeWith(packets.Properties{}, subs...); !bytes.Equal(codes, want) {
+		t.Errorf("got codes %x", codes)
+	}
+}

@@ -21,6 +21,13 @@ const MaxKeyLen = 64
 // libraries have limits of their own, far above it.
 const MaxDepth = 1000
 
+// The defaults of Limits.
+const (
+	DefaultPayload  = 64 << 10
+	DefaultDepth    = 32
+	DefaultRendered = 100 << 10
+)
+
 // maxInt is the largest integer that JavaScript reads exactly.
 const maxInt = 1<<53 - 1
 
@@ -66,13 +73,13 @@ func missing(typ, field string) *Error {
 
 func (l Limits) withDefaults() Limits {
 	if l.Payload <= 0 {
-		l.Payload = 64 << 10
+		l.Payload = DefaultPayload
 	}
 	if l.Depth <= 0 {
-		l.Depth = 32
+		l.Depth = DefaultDepth
 	}
 	if l.Rendered <= 0 {
-		l.Rendered = 100 << 10
+		l.Rendered = DefaultRendered
 	}
 	l.Depth = min(l.Depth, MaxDepth)
 	return l

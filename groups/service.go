@@ -36,6 +36,7 @@ package groups
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -46,8 +47,8 @@ import (
 
 // Config are the limits. Zero stands for the default.
 type Config struct {
-	MaxMembers     int // members of a group (--max-group-members), default 100,000
-	MaxGroups      int // groups that one is in (--max-groups), default 500
+	MaxMembers     int // members of a group, default DefaultMaxMembers
+	MaxGroups      int // groups that one is in, default DefaultMaxGroups
 	MaxAdmins      int // admins of a group, default 50
 	MaxBans        int // bans of a group, default 10,000
 	MaxInvitations int // of a group that wait for an answer, and requests to join it, default 1,000
@@ -57,7 +58,17 @@ type Config struct {
 	// come into a room one after the other would make 12 million deliveries
 	// of what nobody reads. Default 200.
 	MaxMembersNotified int
+	// InvitationTTL is how long an invitation of one person is valid, default
+	// DefaultInvitationTTL.
+	InvitationTTL time.Duration
 }
+
+// Defaults of Config that a program may want to tell.
+const (
+	DefaultMaxMembers    = 100_000
+	DefaultMaxGroups     = 500
+	DefaultInvitationTTL = 30 * 24 * time.Hour
+)
 
 // withDefaults returns c with defaults in place of zeros.
 func (c Config) withDefaults() Config {
@@ -65,8 +76,8 @@ func (c Config) withDefaults() Config {
 		field *int
 		value int
 	}{
-		{&c.MaxMembers, 100_000},
-		{&c.MaxGroups, 500},
+		{&c.MaxMembers, DefaultMaxMembers},
+		{&c.MaxGroups, DefaultMaxGroups},
 		{&c.MaxAdmins, 50},
 		{&c.MaxBans, 10_000},
 		{&c.MaxInvitations, 1_000},
@@ -76,6 +87,9 @@ func (c Config) withDefaults() Config {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
+	}
+	if c.InvitationTTL <= 0 {
+		c.InvitationTTL = DefaultInvitationTTL
 	}
 	return c
 }

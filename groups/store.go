@@ -268,7 +268,7 @@ func (s *store) invite(ctx context.Context, st *standing, by string, ids []strin
 		if err := s.db.Q(ctx).QueryRow(ctx, schema.SelectRelation, by, id).Scan(&state, &blocking, &blocked); err != nil {
 			return fmt.Errorf("read relation: %w", err)
 		}
-		if _, err := s.db.Exec(ctx, "invite", schema.UpsertInvitation, st.ID, id, by, invitationTTL, blocked); err != nil {
+		if _, err := s.db.Exec(ctx, "invite", schema.UpsertInvitation, st.ID, id, by, s.cfg.InvitationTTL, blocked); err != nil {
 			return err
 		}
 		if blocked {
@@ -319,6 +319,3 @@ func (s *store) transferOnOwnerExit(ctx context.Context, group, owner string) er
 var errDevice = chat.Refuse(chat.CodeInvalid, "A device is a member only: it cannot own or administer a group.")
 
 var errNoMember = chat.Refuse(chat.CodeNotFound, "There is no such member of this group.")
-
-// invitationTTL is how long an invitation of one person is valid.
-const invitationTTL = 30 * 24 * time.Hour

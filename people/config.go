@@ -55,10 +55,12 @@ type Config struct {
 type WeChat struct {
 	AppID  string // --wechat-app-id
 	Secret string // --wechat-secret
-	// BaseURL is where code2session is (--wechat-base-url). Default
-	// https://api.weixin.qq.com.
+	// BaseURL is where code2session is. Default DefaultWeChatURL.
 	BaseURL string
 }
+
+// DefaultWeChatURL is WeChat's own address.
+const DefaultWeChatURL = "https://api.weixin.qq.com"
 
 // OIDC is an OpenID Connect provider, found by discovery.
 type OIDC struct {
@@ -83,7 +85,7 @@ func (c *Config) Validate() error {
 		wrong = append(wrong, fmt.Errorf("--registration %q: give open, assigned or closed", c.Registration))
 	}
 	if c.WeChat.BaseURL == "" {
-		c.WeChat.BaseURL = "https://api.weixin.qq.com"
+		c.WeChat.BaseURL = DefaultWeChatURL
 	}
 	if !isHTTP(c.WeChat.BaseURL) {
 		wrong = append(wrong, fmt.Errorf("--wechat-base-url %q: give an http or https address", c.WeChat.BaseURL))

@@ -44,6 +44,15 @@ type Config struct {
 	Now func() time.Time // default time.Now
 }
 
+// Defaults of Config.
+const (
+	DefaultMaxSessions   = 200
+	DefaultWindow        = 1024
+	DefaultPlainMessages = 10_000
+	DefaultPlainBytes    = 8 << 20
+	DefaultPlainTotal    = 256 << 20
+)
+
 // Engine brings the log's messages to sessions.
 type Engine struct {
 	cfg     Config
@@ -110,13 +119,13 @@ func (e *Engine) PlainHeld() int64 { return e.plainHeld.Load() }
 func (e *Engine) Stats() *Stats { return &e.stats }
 
 func (cfg *Config) setDefaults() {
-	cfg.MaxSessions = cmp.Or(cfg.MaxSessions, 200)
-	cfg.Window = cmp.Or(cfg.Window, 1024)
+	cfg.MaxSessions = cmp.Or(cfg.MaxSessions, DefaultMaxSessions)
+	cfg.Window = cmp.Or(cfg.Window, DefaultWindow)
 	cfg.ArchiverWindow = cmp.Or(cfg.ArchiverWindow, 8192)
 	cfg.Recent = cmp.Or(cfg.Recent, 32<<20)
-	cfg.PlainMessages = cmp.Or(cfg.PlainMessages, 10000)
-	cfg.PlainBytes = cmp.Or(cfg.PlainBytes, 8<<20)
-	cfg.PlainTotal = cmp.Or(cfg.PlainTotal, 256<<20)
+	cfg.PlainMessages = cmp.Or(cfg.PlainMessages, DefaultPlainMessages)
+	cfg.PlainBytes = cmp.Or(cfg.PlainBytes, DefaultPlainBytes)
+	cfg.PlainTotal = cmp.Or(cfg.PlainTotal, DefaultPlainTotal)
 	cfg.Limits = cmp.Or(cfg.Limits, &outbox.Limits{})
 	cfg.Limits.SetDefaults()
 	if cfg.Now == nil {

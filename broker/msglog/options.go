@@ -67,6 +67,14 @@ type Options struct {
 	OnFailure func(error)
 }
 
+// Defaults of Options.
+const (
+	DefaultCacheBytes    = 64 << 20
+	DefaultMemTableBytes = 32 << 20
+	DefaultMinFree       = 256 << 20
+	DefaultBallast       = 32 << 20
+)
+
 func (o Options) withDefaults() (Options, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -78,10 +86,10 @@ func (o Options) withDefaults() (Options, error) {
 		o.Now = time.Now
 	}
 	if o.CacheBytes == 0 {
-		o.CacheBytes = 64 << 20
+		o.CacheBytes = DefaultCacheBytes
 	}
 	if o.MemTableBytes == 0 {
-		o.MemTableBytes = 32 << 20
+		o.MemTableBytes = DefaultMemTableBytes
 	}
 	if o.TailTopics == 0 {
 		o.TailTopics = 1 << 17
@@ -93,10 +101,10 @@ func (o Options) withDefaults() (Options, error) {
 		o.OpenFiles = 2000
 	}
 	if o.MinFree == 0 {
-		o.MinFree = 256 << 20
+		o.MinFree = DefaultMinFree
 	}
 	if o.Ballast == 0 {
-		o.Ballast = 32 << 20
+		o.Ballast = DefaultBallast
 	}
 	if o.DiskPoll == 0 {
 		o.DiskPoll = time.Second

@@ -14,6 +14,12 @@ import (
 // packets that the protocol demands.
 var ErrSlowConsumer = errors.New("the client reads too slowly")
 
+// Defaults of Limits.
+const (
+	DefaultPerConn = 256 << 10
+	DefaultTotal   = 1 << 30
+)
+
 // Limits bounds what waits to be written to clients. One value is shared by
 // all connections of a broker.
 type Limits struct {
@@ -26,8 +32,8 @@ type Limits struct {
 }
 
 func (l *Limits) SetDefaults() {
-	l.PerConn = cmp.Or(l.PerConn, 256<<10)
-	l.Total = cmp.Or(l.Total, 1<<30)
+	l.PerConn = cmp.Or(l.PerConn, DefaultPerConn)
+	l.Total = cmp.Or(l.Total, DefaultTotal)
 	l.Timeout = cmp.Or(l.Timeout, time.Minute)
 }
 

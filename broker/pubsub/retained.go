@@ -20,18 +20,16 @@ import (
 // retainedPrefix begins the keys of retained messages.
 const retainedPrefix = "retained/"
 
-// maxRetained bounds the memory of all retained messages together, in bytes.
-const maxRetained = 512 << 20
-
 // retainedOverhead is about what a retained message costs beside its bytes.
 const retainedOverhead = 512
 
 // retained are the retained messages of topics outside the chat (MQTT 5, 3.3.1.3), in memory
 // and, but for the broker's own, on disk. Those of presence are not among them: see Presence.
 type retained struct {
-	store   state.Store
-	logger  *slog.Logger
-	failing atomic.Int64 // when it was last logged that storing fails, in seconds since 1970
+	store    state.Store
+	logger   *slog.Logger
+	maxBytes int64        // of all messages together
+	failing  atomic.Int64 // when it was last logged that storing fails, in seconds since 1970
 
 	// order is held from retaining a message to the end of its fan-out, one of them for
 	// each topic.
@@ -74,7 +72,7 @@ func (r *retained) admit(topic string, payload []byte, retain bool) error {
 	if old, ok := r.messages.get(topic); ok {
 		more -= retainedCost(topic, old.Payload)
 	}
-	if more > 0 && r.bytes+more > maxRetained {
+	if more > 0 && r.bytes+more > r.maxBytes {
 		return chat.Refuse(chat.CodeTooLarge, "the server retains as many messages as it can; take back others with an empty payload")
 	}
 	return nil

@@ -46,7 +46,7 @@ func TestRetainedMessagesExpire(t *testing.T) {
 // as it is not larger.
 func TestRetainedIsBounded(t *testing.T) {
 	t.Parallel()
-	r := &retained{}
+	r := &retained{maxBytes: DefaultRetainedBytes}
 	keep := func(topic string, size int) error {
 		payload := make([]byte, size)
 		if err := r.admit(topic, payload, true); err != nil {
@@ -60,7 +60,7 @@ func TestRetainedIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	others := maxRetained - r.bytes
+	others := r.maxBytes - r.bytes
 	r.bytes += others // of as many other messages
 	for _, step := range []struct {
 		topic string

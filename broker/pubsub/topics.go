@@ -1,6 +1,7 @@
 package pubsub
 
 import (
+	"cmp"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -20,7 +21,13 @@ type Config struct {
 	// others, and is called without locks but those of a topic's order.
 	MayRead  func(s *delivery.Session, topic string) bool
 	Presence Presence
+	// RetainedBytes bounds the memory of all retained messages together; default
+	// DefaultRetainedBytes.
+	RetainedBytes int64
 }
+
+// DefaultRetainedBytes is the default of Config.RetainedBytes.
+const DefaultRetainedBytes = 512 << 20
 
 // Topics are the topics outside the chat. A message is in the queue of every session that is
 // to get it before it is acknowledged to its publisher, and a session is in the tree from its
@@ -36,7 +43,7 @@ type Topics struct {
 
 // New returns Topics with the retained messages that the store holds. Errors are the store's.
 func New(cfg Config) (*Topics, error) {
-	t := &Topics{cfg: cfg, retained: retained{store: cfg.Store, logger: cfg.Logger}}
+	t := &Topics{cfg: cfg, retained: retained{store: cfg.Store, logger: cfg.Logger, maxBytes: cmp.Or(cfg.RetainedBytes, DefaultRetainedBytes)}}
 	if err := t.retained.restore(); err != nil {
 		return nil, err
 	}

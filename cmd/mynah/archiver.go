@@ -21,6 +21,10 @@ func (s *server) startArchiver(ctx context.Context, brokerURL string, token func
 		TLS:         trust,
 		Token:       token,
 		DatabaseURL: s.cfg.DatabaseURL.Reveal(),
+		BatchSize:   s.cfg.BatchSize,
+		Linger:      s.cfg.Linger,
+		MaxBytes:    int64(s.cfg.ArchiverLimits.MaxBytes),
+		KeepAlive:   s.cfg.KeepAlive,
 		Logger:      s.log.With("part", "archiver"),
 	})
 	if err != nil {

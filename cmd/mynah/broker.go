@@ -48,7 +48,7 @@ func (s *server) startBroker(ctx context.Context) error {
 		TLSCert:         s.cfg.TLSCert,
 		TLSKey:          s.cfg.TLSKey,
 		Verifier:        s.verifier,
-		Limiter:         authhook.NewLimiter(authhook.LimiterConfig{PublishRate: s.cfg.PublishRate}),
+		Limiter:         s.cfg.limiter(s.cfg.PublishRate),
 		ProxyProtocol:   s.cfg.ProxyProtocol,
 		TrustedProxies:  proxies,
 		ForwardedHeader: s.cfg.Forwarded,
@@ -58,14 +58,13 @@ func (s *server) startBroker(ctx context.Context) error {
 		Descriptors:     s.files.shared,
 		Log:             msglog.Options{OpenFiles: s.files.forLog()},
 		NoArchive:       s.cfg.NoArchive,
-		Limits:          chat.Limits{Payload: s.cfg.MaxPayload, Depth: s.cfg.MaxDepth, Rendered: s.cfg.MaxMessage},
+		Limits:          chat.Limits{Payload: int(s.cfg.MaxPayload), Depth: s.cfg.MaxDepth, Rendered: int(s.cfg.MaxMessage)},
 		Retention:       msglog.Retention{MaxAge: s.cfg.RetainAge, MaxBytes: uint64(max(s.cfg.RetainSize, 0))},
-		// One flag for both, as its help says.
-		SessionExpiry:    s.cfg.SessionExpiry,
-		MaxSessionExpiry: s.cfg.SessionExpiry,
-		Logger:           s.log.With("part", "broker"),
-		Registry:         s.registry,
+		SessionExpiry:   s.cfg.SessionExpiry,
+		Logger:          s.log.With("part", "broker"),
+		Registry:        s.registry,
 	}
+	s.cfg.BrokerLimits.fill(&cfg)
 	b, err := s.openBroker(ctx, cfg)
 	if err != nil {
 		return s.brokerError(err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -14,7 +15,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"mynah/authhook"
+	"mynah/chat"
 	"mynah/internal/forwarded"
 	"mynah/internal/origin"
 	"mynah/internal/pgdial"
@@ -29,23 +33,52 @@ const (
 
 // leastPayload is the least --max-payload, in bytes: the longest notice, about an
 // announcement of 2,000 characters, takes 12 KiB.
-const leastPayload = 16 << 10
+const leastPayload = 16 * kib
+
+// maxMessage is the most that --max-payload and --max-message can be. Each is kept in
+// memory several times over on its way.
+const maxMessage = 64 * mib
+
+// maxSessionExpiry is the longest --session-expiry; MQTT has 136 years.
+const maxSessionExpiry = 10 * 365 * 24 * time.Hour
 
 // off switches a door off that has an address by default.
 const off = "off"
+
+// groupTitles are the groups of flags, as --help and the READMEs list them. The commands
+// name them where they take their settings.
+var groupTitles = []kong.Group{
+	{Key: "logging", Title: "Logging"},
+	{Key: "storage", Title: "Storage"},
+	{Key: "listeners", Title: "Listeners and proxies"},
+	{Key: "clients", Title: "What clients may"},
+	{Key: "tokens", Title: "Tokens"},
+	{Key: "database", Title: "Database"},
+	{Key: "upstream", Title: "The broker, where archiver and API run alone"},
+	{Key: "people", Title: "Accounts and sign-in"},
+	{Key: "rights", Title: "Contacts and groups"},
+	{Key: "metrics", Title: "Metrics and health"},
+	{Key: limitsGroup, Title: "Limits, rarely changed"},
+}
 
 // Config is everything that can be set. Each command takes the groups that
 // concern it, and validate checks them all at once.
 type Config struct {
 	Logging
 	Storage
+	Retention
+	Web
 	Doors
+	Clients
 	Identity
 	Database
 	Upstream
 	People
 	Rights
 	Metrics
+	BrokerLimits
+	TokenLimits
+	ArchiverLimits
 }
 
 // Logging says what is logged and how.
@@ -59,31 +92,40 @@ type Storage struct {
 	DataDir string `default:"./data" placeholder:"DIR" help:"Where the message log, the private PostgreSQL, rights and public keys for an outage, and the secret of --dev are kept."`
 }
 
-// Doors are the ways in, and what may come through them.
-type Doors struct {
-	MQTTAddr  string `name:"mqtt-addr" default:":1883" placeholder:"HOST:PORT" help:"Where MQTT over TCP is served; off for not at all."`
-	MQTTSAddr string `name:"mqtts-addr" default:":8883" placeholder:"HOST:PORT" help:"Where MQTT over TLS is served if --tls-cert is given."`
-	HTTPAddr  string `name:"http-addr" default:":8080" placeholder:"HOST:PORT" help:"Where HTTP and MQTT over WebSocket are served."`
-	HTTPSAddr string `name:"https-addr" default:"off" placeholder:"HOST:PORT" help:"Where the same is served over TLS, WebSocket as wss; needs --tls-cert. off for not at all."`
-	TLSCert   string `name:"tls-cert" placeholder:"FILE" help:"Certificate chain for TLS, PEM. It is read again when it changes."`
-	TLSKey    string `name:"tls-key" placeholder:"FILE" help:"Its private key, PEM."`
+// Retention says how long the broker's log keeps messages.
+type Retention struct {
+	RetainAge  time.Duration `default:"720h" placeholder:"DURATION" help:"Archived messages older than this leave the broker's log; 0 for never."`
+	RetainSize Bytes         `default:"0" placeholder:"BYTES" help:"The oldest archived messages leave the log above this size; 0 for no limit."`
+	NoArchive  bool          `help:"There is no archiver: messages leave the log by age and size alone."`
+}
 
+// Web is the ways in by HTTP, and who is believed there.
+type Web struct {
+	HTTPAddr     string   `name:"http-addr" default:":8080" placeholder:"HOST:PORT" help:"Where HTTP is served: the API, and MQTT over WebSocket."`
+	HTTPSAddr    string   `name:"https-addr" default:"off" placeholder:"HOST:PORT" help:"Where the same is served over TLS, WebSocket as wss; needs --tls-cert. off for not at all."`
+	TLSCert      string   `name:"tls-cert" placeholder:"FILE" help:"Certificate chain for TLS, PEM. It is read again when it changes."`
+	TLSKey       string   `name:"tls-key" placeholder:"FILE" help:"Its private key, PEM."`
 	AllowOrigin  []string `placeholder:"ORIGIN" help:"Origins of web pages that may connect and call the API: https://chat.example.com, https://*.example.com, file:// or null for pages that come from no host, or * for all. Pages that come from the host they connect to always may."`
 	TrustedProxy []string `placeholder:"CIDR" help:"Reverse proxies whose --forwarded-header is believed, as addresses or networks."`
-	Forwarded    string   `name:"forwarded-header" default:"X-Forwarded-For" placeholder:"NAME" help:"Where they tell the client's address: X-Forwarded-For, or Forwarded (RFC 7239). The other one is not read."`
+	Forwarded    string   `name:"forwarded-header" default:"${forwarded_header}" placeholder:"NAME" help:"Where they tell the client's address: X-Forwarded-For, or Forwarded (RFC 7239). The other one is not read."`
+}
 
-	ProxyProtocol  bool    `help:"MQTT connections from --trusted-proxy begin with a PROXY header, as HAProxy and load balancers send it."`
-	MaxConnections int     `default:"0" placeholder:"N" help:"Most connections at once; 0 for no limit but the system's."`
-	AddressMax     int     `name:"max-connections-per-address" default:"0" placeholder:"N" help:"Most MQTT connections at once from one address; 0 for no limit. An office or a carrier may be behind one."`
-	PublishRate    float64 `default:"0" placeholder:"N" help:"Most messages a second from one person, on average, twice that at once; who sends faster is read from more slowly. 0 for no limit."`
+// Doors are the ways in by MQTT.
+type Doors struct {
+	MQTTAddr      string `name:"mqtt-addr" default:":1883" placeholder:"HOST:PORT" help:"Where MQTT over TCP is served; off for not at all."`
+	MQTTSAddr     string `name:"mqtts-addr" default:":8883" placeholder:"HOST:PORT" help:"Where MQTT over TLS is served if --tls-cert is given."`
+	ProxyProtocol bool   `help:"MQTT connections from --trusted-proxy begin with a PROXY header, as HAProxy and load balancers send it."`
+}
 
-	MaxPayload    int           `default:"65536" placeholder:"BYTES" help:"Largest payload that a client may publish."`
-	MaxDepth      int           `default:"32" placeholder:"N" help:"Deepest nesting of JSON in a payload."`
-	MaxMessage    int           `default:"102400" placeholder:"BYTES" help:"Largest message as rendered for subscribers."`
-	SessionExpiry time.Duration `default:"168h" placeholder:"DURATION" help:"How long the session of an absent MQTT 3.1.1 client is kept, and the most that an MQTT 5 client may ask for."`
-	RetainAge     time.Duration `default:"720h" placeholder:"DURATION" help:"Archived messages older than this leave the broker's log; 0 for never."`
-	RetainSize    int64         `default:"0" placeholder:"BYTES" help:"The oldest archived messages leave the log above this size; 0 for no limit."`
-	NoArchive     bool          `help:"There is no archiver: messages leave the log by age and size alone."`
+// Clients says what may come through the doors.
+type Clients struct {
+	MaxConnections int           `default:"0" placeholder:"N" help:"Most connections at once; 0 for no limit but the system's."`
+	AddressMax     int           `name:"max-connections-per-address" default:"0" placeholder:"N" help:"Most MQTT connections at once from one address; 0 for no limit. An office or a carrier may be behind one."`
+	PublishRate    float64       `default:"0" placeholder:"N" help:"Most messages a second from one person, on average, twice that at once; who sends faster is read from more slowly. 0 for no limit."`
+	MaxPayload     Bytes         `default:"${max_payload}" placeholder:"BYTES" help:"Largest payload that a client may publish."`
+	MaxDepth       int           `default:"${max_depth}" placeholder:"N" help:"Deepest nesting of JSON in a payload."`
+	MaxMessage     Bytes         `default:"${max_message}" placeholder:"BYTES" help:"Largest message as rendered for subscribers."`
+	SessionExpiry  time.Duration `default:"${session_expiry}" placeholder:"DURATION" help:"How long the session of an absent MQTT 3.1.1 client is kept, and the most that an MQTT 5 client may ask for."`
 }
 
 // Identity says whose tokens are believed.
@@ -122,8 +164,9 @@ func refuse(flag, format string, args ...any) error {
 // everything right. Groups that a command does not take are at their zero value,
 // which passes.
 func (c *Config) validate() error {
-	return errors.Join(c.Storage.validate(), c.Doors.validate(), c.Identity.validate(),
-		c.Database.validate(), c.Upstream.validate(), c.People.validate(), c.Rights.validate(), c.Metrics.validate())
+	return errors.Join(c.Storage.validate(), c.Retention.validate(), c.Web.validate(), c.validateDoors(), c.Clients.validate(), c.Identity.validate(),
+		c.Database.validate(), c.Upstream.validate(), c.People.validate(), c.Rights.validate(), c.Metrics.validate(),
+		c.BrokerLimits.validate(), c.TokenLimits.validate(), c.ArchiverLimits.validate())
 }
 
 // validate checks the data directory's name; that it can be used is seen when
@@ -135,72 +178,96 @@ func (s *Storage) validate() error {
 	return nil
 }
 
-// validate checks addresses, certificate, origins, proxies and limits.
-func (d *Doors) validate() error {
-	errs := []error{
-		validAddr("mqtt-addr", d.MQTTAddr, true),
-		validAddr("mqtts-addr", d.MQTTSAddr, true),
-		validAddr("http-addr", d.HTTPAddr, false),
-		validAddr("https-addr", d.HTTPSAddr, true),
+// validate checks how long messages are kept.
+func (r *Retention) validate() error {
+	return errors.Join(notNegative("retain-age", r.RetainAge), notNegative("retain-size", r.RetainSize))
+}
+
+// notNegative refuses a value below 0.
+func notNegative[T cmp.Ordered](flag string, value T) error {
+	var zero T
+	if value < zero {
+		return refuse(flag, "is below zero; give a positive value")
 	}
-	if d.HTTPSAddr != "" && d.HTTPSAddr != off && d.TLSCert == "" {
+	return nil
+}
+
+// validate checks addresses, certificate, origins and proxies.
+func (w *Web) validate() error {
+	errs := []error{
+		validAddr("http-addr", w.HTTPAddr, false),
+		validAddr("https-addr", w.HTTPSAddr, true),
+	}
+	if w.HTTPSAddr != "" && w.HTTPSAddr != off && w.TLSCert == "" {
 		errs = append(errs, refuse("https-addr", "needs a certificate; give --tls-cert and --tls-key, or leave it out"))
 	}
 	switch {
-	case d.TLSCert == "" && d.TLSKey != "":
+	case w.TLSCert == "" && w.TLSKey != "":
 		errs = append(errs, refuse("tls-key", "is of no use without --tls-cert; give both"))
-	case d.TLSCert != "" && d.TLSKey == "":
+	case w.TLSCert != "" && w.TLSKey == "":
 		errs = append(errs, refuse("tls-cert", "needs --tls-key beside it; give both"))
-	case d.TLSCert != "":
-		if _, err := tls.LoadX509KeyPair(d.TLSCert, d.TLSKey); err != nil {
+	case w.TLSCert != "":
+		if _, err := tls.LoadX509KeyPair(w.TLSCert, w.TLSKey); err != nil {
 			errs = append(errs, refuse("tls-cert", "cannot be used with --tls-key: %w", err))
 		}
 	}
-	if _, err := origin.Parse(d.AllowOrigin); err != nil {
+	if _, err := origin.Parse(w.AllowOrigin); err != nil {
 		errs = append(errs, refuse("allow-origin", "%w", err))
 	}
-	if _, err := forwarded.ParseHeader(d.Forwarded); err != nil {
+	if _, err := forwarded.ParseHeader(w.Forwarded); err != nil {
 		errs = append(errs, refuse("forwarded-header", "%w", err))
 	}
-	if _, err := d.proxies(); err != nil {
+	if _, err := w.proxies(); err != nil {
 		errs = append(errs, err)
 	}
-	if d.ProxyProtocol && len(d.TrustedProxy) == 0 {
+	return errors.Join(errs...)
+}
+
+// validateDoors checks the addresses for MQTT, and what needs a flag of Web.
+func (c *Config) validateDoors() error {
+	errs := []error{
+		validAddr("mqtt-addr", c.MQTTAddr, true),
+		validAddr("mqtts-addr", c.MQTTSAddr, true),
+	}
+	if c.ProxyProtocol && len(c.TrustedProxy) == 0 {
 		errs = append(errs, refuse("proxy-protocol", "needs --trusted-proxy, which says whose headers are believed; give both"))
 	}
-	for _, limit := range []struct {
-		flag  string
-		value int64
-	}{
-		{"max-connections", int64(d.MaxConnections)},
-		{"max-connections-per-address", int64(d.AddressMax)},
-		{"max-payload", int64(d.MaxPayload)},
-		{"max-depth", int64(d.MaxDepth)},
-		{"max-message", int64(d.MaxMessage)},
-		{"session-expiry", int64(d.SessionExpiry)},
-		{"retain-age", int64(d.RetainAge)},
-		{"retain-size", d.RetainSize},
-	} {
-		if limit.value < 0 {
-			errs = append(errs, refuse(limit.flag, "is below zero; give a positive value"))
-		}
+	return errors.Join(errs...)
+}
+
+// validate checks the limits, if the command has them.
+func (c *Clients) validate() error {
+	if *c == (Clients{}) {
+		return nil
 	}
-	if d.PublishRate != 0 && !(d.PublishRate >= leastRate && d.PublishRate <= mostRate) { // NaN is neither
-		errs = append(errs, refuse("publish-rate", "is %g; give messages a second, at least %g, or 0 for no limit", d.PublishRate, leastRate))
+	errs := []error{
+		notNegative("max-connections", c.MaxConnections),
+		notNegative("max-connections-per-address", c.AddressMax),
+		within("max-depth", c.MaxDepth, 1, chat.MaxDepth),
+		within("max-message", c.MaxMessage, leastPayload, maxMessage),
 	}
-	if d.MQTTAddr != "" && d.MaxPayload < leastPayload {
-		errs = append(errs, refuse("max-payload", "is %d, which a notice of the API may be longer than; give at least %d", d.MaxPayload, leastPayload))
+	if c.PublishRate != 0 && !(c.PublishRate >= leastRate && c.PublishRate <= mostRate) { // NaN is neither
+		errs = append(errs, refuse("publish-rate", "is %g; give messages a second, at least %g, or 0 for no limit", c.PublishRate, leastRate))
 	}
-	if d.MQTTAddr != "" && d.SessionExpiry < time.Second { // the API alone has no sessions
+	switch {
+	case c.MaxPayload < leastPayload:
+		errs = append(errs, refuse("max-payload", "is %d, which a notice of the API may be longer than; give at least %d", c.MaxPayload, leastPayload))
+	case c.MaxPayload > maxMessage:
+		errs = append(errs, refuse("max-payload", "is %v; give at most %v, for longer contents go by HTTP to a store of files, and their address into the message", c.MaxPayload, maxMessage))
+	}
+	switch {
+	case c.SessionExpiry < time.Second:
 		errs = append(errs, refuse("session-expiry", "is less than a second, which MQTT cannot tell a client; give a second or more"))
+	case c.SessionExpiry > maxSessionExpiry:
+		errs = append(errs, refuse("session-expiry", "is %v; give at most %v, ten years", c.SessionExpiry, maxSessionExpiry))
 	}
 	return errors.Join(errs...)
 }
 
 // proxies returns the trusted proxies as networks.
-func (d *Doors) proxies() ([]netip.Prefix, error) {
+func (w *Web) proxies() ([]netip.Prefix, error) {
 	var networks []netip.Prefix
-	for _, text := range d.TrustedProxy {
+	for _, text := range w.TrustedProxy {
 		network, err := netip.ParsePrefix(text)
 		if err != nil {
 			addr, addrErr := netip.ParseAddr(text)

@@ -98,6 +98,7 @@ func (s *server) openVerifier(secret Secret) error {
 	cfg := authhook.VerifierConfig{
 		Secret: []byte(secret.Reveal()), JWKS: s.cfg.JWKS, Issuer: s.cfg.Issuer, Audience: s.cfg.Audience,
 		Claims: authhook.ClaimNames(s.cfg.JWTClaim), Log: s.log.With("part", "tokens"),
+		Leeway: zeroIsNone(s.cfg.JWTLeeway), RefreshInterval: s.cfg.JWKSRefresh, RefreshGap: s.cfg.JWKSRefreshGap,
 	}
 	if s.keys != nil {
 		cfg.LocalKeys = s.keys

@@ -16,7 +16,7 @@ type People struct {
 	PublicURL    string `name:"public-url" placeholder:"URL" help:"The address under which clients reach this server: https://chat.example.com. Needed for --oidc; the issuer of the API's tokens."`
 	Registration string `enum:",open,assigned,closed" default:"" placeholder:"KIND" help:"Who may have an account: everybody (open, the default), everybody with an id that the server chooses (assigned), nobody new (closed). With a sign-in service of your own that chooses ids say assigned or closed: while it is open a stranger may register the id of somebody whom your service has not sent here yet, and is them from then on."`
 
-	AddressLimits float64 `name:"address-limits" default:"1" placeholder:"FACTOR" help:"How many times the usual one address may sign in (300 in a quarter of an hour), register and ask for codes (60 each in an hour). Take more where many people share an address: a school, a carrier."`
+	AddressLimits float64 `name:"address-limits" default:"${address_limits}" placeholder:"FACTOR" help:"How many times the usual one address may sign in (300 in a quarter of an hour), register and ask for codes (60 each in an hour). Take more where many people share an address: a school, a carrier."`
 
 	SMTPURL          SecretURL `name:"smtp-url" placeholder:"URL" help:"Sends one-time codes by mail: smtp://user:password@host:587?from=chat@example.com."`
 	SMSWebhook       SecretURL `name:"sms-webhook" placeholder:"URL" help:"Is asked to send one-time codes by text message."`
@@ -24,7 +24,7 @@ type People struct {
 
 	WeChatAppID   string `name:"wechat-app-id" placeholder:"ID" help:"Lets people sign in from this WeChat mini-program."`
 	WeChatSecret  Secret `name:"wechat-secret" placeholder:"SECRET" help:"Its secret."`
-	WeChatBaseURL string `name:"wechat-base-url" default:"https://api.weixin.qq.com" placeholder:"URL" help:"Where code2session is asked."`
+	WeChatBaseURL string `name:"wechat-base-url" default:"${wechat_base_url}" placeholder:"URL" help:"Where code2session is asked."`
 
 	OIDC         map[string]string `name:"oidc" placeholder:"NAME=ISSUER;..." help:"OpenID Connect providers, by a name of yours: google=https://accounts.google.com."`
 	OIDCClientID map[string]string `name:"oidc-client-id" placeholder:"NAME=ID;..." help:"The client id at each provider."`

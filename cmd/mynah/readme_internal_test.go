@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,12 +29,12 @@ var servers = map[string]bool{"serve": true, "broker": true, "archiver": true, "
 // settingFlags returns the flags of the servers, each once, in the order of --help.
 func settingFlags(tb testing.TB) []*kong.Flag {
 	tb.Helper()
-	parser, err := kong.New(&cli{}, kong.Name("mynah"))
+	parser, err := kong.New(&cli{}, grammarOptions...)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	var all []*kong.Flag
-	seen := map[string]bool{"help": true}
+	seen := map[string]bool{"help": true, "help-all": true}
 	add := func(flags []*kong.Flag) {
 		for _, f := range flags {
 			if !seen[f.Name] && !f.Hidden {
@@ -48,7 +49,30 @@ func settingFlags(tb testing.TB) []*kong.Flag {
 			add(command.Flags)
 		}
 	}
+	// By their groups, those without one first.
+	groupKeys := make([]string, len(groupTitles))
+	for i, g := range groupTitles {
+		groupKeys[i] = g.Key
+	}
+	order := func(f *kong.Flag) int {
+		if f.Group == nil {
+			return 0
+		}
+		return slices.Index(groupKeys, f.Group.Key) + 1
+	}
+	slices.SortStableFunc(all, func(a, b *kong.Flag) int { return order(a) - order(b) })
 	return all
+}
+
+// groupOf returns the title of the flag's group.
+func groupOf(f *kong.Flag, texts map[string]string) string {
+	switch {
+	case f.Group == nil:
+		return ""
+	case texts != nil:
+		return texts["group "+f.Group.Key]
+	}
+	return f.Group.Title
 }
 
 var (
@@ -75,7 +99,17 @@ func flagTable(tb testing.TB, head string, texts map[string]string) string {
 	var b strings.Builder
 	b.WriteString(head + "\n|---|---|---|\n")
 	known := map[string]bool{}
+	group := ""
 	for _, f := range settingFlags(tb) {
+		if f.Group != nil && f.Group.Key != group {
+			group = f.Group.Key
+			known["group "+group] = true
+			title := groupOf(f, texts)
+			if title == "" {
+				tb.Errorf("the group %q has no title; write it beside the others in config.go, and as \"group %s\" in cmd/mynah/flags.zh.yaml", group, group)
+			}
+			fmt.Fprintf(&b, "| **%s** | | |\n", title)
+		}
 		known[f.Name] = true
 		text, value := f.Help, ""
 		if texts != nil {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"mynah/authhook"
 	"mynah/directory"
@@ -17,25 +19,27 @@ const directoryFile = "directory"
 
 // Rights says who may write to whom and how large groups may be.
 type Rights struct {
-	WritePolicy     string `enum:"anyone,contacts" default:"anyone" help:"Who may write to people who have not set it: anyone, or contacts only."`
-	MaxGroupMembers int    `default:"100000" placeholder:"N" help:"Most members of a group."`
-	MaxGroups       int    `default:"500" placeholder:"N" help:"Most groups that somebody is in."`
+	WritePolicy     string        `enum:"anyone,contacts" default:"anyone" help:"Who may write to people who have not set it: anyone, or contacts only."`
+	MaxGroupMembers int           `default:"${max_group_members}" placeholder:"N" help:"Most members of a group."`
+	MaxGroups       int           `default:"${max_groups}" placeholder:"N" help:"Most groups that somebody is in."`
+	InvitationTTL   time.Duration `name:"invitation-ttl" default:"${invitation_ttl}" placeholder:"DURATION" help:"How long an invitation to a group is valid."`
 }
 
 // validate checks the limits.
 func (r *Rights) validate() error {
-	if r.MaxGroupMembers < 0 {
-		return refuse("max-group-members", "is below zero; give a positive value")
+	if *r == (Rights{}) { // the command has no groups
+		return nil
 	}
-	if r.MaxGroups < 0 {
-		return refuse("max-groups", "is below zero; give a positive value")
-	}
-	return nil
+	return errors.Join(
+		within("max-group-members", r.MaxGroupMembers, 1, 10_000_000),
+		within("max-groups", r.MaxGroups, 1, 100_000),
+		within("invitation-ttl", r.InvitationTTL, time.Minute, 10*365*24*time.Hour),
+	)
 }
 
 // groupLimits returns the limits as the API and the directory want them.
 func (r *Rights) groupLimits() groups.Config {
-	return groups.Config{MaxMembers: r.MaxGroupMembers, MaxGroups: r.MaxGroups}
+	return groups.Config{MaxMembers: r.MaxGroupMembers, MaxGroups: r.MaxGroups, InvitationTTL: r.InvitationTTL}
 }
 
 // startDirectory has the broker know groups, contacts and blocks. It goes on

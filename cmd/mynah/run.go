@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,7 +29,8 @@ const secondSignal = time.Second
 
 // cli is the grammar of the command line.
 type cli struct {
-	Config string `placeholder:"FILE" help:"YAML or JSON file with flags' names as keys. Flags and environment win over it."`
+	HelpAll helpAll `help:"Like --help, with the limits that are rarely changed."`
+	Config  string  `placeholder:"FILE" help:"YAML or JSON file with flags' names as keys. Flags and environment win over it."`
 
 	Serve    serveCmd    `cmd:"" help:"Broker, archiver and API in one process. Without --database-url it starts a private PostgreSQL under the data directory."`
 	Broker   brokerCmd   `cmd:"" help:"The broker alone."`
@@ -47,6 +49,42 @@ type process struct {
 	getenv         func(string) string
 	stdout, stderr io.Writer
 	timeouts       webTimeouts
+}
+
+// grammarOptions are the options without which the grammar is none.
+var grammarOptions = []kong.Option{
+	kong.Name("mynah"),
+	kong.ExplicitGroups(groupTitles),
+	defaults,
+	kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration)),
+}
+
+// helpAll is a flag that shows the help with all flags.
+type helpAll bool
+
+// IgnoreDefault has it looked at before commands are chosen, as --help is.
+func (helpAll) IgnoreDefault() {}
+
+// BeforeReset prints the help, before anything that is missing could be refused.
+func (helpAll) BeforeReset(ctx *kong.Context) error {
+	showLimits(ctx.Model.Node, true)
+	if err := ctx.PrintUsage(false); err != nil {
+		return err
+	}
+	ctx.Exit(0)
+	return nil
+}
+
+// showLimits says whether the flags of the group of limits are in the help.
+func showLimits(node *kong.Node, show bool) {
+	for _, flag := range node.Flags {
+		if flag.Group != nil && flag.Group.Key == limitsGroup {
+			flag.Hidden = !show
+		}
+	}
+	for _, child := range node.Children {
+		showLimits(child, show)
+	}
 }
 
 // run is main with everything handed in, and the exit status returned.
@@ -79,21 +117,20 @@ func (p *process) run(ctx context.Context, args []string) int {
 	resolvers = append(resolvers, environment(p.getenv))
 
 	exited := -1
-	parser, err := kong.New(&grammar,
-		kong.Name("mynah"),
+	parser, err := kong.New(&grammar, append(slices.Clone(grammarOptions),
 		kong.Description("An instant-messaging backend that speaks MQTT."),
 		kong.Writers(p.stdout, p.stderr),
 		kong.Resolvers(resolvers...),
 		kong.ValueFormatter(helpWithEnv),
-		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration)),
 		kong.ConfigureHelp(kong.HelpOptions{NoExpandSubcommands: true}),
 		// --help prints and asks to exit; parsing goes on to an error that
 		// does not matter then.
 		kong.Exit(func(status int) { exited = max(exited, status) }),
-	)
+	)...)
 	if err != nil {
 		return fail(exitUsage, err)
 	}
+	showLimits(parser.Model.Node, false)
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}

@@ -12,15 +12,21 @@ import (
 )
 
 type serveCmd struct {
-	Dev bool `help:"For trying it out: makes a secret in the data directory if none is set, has demo people, and prints commands to paste."`
-	Logging
-	Storage
-	Doors
-	Identity
-	Database
-	People
-	Rights
-	Metrics
+	Dev            bool `help:"For trying it out: makes a secret in the data directory if none is set, has demo people, and prints commands to paste."`
+	Logging        `group:"logging"`
+	Storage        `group:"storage"`
+	Retention      `group:"storage"`
+	Doors          `group:"listeners"`
+	Web            `group:"listeners"`
+	Clients        `group:"clients"`
+	Identity       `group:"tokens"`
+	Database       `group:"database"`
+	People         `group:"people"`
+	Rights         `group:"rights"`
+	Metrics        `group:"metrics"`
+	BrokerLimits   `group:"limits"`
+	TokenLimits    `group:"limits"`
+	ArchiverLimits `group:"limits"`
 }
 
 // Run serves until it is asked to stop.
@@ -31,7 +37,11 @@ func (c *serveCmd) Run(ctx context.Context, p *process) error {
 // serve is the whole of Mynah in one process. The order of the start is that of who
 // needs whom; the stop goes backwards, see stops.
 func (c *serveCmd) serve(ctx context.Context, p *process) (err error) {
-	cfg := Config{Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity, Database: c.Database, People: c.People, Rights: c.Rights, Metrics: c.Metrics}
+	cfg := Config{
+		Logging: c.Logging, Storage: c.Storage, Retention: c.Retention, Web: c.Web, Doors: c.Doors, Clients: c.Clients,
+		Identity: c.Identity, Database: c.Database, People: c.People, Rights: c.Rights, Metrics: c.Metrics,
+		BrokerLimits: c.BrokerLimits, TokenLimits: c.TokenLimits, ArchiverLimits: c.ArchiverLimits,
+	}
 	if err := cfg.validate(); err != nil {
 		return err
 	}
@@ -129,13 +139,18 @@ func (c *serveCmd) serve(ctx context.Context, p *process) (err error) {
 }
 
 type brokerCmd struct {
-	Logging
-	Storage
-	Doors
-	Identity
-	Database
-	Rights
-	Metrics
+	Logging      `group:"logging"`
+	Storage      `group:"storage"`
+	Retention    `group:"storage"`
+	Doors        `group:"listeners"`
+	Web          `group:"listeners"`
+	Clients      `group:"clients"`
+	Identity     `group:"tokens"`
+	Database     `group:"database"`
+	Rights       `group:"rights"`
+	Metrics      `group:"metrics"`
+	BrokerLimits `group:"limits"`
+	TokenLimits  `group:"limits"`
 }
 
 // Run serves until it is asked to stop.
@@ -146,8 +161,9 @@ func (c *brokerCmd) Run(ctx context.Context, p *process) error {
 // serve is the broker alone. With a database it knows accounts, groups and blocks.
 func (c *brokerCmd) serve(ctx context.Context, p *process) (err error) {
 	cfg := Config{
-		Logging: c.Logging, Storage: c.Storage, Doors: c.Doors, Identity: c.Identity,
-		Database: c.Database, Rights: c.Rights, Metrics: c.Metrics,
+		Logging: c.Logging, Storage: c.Storage, Retention: c.Retention, Web: c.Web, Doors: c.Doors, Clients: c.Clients,
+		Identity: c.Identity, Database: c.Database, Rights: c.Rights, Metrics: c.Metrics,
+		BrokerLimits: c.BrokerLimits, TokenLimits: c.TokenLimits,
 	}
 	if err := cfg.validate(); err != nil {
 		return err
@@ -187,23 +203,18 @@ func (c *brokerCmd) serve(ctx context.Context, p *process) (err error) {
 }
 
 type apiCmd struct {
-	RotateKeys   bool   `help:"Make a new signing key, say which, and end. Tokens signed before stay valid until they expire."`
-	DataDir      string `placeholder:"DIR" help:"Where the secret of serve --dev is, to be used as --jwt-secret if neither that nor --jwks is given. Default: none is looked for, since whoever knows the secret could sign tokens."`
-	DistrustKeys bool   `help:"With --rotate-keys: refuse at once all tokens signed before, for a key that may have been stolen."`
-	Logging
-	HTTPAddr     string   `name:"http-addr" default:":8080" placeholder:"HOST:PORT" help:"Where the API is served."`
-	HTTPSAddr    string   `name:"https-addr" default:"off" placeholder:"HOST:PORT" help:"Where it is served over TLS; needs --tls-cert. off for not at all."`
-	TLSCert      string   `name:"tls-cert" placeholder:"FILE" help:"Certificate chain for TLS, PEM. It is read again when it changes."`
-	TLSKey       string   `name:"tls-key" placeholder:"FILE" help:"Its private key, PEM."`
-	AllowOrigin  []string `placeholder:"ORIGIN" help:"Origins of web pages that may call the API."`
-	TrustedProxy []string `placeholder:"CIDR" help:"Reverse proxies whose --forwarded-header is believed, as addresses or networks."`
-	Forwarded    string   `name:"forwarded-header" default:"X-Forwarded-For" placeholder:"NAME" help:"Where they tell the client's address: X-Forwarded-For, or Forwarded (RFC 7239). The other one is not read."`
-	Identity
-	Database
-	Upstream
-	People
-	Rights
-	Metrics
+	RotateKeys   bool `help:"Make a new signing key, say which, and end. Tokens signed before stay valid until they expire."`
+	DistrustKeys bool `help:"With --rotate-keys: refuse at once all tokens signed before, for a key that may have been stolen."`
+	Logging      `group:"logging"`
+	DataDir      string `group:"storage" placeholder:"DIR" help:"Where the secret of serve --dev is, to be used as --jwt-secret if neither that nor --jwks is given. Default: none is looked for, since whoever knows the secret could sign tokens."`
+	Web          `group:"listeners"`
+	Identity     `group:"tokens"`
+	Database     `group:"database"`
+	Upstream     `group:"upstream"`
+	People       `group:"people"`
+	Rights       `group:"rights"`
+	Metrics      `group:"metrics"`
+	TokenLimits  `group:"limits"`
 }
 
 // Run is the API alone.
@@ -211,7 +222,7 @@ func (c *apiCmd) Run(ctx context.Context, p *process) (err error) {
 	cfg := Config{
 		Logging: c.Logging, Identity: c.Identity, Database: c.Database, Upstream: c.Upstream, People: c.People,
 		Rights: c.Rights, Metrics: c.Metrics,
-		Doors:   Doors{HTTPAddr: c.HTTPAddr, HTTPSAddr: c.HTTPSAddr, TLSCert: c.TLSCert, TLSKey: c.TLSKey, AllowOrigin: c.AllowOrigin, TrustedProxy: c.TrustedProxy, Forwarded: c.Forwarded},
+		Web: c.Web, TokenLimits: c.TokenLimits,
 		Storage: Storage{DataDir: c.DataDir},
 	}
 	if err := cfg.validate(); err != nil {
@@ -287,22 +298,24 @@ func (s *server) rotateKeys(ctx context.Context, p *process, distrust bool) erro
 var errNoDatabase = refuse("database-url", "is needed; write postgres://user:password@host:5432/database")
 
 type archiverCmd struct {
-	RetryDeadLetters bool   `help:"Try once more to store what PostgreSQL refused, say how many, and end."`
-	DataDir          string `default:"./data" placeholder:"DIR" help:"Where the secret of serve --dev is, to sign a token with if neither --token-file nor --jwt-secret is given."`
-	Logging
-	Database
-	Upstream
-	JWTSecret Secret `name:"jwt-secret" placeholder:"SECRET" help:"The broker's secret, to sign a token with."`
-	Issuer    string `name:"jwt-issuer" placeholder:"ISS" help:"The token's iss."`
-	Audience  string `name:"jwt-audience" placeholder:"AUD" help:"The token's aud."`
-	Metrics
+	RetryDeadLetters bool `help:"Try once more to store what PostgreSQL refused, say how many, and end."`
+	Logging          `group:"logging"`
+	DataDir          string `group:"storage" default:"./data" placeholder:"DIR" help:"Where the secret of serve --dev is, to sign a token with if neither --token-file nor --jwt-secret is given."`
+	Database         `group:"database"`
+	Upstream         `group:"upstream"`
+	JWTSecret        Secret `group:"tokens" name:"jwt-secret" placeholder:"SECRET" help:"The broker's secret, to sign a token with."`
+	Issuer           string `group:"tokens" name:"jwt-issuer" placeholder:"ISS" help:"The token's iss."`
+	Audience         string `group:"tokens" name:"jwt-audience" placeholder:"AUD" help:"The token's aud."`
+	Metrics          `group:"metrics"`
+	ArchiverLimits   `group:"limits"`
 }
 
 // Run is the archiver alone.
 func (c *archiverCmd) Run(ctx context.Context, p *process) (err error) {
 	cfg := Config{
 		Logging: c.Logging, Database: c.Database, Upstream: c.Upstream, Metrics: c.Metrics, Storage: Storage{DataDir: c.DataDir},
-		Identity: Identity{JWTSecret: c.JWTSecret, Issuer: c.Issuer, Audience: c.Audience},
+		ArchiverLimits: c.ArchiverLimits,
+		Identity:       Identity{JWTSecret: c.JWTSecret, Issuer: c.Issuer, Audience: c.Audience},
 	}
 	if err := cfg.validate(); err != nil {
 		return err

@@ -29,7 +29,7 @@ func envName(flag string) string {
 // cannot understand, secret or not.
 func environment(getenv func(string) string) kong.Resolver {
 	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-		if value := getenv(envName(flag.Name)); value != "" && flag.Name != "help" {
+		if value := getenv(envName(flag.Name)); value != "" && flag.Name != "help" && flag.Name != "help-all" {
 			return value, nil
 		}
 		return nil, nil
@@ -231,7 +231,7 @@ func configPath(args []string, getenv func(string) string) string {
 
 // helpWithEnv adds the default and the environment variable to a flag's help.
 func helpWithEnv(value *kong.Value) string {
-	if value.Flag == nil || value.Name == "help" {
+	if value.Flag == nil || value.Name == "help" || value.Name == "help-all" {
 		return value.Help
 	}
 	help := value.Help

@@ -73,7 +73,7 @@ unset:
 	if err != nil {
 		t.Fatal(err)
 	}
-	parser, err := kong.New(&grammar, kong.Resolvers(file))
+	parser, err := kong.New(&grammar, append(slices.Clone(grammarOptions), kong.Resolvers(file))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func TestClaimNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		var grammar struct{ Identity }
-		parser, err := kong.New(&grammar, kong.Resolvers(resolver))
+		parser, err := kong.New(&grammar, append(slices.Clone(grammarOptions), kong.Resolvers(resolver))...)
 		if err != nil {
 			t.Fatal(err)
 		}
