@@ -82,7 +82,7 @@ func TestPanicLeavesNothing(t *testing.T) {
 	bob.PublishAcked("user/evil", 1, "hi")
 	other.PublishAcked("plant/x", 1, "hi")
 	if m := other.ReceivePlain(); m.TopicName != "plant/x" {
-		t.Fatalf("got %s", m.TopicName)
+		t.Fatalf("got %s %s", m.TopicName, m.Payload)
 	}
 	evil = mqttest.Dial(t, addr, o)
 	evil.Subscribe(1, "plant/y")

@@ -40,10 +40,14 @@ func (t *Topics) PublishPresence(subject string) {
 	t.fanOut(&delivery.PlainMessage{Topic: chat.PresenceTopic(subject), QoS: presenceQoS, Retain: true, Latest: true})
 }
 
-// presenceTopics returns the presence topics that a filter matches. One without wildcards is
-// returned whether or not there is anything to say.
+// presenceTopics returns the presence topics that a filter matches and of which there is
+// something to say now. Whoever comes later is told of by PublishPresence: a subscriber would
+// hear of it twice otherwise. It may wait for the disk.
 func (t *Topics) presenceTopics(filter string) (topics []string) {
-	if chat.ParseTopic(filter).Kind == chat.KindPresence {
+	if topic := chat.ParseTopic(filter); topic.Kind == chat.KindPresence {
+		if t.cfg.Presence.LookUp(topic.ID) == nil {
+			return nil
+		}
 		return []string{filter}
 	}
 	if !strings.HasPrefix(filter, presencePrefix) {
