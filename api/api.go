@@ -106,7 +106,7 @@ func (a *API) Start(ctx context.Context) error {
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	a.stop, a.done = stop, make(chan struct{})
-	go a.sweep(background, a.done)
+	go a.sweepRegularly(background, a.done)
 	a.barrier.Start(background)
 	a.ready.Store(true)
 	return nil
@@ -145,8 +145,8 @@ func (a *API) forget(ctx context.Context, account string) error {
 // sweepEvery is how often what has expired is deleted.
 const sweepEvery = 5 * time.Minute
 
-// sweep deletes what has expired. Several APIs on one database may do it at once.
-func (a *API) sweep(ctx context.Context, done chan<- struct{}) {
+// sweepRegularly deletes what has expired. Several APIs on one database may do it at once.
+func (a *API) sweepRegularly(ctx context.Context, done chan<- struct{}) {
 	defer close(done)
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()

@@ -9,10 +9,10 @@ import (
 	"mynah/schema"
 )
 
-// changesRights are the calls after which somebody may do more or less than before, by the
+// waitsForBrokers are the calls after which somebody may do more or less than before, by the
 // name of the operation. Their answers come when the brokers know, so that who has been
 // removed gets nothing that is published after the answer, and who has joined gets it.
-var changesRights = map[string]bool{
+var waitsForBrokers = map[string]bool{
 	"kickMember": true, "banMember": true, "unbanMember": true, "leaveGroup": true, "dissolveGroup": true,
 	"joinGroup": true, "joinByLink": true, "approveJoin": true, "createGroup": true, "editGroup": true, "editMember": true, "transferGroup": true,
 	"block": true, "unblock": true, "setPrivacy": true, "acceptContact": true, "askContact": true, "removeContact": true,
@@ -25,7 +25,7 @@ var changesRights = map[string]bool{
 // applied it; not longer than changes.ApplyLimit, and what it has done stays done. in is
 // the call's input.
 func (a *API) awaitApplied(ctx context.Context, r *route, in any) {
-	if !changesRights[r.OperationID] {
+	if !waitsForBrokers[r.OperationID] {
 		return
 	}
 	var cleared func(context.Context) (bool, error)

@@ -34,13 +34,13 @@ func callerOf(ctx context.Context) *Caller {
 	return c
 }
 
-// freshFor is how long a sign-in counts as fresh for what must not be done with
+// freshSignInFor is how long a sign-in counts as fresh for what must not be done with
 // a stolen access token alone: linking identities, a first password, deletion.
-const freshFor = 10 * time.Minute
+const freshSignInFor = 10 * time.Minute
 
 // requireFreshSignIn returns nil if the caller has signed in within the last minutes.
 func requireFreshSignIn(c *Caller, now time.Time) error {
-	if c.SignedIn.IsZero() || now.Sub(c.SignedIn) > freshFor {
+	if c.SignedIn.IsZero() || now.Sub(c.SignedIn) > freshSignInFor {
 		return chat.Refuse(chat.CodeStaleSignIn, "This takes a sign-in of the last 10 minutes. Sign in again and repeat it.")
 	}
 	return nil

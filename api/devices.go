@@ -136,9 +136,9 @@ func (h *deviceHandlers) mayManageDevices(ctx context.Context, c *Caller, group 
 	return err
 }
 
-// seenDevice returns the device if the caller may see it: an admin, or the owner of its
+// visibleDevice returns the device if the caller may see it: an admin, or the owner of its
 // group. To others it looks like one that does not exist.
-func (h *deviceHandlers) seenDevice(ctx context.Context, id string) (*people.Device, error) {
+func (h *deviceHandlers) visibleDevice(ctx context.Context, id string) (*people.Device, error) {
 	d, err := h.people.Devices.Get(ctx, id)
 	if err != nil {
 		return nil, err
@@ -152,11 +152,11 @@ func (h *deviceHandlers) seenDevice(ctx context.Context, id string) (*people.Dev
 	return d, nil
 }
 
-// ownDevice returns the device if the caller may manage it: an admin, or the owner of
+// manageableDevice returns the device if the caller may manage it: an admin, or the owner of
 // its group if it is one that they could have made. A service's token, or one that opens
 // other groups, is not theirs to have.
-func (h *deviceHandlers) ownDevice(ctx context.Context, id string) (*people.Device, error) {
-	d, err := h.seenDevice(ctx, id)
+func (h *deviceHandlers) manageableDevice(ctx context.Context, id string) (*people.Device, error) {
+	d, err := h.visibleDevice(ctx, id)
 	if err != nil || callerOf(ctx).Role == authhook.RoleAdmin {
 		return d, err
 	}
@@ -167,7 +167,7 @@ func (h *deviceHandlers) ownDevice(ctx context.Context, id string) (*people.Devi
 }
 
 func (h *deviceHandlers) device(ctx context.Context, in *IDPath) (*body[people.Device], error) {
-	d, err := h.seenDevice(ctx, in.ID)
+	d, err := h.visibleDevice(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +202,7 @@ type renameInput struct {
 }
 
 func (h *deviceHandlers) renameDevice(ctx context.Context, in *renameInput) (*body[people.Device], error) {
-	if _, err := h.ownDevice(ctx, in.ID); err != nil {
+	if _, err := h.manageableDevice(ctx, in.ID); err != nil {
 		return nil, err
 	}
 	if err := h.people.Devices.Rename(ctx, in.ID, in.Body.Name); err != nil {
@@ -217,7 +217,7 @@ type renewInput struct {
 }
 
 func (h *deviceHandlers) renewDevice(ctx context.Context, in *renewInput) (*body[credential], error) {
-	d, err := h.ownDevice(ctx, in.ID)
+	d, err := h.manageableDevice(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +225,7 @@ func (h *deviceHandlers) renewDevice(ctx context.Context, in *renewInput) (*body
 		if err := h.groups.Lock(ctx, d.Group); err != nil {
 			return nil, err
 		}
-		if _, err := h.ownDevice(ctx, in.ID); err != nil {
+		if _, err := h.manageableDevice(ctx, in.ID); err != nil {
 			return nil, err
 		}
 	}
@@ -249,14 +249,14 @@ func (h *deviceHandlers) enableDevice(ctx context.Context, in *IDPath) (*empty, 
 }
 
 func (h *deviceHandlers) setDeviceDisabled(ctx context.Context, id string, disabled bool) (*empty, error) {
-	if _, err := h.ownDevice(ctx, id); err != nil {
+	if _, err := h.manageableDevice(ctx, id); err != nil {
 		return nil, err
 	}
 	return nil, h.people.Accounts.SetDisabled(ctx, id, disabled, callerOf(ctx).Role != authhook.RoleAdmin)
 }
 
 func (h *deviceHandlers) deleteDevice(ctx context.Context, in *IDPath) (*empty, error) {
-	if _, err := h.ownDevice(ctx, in.ID); err != nil {
+	if _, err := h.manageableDevice(ctx, in.ID); err != nil {
 		return nil, err
 	}
 	return nil, h.people.Accounts.Delete(ctx, in.ID)

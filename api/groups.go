@@ -135,13 +135,13 @@ func (h *groupHandlers) dissolveGroup(ctx context.Context, in *IDPath) (*empty, 
 	return nil, h.groups.Dissolve(ctx, actor(ctx), in.ID)
 }
 
-type toInput struct {
+type transferInput struct {
 	IDPath
 	Body struct {
 		To string `json:"to" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"A member"`
 	}
 }
 
-func (h *groupHandlers) transferGroup(ctx context.Context, in *toInput) (*empty, error) {
+func (h *groupHandlers) transferGroup(ctx context.Context, in *transferInput) (*empty, error) {
 	return nil, h.groups.Transfer(ctx, actor(ctx), in.ID, in.Body.To)
 }

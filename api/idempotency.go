@@ -19,12 +19,12 @@ import (
 // hold a token that is to be seen once.
 const sealAnswer = "mynah kept answer"
 
-// once runs work at most once for the caller's key and keeps its answer in the
+// runOnce runs work at most once for the caller's key and keeps its answer in the
 // same transaction: whatever crashes in between, either both exist or neither
 // does. A repeated call gets the kept answer into replayed and true. A call that
 // comes while the first is still running waits for it, because both insert the
 // same key. A failed call keeps nothing and may be repeated.
-func (a *API) once(ctx context.Context, key, operation string, in, replayed any, work func(context.Context) (any, error)) (again bool, err error) {
+func (a *API) runOnce(ctx context.Context, key, operation string, in, replayed any, work func(context.Context) (any, error)) (again bool, err error) {
 	request, err := json.Marshal(in)
 	if err != nil {
 		return false, fmt.Errorf("hash request: %w", err)

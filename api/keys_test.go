@@ -47,7 +47,7 @@ func TestSigningKeyIsSealed(t *testing.T) {
 	}
 	must(t, other.Start(t.Context()))
 	must(t, other.Stop(t.Context()))
-	third := people.NewKeys(w.db, people.KeysConfig{Secret: []byte("a third"), Takeover: true, Log: slog.New(slog.DiscardHandler)})
+	third := people.NewKeys(w.db, people.KeysConfig{Secret: []byte("a third"), ReplaceSealed: true, Log: slog.New(slog.DiscardHandler)})
 	must(t, third.Start(t.Context()))
 	must(t, third.Stop(t.Context()))
 	if _, _, err := third.Sign(authhook.TokenClaims{Subject: "anna"}); err != nil {
@@ -102,7 +102,7 @@ func TestRecallKeys(t *testing.T) {
 	cfg := people.KeysConfig{Secret: []byte(secret), File: file, Log: slog.New(slog.DiscardHandler)}
 	recall := func() (*people.Keys, int, error) {
 		k := people.NewKeys(w.db, cfg)
-		n, err := k.Recall()
+		n, err := k.LoadFile()
 		return k, n, err
 	}
 	believes := func(k *people.Keys) bool {

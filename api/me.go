@@ -14,7 +14,7 @@ type meHandlers struct {
 }
 
 func (h *meHandlers) me(ctx context.Context, _ *empty) (*body[people.Account], error) {
-	me, err := h.people.Profiles.Me(ctx, callerOf(ctx).Subject)
+	me, err := h.people.Profiles.Account(ctx, callerOf(ctx).Subject)
 	if err != nil {
 		return nil, err
 	}

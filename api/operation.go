@@ -61,10 +61,10 @@ func perAccount(l *ratelimit.Limiter) option {
 	return func(r *route) { r.perAccount = l }
 }
 
-// call adds one operation. pattern is method and path; name is the operation's
+// handle adds one operation. pattern is method and path; name is the operation's
 // id, which names a method in generated clients; summary is one line for /docs.
 // The tag is the path's second part.
-func call[I, O any](a *API, pattern, name, summary string, handler func(context.Context, *I) (*O, error), options ...option) {
+func handle[I, O any](a *API, pattern, name, summary string, handler func(context.Context, *I) (*O, error), options ...option) {
 	method, path, ok := strings.Cut(pattern, " ")
 	if !ok {
 		panic("api: a pattern is a method and a path: " + pattern)
@@ -105,10 +105,10 @@ func call[I, O any](a *API, pattern, name, summary string, handler func(context.
 		next(&incoming{humaContext: huma.WithContext(ctx, checked), optional: optional})
 	}}
 	huma.Register(a.huma, r.Operation, func(ctx context.Context, in *I) (*O, error) {
-		out, err := run(ctx, a, &r, in, handler)
+		out, err := runHandler(ctx, a, &r, in, handler)
 		if err != nil {
 			p := a.problemOf(ctx, err)
-			requestOf(ctx).settle(p)
+			requestOf(ctx).refundIfFailed(p)
 			return nil, p
 		}
 		a.awaitApplied(ctx, &r, in)
@@ -139,16 +139,16 @@ func (c *incoming) BodyReader() io.Reader {
 	if !c.optional {
 		return c.humaContext.BodyReader()
 	}
-	return &bodyOr{body: c.humaContext.BodyReader(), otherwise: strings.NewReader("{}")}
+	return &bodyWithDefault{body: c.humaContext.BodyReader(), otherwise: strings.NewReader("{}")}
 }
 
-// bodyOr reads body, or otherwise if that has nothing.
-type bodyOr struct {
+// bodyWithDefault reads body, or otherwise if that has nothing.
+type bodyWithDefault struct {
 	body, otherwise io.Reader
 	some            bool
 }
 
-func (b *bodyOr) Read(p []byte) (n int, err error) {
+func (b *bodyWithDefault) Read(p []byte) (n int, err error) {
 	if n, err = b.body.Read(p); n > 0 {
 		b.some = true
 	}
@@ -177,8 +177,8 @@ func mustEmbedExported(t reflect.Type) {
 	}
 }
 
-// run calls the handler, by way of the Idempotency-Key if there is one.
-func run[I, O any](ctx context.Context, a *API, r *route, in *I, handler func(context.Context, *I) (*O, error)) (*O, error) {
+// runHandler calls the handler, by way of the Idempotency-Key if there is one.
+func runHandler[I, O any](ctx context.Context, a *API, r *route, in *I, handler func(context.Context, *I) (*O, error)) (*O, error) {
 	if !r.idempotent {
 		return handler(ctx, in)
 	}
@@ -195,7 +195,7 @@ func run[I, O any](ctx context.Context, a *API, r *route, in *I, handler func(co
 		return nil, errBadKey
 	}
 	var replayed O
-	again, err := a.once(ctx, key, r.OperationID, in, &replayed, func(ctx context.Context) (any, error) {
+	again, err := a.runOnce(ctx, key, r.OperationID, in, &replayed, func(ctx context.Context) (any, error) {
 		err := work(ctx)
 		return out, err
 	})
@@ -207,7 +207,7 @@ func run[I, O any](ctx context.Context, a *API, r *route, in *I, handler func(co
 
 func (a *API) refuse(ctx huma.Context, err error) {
 	p := a.problemOf(ctx.Context(), err)
-	requestOf(ctx.Context()).settle(p)
+	requestOf(ctx.Context()).refundIfFailed(p)
 	for name, values := range p.headers {
 		ctx.SetHeader(name, values[0])
 	}
@@ -221,7 +221,7 @@ func (a *API) refuse(ctx huma.Context, err error) {
 func (a *API) admit(ctx context.Context, r *route) (context.Context, error) {
 	req := requestOf(ctx)
 	if r.perAddress != nil {
-		if err := req.count(r.perAddress, ratelimit.Address(req.address), 1); err != nil {
+		if err := req.count(r.perAddress, ratelimit.AddressKey(req.address), 1); err != nil {
 			return nil, err
 		}
 	}

@@ -28,7 +28,7 @@ type request struct {
 	subject string   // set once the token is verified
 	key     string   // Idempotency-Key
 	token   string   // bearer token, "" if there is none
-	forgive []func() // take back what was counted
+	refunds []func() // take back what was counted
 }
 
 // count counts n for the key.
@@ -36,20 +36,20 @@ func (r *request) count(l *ratelimit.Limiter, key string, n int) error {
 	if err := l.AllowN(key, n); err != nil {
 		return err
 	}
-	r.forgive = append(r.forgive, func() { l.ForgiveN(key, n) })
+	r.refunds = append(r.refunds, func() { l.RefundN(key, n) })
 	return nil
 }
 
-// settle takes back what was counted if the server has failed: who is asked to try
+// refundIfFailed takes back what was counted if the server has failed: who is asked to try
 // again must not be told that it was too often.
-func (r *request) settle(p *Problem) {
+func (r *request) refundIfFailed(p *Problem) {
 	if p.Status < http.StatusInternalServerError {
 		return
 	}
-	for _, back := range r.forgive {
+	for _, back := range r.refunds {
 		back()
 	}
-	r.forgive = nil
+	r.refunds = nil
 }
 
 type requestKey struct{}

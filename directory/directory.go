@@ -8,8 +8,8 @@
 //     plain SQL: the feed of changes (schema/migrations/00010_accounts.sql) is read
 //     when PostgreSQL notifies, every two seconds besides, and after every loss of
 //     the connection from where reading had stopped. No change is missed; where
-//     that cannot be told, everything is asked anew and watchers get ChangeAll.
-//   - Who asks (changes.Barrier) is told when what they have committed has reached
+//     that cannot be known, everything is loaded again and watchers get ChangeAll.
+//   - Who asks (changes.Barrier) gets an answer when what they have committed has reached
 //     watchers.
 //   - Changes reach watchers in the order of the feed, after the cache has been
 //     put right: who asks because of a change gets the new answer.
@@ -34,7 +34,7 @@
 // Who may see whether a person is online: by their setting everybody, nobody, or
 // acquaintances, who are their contacts and the members of a common group that is
 // not open to everybody. Without a setting it is acquaintances for those who can
-// sign in here, everybody for those whom only tokens speak of. Whom they have
+// sign in here, everybody for those who are known by tokens only. Whom they have
 // blocked never.
 //
 // Somebody who is not a member of an open group becomes one by subscribing to it.
@@ -59,8 +59,8 @@ import (
 	"mynah/schema/pgtx"
 )
 
-// application is what PostgreSQL shows of the directory's sessions.
-const application = "mynah directory"
+// applicationName is what PostgreSQL shows of the directory's sessions.
+const applicationName = "mynah directory"
 
 // Config is what a Directory needs. A zero field means its default.
 type Config struct {
@@ -92,18 +92,18 @@ type Directory struct {
 	log      *slog.Logger
 	pool     *pgxpool.Pool
 	joining  *groups.Joining
-	subjects *table[subject]
-	groups   *table[group]
+	subjects *cache[subject]
+	groups   *cache[group]
 	away     atomic.Bool // PostgreSQL does not answer, as far as the follower knows
 	synced   atomic.Bool // the feed has been read at least once
 
-	database string // identity of the database that the cache is of; the follower's
-	mu       sync.Mutex
-	watchers map[int]func(authhook.Change)   // guarded by mu
-	nextID   int                             // guarded by mu
-	seen     map[string]struct{}             // who connected, to be noted; guarded by mu
-	claims   *claims                         // who connected and has no account
-	keys     atomic.Pointer[map[string]bool] // the API's own that verify; nil if they were never read
+	database        string // identity of the database that the cache is of; the follower's
+	mu              sync.Mutex
+	watchers        map[int]func(authhook.Change)   // guarded by mu
+	nextID          int                             // guarded by mu
+	seen            map[string]struct{}             // who connected, to be noted; guarded by mu
+	pendingAccounts *pendingAccounts                // who connected and has no account
+	keys            atomic.Pointer[map[string]bool] // the API's own that verify; nil if they were never read
 
 	startMu sync.Mutex // guards what follows
 	cancel  context.CancelFunc
@@ -114,7 +114,7 @@ var _ authhook.Directory = (*Directory)(nil)
 
 // New returns a Directory. It asks nobody anything yet: Start does.
 func New(cfg Config) (*Directory, error) {
-	config, err := pgdial.ParsePool(cfg.DatabaseURL, application)
+	config, err := pgdial.ParsePool(cfg.DatabaseURL, applicationName)
 	if err != nil {
 		return nil, errors.New("directory: the database's address cannot be understood") // the parser's error may quote the password
 	}
@@ -142,15 +142,15 @@ func New(cfg Config) (*Directory, error) {
 	}
 	d := &Directory{
 		cfg: cfg, log: cfg.Logger, pool: pool, joining: groups.New(pgtx.New(pool), cfg.Groups).Joining,
-		watchers: map[int]func(authhook.Change){}, seen: map[string]struct{}{}, claims: newClaims(),
+		watchers: map[int]func(authhook.Change){}, seen: map[string]struct{}{}, pendingAccounts: newPendingAccounts(),
 	}
-	d.subjects = newTable(cfg.MaxSubjects, &d.away, d.loadSubjects)
-	d.groups = newTable(cfg.MaxGroups, &d.away, d.loadGroups)
+	d.subjects = newCache(cfg.MaxSubjects, &d.away, d.loadSubjects)
+	d.groups = newCache(cfg.MaxGroups, &d.away, d.loadGroups)
 	return d, nil
 }
 
-// startPatience is how long Start waits for PostgreSQL.
-const startPatience = 3 * time.Second
+// startTimeout is how long Start waits for PostgreSQL.
+const startTimeout = 3 * time.Second
 
 // Start reads the cache file and begins to follow the feed. It waits a moment for
 // PostgreSQL and goes on without it: known rights hold. To start what is started
@@ -164,16 +164,16 @@ func (d *Directory) Start(ctx context.Context) error {
 	reader := d.restore()
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	d.cancel = cancel
-	for range loaders {
-		d.tasks.Go(func() { d.subjects.serve(background) })
-		d.tasks.Go(func() { d.groups.serve(background) })
+	for range loadWorkers {
+		d.tasks.Go(func() { d.subjects.runLoads(background) })
+		d.tasks.Go(func() { d.groups.runLoads(background) })
 	}
-	d.tasks.Go(func() { d.serveClaims(background) })
+	d.tasks.Go(func() { d.makePendingAccounts(background) })
 	first := make(chan struct{})
 	d.tasks.Go(func() { d.follow(background, reader, first) })
 	select {
 	case <-first:
-	case <-time.After(startPatience):
+	case <-time.After(startTimeout):
 		d.log.WarnContext(ctx, "the directory starts without PostgreSQL: known rights go on, unknown ones are refused")
 	case <-ctx.Done():
 	}
@@ -235,7 +235,7 @@ func (d *Directory) MayWrite(ctx context.Context, from, to string) error {
 		return err
 	}
 	only := s.Write == "contacts" || s.Write == "" && s.Registered && d.cfg.ContactsOnly
-	if s.Deleted || has(s.Blocks, from) || only && !has(s.Contacts, from) {
+	if s.Deleted || contains(s.Blocks, from) || only && !contains(s.Contacts, from) {
 		return refusedWrite
 	}
 	return nil
@@ -247,8 +247,8 @@ func (d *Directory) MaySpeak(ctx context.Context, id, groupID string, member boo
 	if err != nil {
 		return err
 	}
-	m := s.in(groupID)
-	if has(s.Banned, groupID) || m == nil && !member {
+	m := s.membershipIn(groupID)
+	if contains(s.Banned, groupID) || m == nil && !member {
 		return refusedMember
 	}
 	g, err := d.groups.get(ctx, groupID)
@@ -282,9 +282,9 @@ func (d *Directory) MaySee(ctx context.Context, viewer, id string) error {
 		return err
 	}
 	switch {
-	case s.Deleted, has(s.Blocks, viewer), s.Presence == "nobody":
+	case s.Deleted, contains(s.Blocks, viewer), s.Presence == "nobody":
 		return refusedSee
-	case s.Presence == "anyone", s.Presence == "" && !s.Registered, has(s.Contacts, viewer):
+	case s.Presence == "anyone", s.Presence == "" && !s.Registered, contains(s.Contacts, viewer):
 		return nil
 	}
 	v, err := d.subjects.get(ctx, viewer)
@@ -292,7 +292,7 @@ func (d *Directory) MaySee(ctx context.Context, viewer, id string) error {
 		return err
 	}
 	for i := range s.Groups {
-		if v.in(s.Groups[i].Group) == nil {
+		if v.membershipIn(s.Groups[i].Group) == nil {
 			continue
 		}
 		g, err := d.groups.get(ctx, s.Groups[i].Group)
@@ -316,19 +316,19 @@ func (d *Directory) MayConnect(ctx context.Context, id *authhook.Identity) error
 	if err != nil {
 		switch id.Role {
 		case authhook.RoleArchiver, authhook.RoleService, authhook.RoleAdmin:
-			d.claim(ctx, id)
+			d.ensureAccount(ctx, id)
 			return nil
 		}
 		return err
 	}
-	if !d.trusts(ctx, id.Key) {
+	if !d.trustsKey(ctx, id.Key) {
 		return refusedConnect
 	}
-	if s.Refused || id.Session != "" && has(s.Revoked, id.Session) || id.TokenID != "" && has(s.Revoked, id.TokenID) {
+	if s.Refused || id.Session != "" && contains(s.Revoked, id.Session) || id.TokenID != "" && contains(s.Revoked, id.TokenID) {
 		return refusedConnect
 	}
 	if !s.Known {
-		d.claim(ctx, id)
+		d.ensureAccount(ctx, id)
 		return nil
 	}
 	d.mu.Lock()
@@ -381,8 +381,8 @@ func (d *Directory) Watch(fn func(authhook.Change)) (stop func()) {
 	}
 }
 
-// emit tells all watchers of a change.
-func (d *Directory) emit(c authhook.Change) {
+// notifyWatchers calls all watchers with a change.
+func (d *Directory) notifyWatchers(c authhook.Change) {
 	d.mu.Lock()
 	ids := make([]int, 0, len(d.watchers))
 	for id := range d.watchers {

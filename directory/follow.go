@@ -21,8 +21,8 @@ const (
 	// Pauses between attempts to connect.
 	pauseMin = 100 * time.Millisecond
 	pauseMax = time.Second
-	// anew is how many are loaded ahead after a gap in the feed: those used last.
-	anew = 20_000
+	// maxPreload is how many are loaded ahead after a gap in the feed: those used last.
+	maxPreload = 20_000
 	// readOnlyPause is how long the follower stays on a connection to a server that takes
 	// no writes. It has what is known, and so is better than none; but the address may
 	// lead to the server that has taken its place by now.
@@ -46,10 +46,10 @@ func (d *Directory) follow(ctx context.Context, reader *changes.Reader, first ch
 	}
 	pause := pauseMin
 	for ctx.Err() == nil {
-		err := d.session(ctx, reader, save.C, note.C, func() {
+		err := d.followOnce(ctx, reader, save.C, note.C, func() {
 			if d.away.Swap(false) {
 				d.log.InfoContext(ctx, "PostgreSQL is back; the changes made meanwhile have been read")
-				d.claims.signal() // before anybody else registers them
+				d.pendingAccounts.signal() // before anybody else registers them
 			}
 			pause = pauseMin
 			begun()
@@ -73,9 +73,9 @@ func (d *Directory) follow(ctx context.Context, reader *changes.Reader, first ch
 	}
 }
 
-// session follows the feed on one connection until it fails. well is called after
+// followOnce follows the feed on one connection until it fails. onRead is called after
 // each reading.
-func (d *Directory) session(ctx context.Context, reader *changes.Reader, save, note <-chan time.Time, well func()) error {
+func (d *Directory) followOnce(ctx context.Context, reader *changes.Reader, save, note <-chan time.Time, onRead func()) error {
 	connecting, cancel := context.WithTimeout(ctx, feedTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(connecting, d.pool.Config().ConnConfig)
@@ -91,20 +91,20 @@ func (d *Directory) session(ctx context.Context, reader *changes.Reader, save, n
 	if _, err := conn.Exec(connecting, "LISTEN "+changes.Channel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	if err := changes.Follow(connecting, conn); err != nil {
+	if err := changes.RegisterFollower(connecting, conn); err != nil {
 		return err
 	}
-	if err := d.identify(connecting, conn, reader); err != nil {
+	if err := d.checkDatabase(connecting, conn, reader); err != nil {
 		return err
 	}
 	var asked []string // who waits for what was committed before the next reading
 	began := time.Now()
 	for {
-		if err := d.read(ctx, reader, conn); err != nil {
+		if err := d.readFeed(ctx, reader, conn); err != nil {
 			return err
 		}
-		well()
-		if err := d.answer(ctx, conn, asked); err != nil {
+		onRead()
+		if err := d.answerWaiting(ctx, conn, asked); err != nil {
 			return err
 		}
 		asked = asked[:0]
@@ -118,7 +118,7 @@ func (d *Directory) session(ctx context.Context, reader *changes.Reader, save, n
 		waiting, cancel := context.WithTimeout(ctx, d.cfg.PollEvery)
 		n, err := conn.WaitForNotification(waiting)
 		if err == nil {
-			if nonce, ok := changes.Asked(n.Channel, n.Payload); ok {
+			if nonce, ok := changes.ParseQuestion(n.Channel, n.Payload); ok {
 				asked = append(asked, nonce)
 			}
 		}
@@ -138,9 +138,9 @@ func (d *Directory) session(ctx context.Context, reader *changes.Reader, save, n
 	}
 }
 
-// answer tells who waits that the changes that they know of are applied: watchers have
-// been called.
-func (d *Directory) answer(ctx context.Context, conn *pgx.Conn, asked []string) error {
+// answerWaiting answers who waits for changes (changes.Barrier): those that they know of are
+// applied, since watchers have been called.
+func (d *Directory) answerWaiting(ctx context.Context, conn *pgx.Conn, asked []string) error {
 	if len(asked) == 0 {
 		return nil
 	}
@@ -149,9 +149,9 @@ func (d *Directory) answer(ctx context.Context, conn *pgx.Conn, asked []string) 
 	return changes.Answer(answering, conn, asked)
 }
 
-// identify forgets everything if this is another database than the one that the
+// checkDatabase forgets everything if this is another database than the one that the
 // cache is of.
-func (d *Directory) identify(ctx context.Context, conn *pgx.Conn, reader *changes.Reader) error {
+func (d *Directory) checkDatabase(ctx context.Context, conn *pgx.Conn, reader *changes.Reader) error {
 	var id string
 	if err := conn.QueryRow(ctx, schema.DirectoryIdentity).Scan(&id); err != nil {
 		return fmt.Errorf("identify the database: %w", err)
@@ -166,8 +166,8 @@ func (d *Directory) identify(ctx context.Context, conn *pgx.Conn, reader *change
 	return nil
 }
 
-// read reads the feed once and passes on what is new.
-func (d *Directory) read(ctx context.Context, reader *changes.Reader, conn *pgx.Conn) error {
+// readFeed reads the feed once and passes on what is new.
+func (d *Directory) readFeed(ctx context.Context, reader *changes.Reader, conn *pgx.Conn) error {
 	reading, cancel := context.WithTimeout(ctx, feedTimeout)
 	defer cancel()
 	list, all, err := reader.Read(reading, conn)
@@ -175,30 +175,30 @@ func (d *Directory) read(ctx context.Context, reader *changes.Reader, conn *pgx.
 		return err
 	}
 	if all {
-		d.all(ctx)
+		d.reloadAll(ctx)
 		return nil
 	}
 	if len(list) > 0 {
-		d.apply(ctx, list)
+		d.applyChanges(ctx, list)
 	}
 	return nil
 }
 
-// all has everything asked for anew. Those used last are loaded at once, because
+// reloadAll has everything loaded again. Those used last are loaded at once, because
 // the broker is about to ask about everybody connected.
-func (d *Directory) all(ctx context.Context) {
-	d.subjects.doubt()
-	d.groups.doubt()
+func (d *Directory) reloadAll(ctx context.Context) {
+	d.subjects.markStale()
+	d.groups.markStale()
 	d.away.Store(false) // or nothing would be asked for
-	d.learnKeys(ctx)
-	d.subjects.preload(ctx, d.subjects.recent(anew))
-	d.emit(authhook.Change{Kind: authhook.ChangeAll})
+	d.refreshKeys(ctx)
+	d.subjects.preload(ctx, d.subjects.recent(maxPreload))
+	d.notifyWatchers(authhook.Change{Kind: authhook.ChangeAll})
 }
 
-// apply puts the cache right and then tells the watchers. Whom the cache knew is
+// applyChanges updates the cache and then calls the watchers. Whom the cache knew is
 // loaded at once, all together: the broker asks about those who are connected, one
 // after the other.
-func (d *Directory) apply(ctx context.Context, list []authhook.Change) {
+func (d *Directory) applyChanges(ctx context.Context, list []authhook.Change) {
 	var people, groups []string
 	everybody := false
 	for _, c := range list {
@@ -212,9 +212,9 @@ func (d *Directory) apply(ctx context.Context, list []authhook.Change) {
 		}
 	}
 	if everybody {
-		d.subjects.doubt()
-		d.groups.doubt()
-		d.learnKeys(ctx)
+		d.subjects.markStale()
+		d.groups.markStale()
+		d.refreshKeys(ctx)
 	}
 	slices.Sort(people)
 	people = slices.Compact(people)
@@ -224,7 +224,7 @@ func (d *Directory) apply(ctx context.Context, list []authhook.Change) {
 	d.away.Store(false)
 	d.subjects.preload(ctx, known)
 	for _, c := range list {
-		d.emit(c)
+		d.notifyWatchers(c)
 	}
 }
 

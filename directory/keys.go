@@ -9,11 +9,11 @@ import (
 	"mynah/schema"
 )
 
-// trusts reports whether tokens that the API's own key kid has signed are believed: not
+// trustsKey reports whether tokens that the API's own key kid has signed are believed: not
 // if it is distrusted, since it may have been stolen. The verifier refuses new tokens of
 // it; this is for what is connected already. "" is the key of somebody else, of which
 // nothing is known here. What cannot be known now is as the verifier had it.
-func (d *Directory) trusts(ctx context.Context, kid string) bool {
+func (d *Directory) trustsKey(ctx context.Context, kid string) bool {
 	if kid == "" {
 		return true
 	}
@@ -27,8 +27,8 @@ func (d *Directory) trusts(ctx context.Context, kid string) bool {
 	return (*d.keys.Load())[kid]
 }
 
-// learnKeys reads the keys because they may have changed.
-func (d *Directory) learnKeys(ctx context.Context) {
+// refreshKeys reads the keys because they may have changed.
+func (d *Directory) refreshKeys(ctx context.Context) {
 	if err := d.readKeys(ctx); err != nil {
 		d.keys.Store(&map[string]bool{}) // each is asked about when it is met
 		d.log.WarnContext(ctx, "cannot read which signing keys are trusted; it is tried again", "error", err)

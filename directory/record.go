@@ -36,8 +36,8 @@ type membership struct {
 	MutedUntil time.Time
 }
 
-// in returns the membership in the group, or nil.
-func (s *subject) in(group string) *membership {
+// membershipIn returns the membership in the group, or nil.
+func (s *subject) membershipIn(group string) *membership {
 	i, ok := slices.BinarySearchFunc(s.Groups, group, func(m membership, g string) int { return strings.Compare(m.Group, g) })
 	if !ok {
 		return nil
@@ -45,7 +45,7 @@ func (s *subject) in(group string) *membership {
 	return &s.Groups[i]
 }
 
-func has(sorted []string, id string) bool {
+func contains(sorted []string, id string) bool {
 	_, ok := slices.BinarySearch(sorted, id)
 	return ok
 }

@@ -23,8 +23,8 @@ const magic = "mynah-directory-1\n"
 type snapshot struct {
 	Database string // which one: directory.identify
 	Cursor   uint64 // of the feed: everything before is in what follows
-	Subjects []kept[subject]
-	Groups   []kept[group]
+	Subjects []savedEntry[subject]
+	Groups   []savedEntry[group]
 }
 
 // errDamaged is returned when the cache file is not one that was written here.
@@ -38,8 +38,8 @@ func (d *Directory) save(reader *changes.Reader) {
 	}
 	s := snapshot{Database: d.database, Cursor: reader.Cursor()}
 	var people, groups bool
-	s.Subjects, people = d.subjects.copy()
-	s.Groups, groups = d.groups.copy()
+	s.Subjects, people = d.subjects.savedEntries()
+	s.Groups, groups = d.groups.savedEntries()
 	if !people && !groups {
 		return
 	}
@@ -97,8 +97,8 @@ func (d *Directory) restore() *changes.Reader {
 		return &changes.Reader{}
 	}
 	d.database = s.Database
-	d.subjects.fill(s.Subjects)
-	d.groups.fill(s.Groups)
+	d.subjects.restore(s.Subjects)
+	d.groups.restore(s.Groups)
 	d.log.Info("rights read from the cache file", "people", len(s.Subjects), "groups", len(s.Groups))
 	return changes.Resume(s.Cursor)
 }

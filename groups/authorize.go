@@ -127,20 +127,20 @@ var (
 	errNotAllowed = chat.Refuse(chat.CodeNotAllowed, "Your role in this group does not allow that.")
 )
 
-// cell is a place in the table.
-type cell struct {
+// tableKey is what the table is asked for.
+type tableKey struct {
 	role   Role
 	action Action
 	join   JoinPolicy
 }
 
-// verdicts is the table, ready to be asked: the broker does with every publish.
-var verdicts = func() map[cell]error {
-	all := map[cell]error{}
+// decisions is the table, ready to be asked: the broker does with every publish.
+var decisions = func() map[tableKey]error {
+	all := map[tableKey]error{}
 	for _, r := range rules {
 		for j, letters := range []string{r.open, r.approval, r.invitation} {
 			for i, role := range Roles() {
-				all[cell{role, r.action, JoinPolicies()[j]}] = map[byte]error{
+				all[tableKey{role, r.action, JoinPolicies()[j]}] = map[byte]error{
 					'y': nil, 'n': errNotAllowed, 'm': errNotMember, 'h': errNoGroup,
 				}[letters[i]]
 			}
@@ -152,7 +152,7 @@ var verdicts = func() map[cell]error {
 // May returns nil if the role may take the action in a group that is joined by
 // join, and the refusal if not.
 func May(role Role, action Action, join JoinPolicy) error {
-	verdict, ok := verdicts[cell{role, action, join}]
+	verdict, ok := decisions[tableKey{role, action, join}]
 	if !ok {
 		return errNoGroup // what the table does not know is not allowed
 	}

@@ -32,7 +32,7 @@ func (m *Members) Ban(ctx context.Context, a Actor, group, id, reason string) er
 	if err := displaytext.Check("A reason", reason); err != nil {
 		return err
 	}
-	return m.change(ctx, a, group, ManageBans, []string{id}, func(ctx context.Context, st *standing) error {
+	return m.changeGroup(ctx, a, group, ManageBans, []string{id}, func(ctx context.Context, st *access) error {
 		n, err := m.db.Count(ctx, schema.CountBans, group, m.cfg.MaxBans)
 		if err != nil {
 			return err
@@ -53,7 +53,7 @@ func (m *Members) Ban(ctx context.Context, a Actor, group, id, reason string) er
 
 // Unban lets somebody back in, who is not a member by that.
 func (m *Members) Unban(ctx context.Context, a Actor, group, id string) error {
-	return m.change(ctx, a, group, ManageBans, nil, func(ctx context.Context, _ *standing) error {
+	return m.changeGroup(ctx, a, group, ManageBans, nil, func(ctx context.Context, _ *access) error {
 		lifted, err := m.db.Exec(ctx, "lift ban", schema.DeleteBan, group, id)
 		if err != nil || lifted == 0 {
 			return err
@@ -64,7 +64,7 @@ func (m *Members) Unban(ctx context.Context, a Actor, group, id string) error {
 
 // Bans returns at most limit of those banned after the id.
 func (m *Members) Bans(ctx context.Context, a Actor, group, after string, limit int) ([]Ban, error) {
-	if _, err := m.view(ctx, a, group, ManageBans); err != nil {
+	if _, err := m.authorize(ctx, a, group, ManageBans); err != nil {
 		return nil, err
 	}
 	return pgtx.List(ctx, m.db, "read bans", pgx.RowToStructByPos[Ban], schema.SelectBans, group, after, limit)

@@ -78,7 +78,7 @@ func checkGroup(name, announcement string, ext json.RawMessage) (string, error) 
 // Create makes a group that the actor owns.
 func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group, err error) {
 	if a.Device {
-		return nil, errDevice
+		return nil, errDeviceIsMemberOnly
 	}
 	if spec.Name, err = checkGroup(spec.Name, spec.Announcement, spec.Ext); err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group
 		if _, err := s.db.Exec(ctx, "make owner", schema.InsertMember, spec.ID, a.ID, string(Owner)); err != nil {
 			return err
 		}
-		st, err := s.standing(ctx, Actor{ID: a.ID}, spec.ID)
+		st, err := s.loadAccess(ctx, Actor{ID: a.ID}, spec.ID)
 		if err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func (s *Service) Create(ctx context.Context, a Actor, spec GroupSpec) (g *Group
 
 // Get returns a group.
 func (s *Service) Get(ctx context.Context, a Actor, group string) (*Group, error) {
-	st, err := s.view(ctx, a, group, ViewGroup)
+	st, err := s.authorize(ctx, a, group, ViewGroup)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func (s *Service) Edit(ctx context.Context, a Actor, group string, e GroupEdit) 
 	if e.Name != nil {
 		e.Name = &name
 	}
-	err = s.change(ctx, a, group, ViewGroup, nil, func(ctx context.Context, st *standing) error {
+	err = s.changeGroup(ctx, a, group, ViewGroup, nil, func(ctx context.Context, st *access) error {
 		for _, need := range []struct {
 			asked  bool
 			action Action
@@ -200,7 +200,7 @@ func (s *Service) Edit(ctx context.Context, a Actor, group string, e GroupEdit) 
 		if err := s.notifyEdit(ctx, &st.Group, a.ID, e); err != nil {
 			return err
 		}
-		if st, err = s.standing(ctx, a, group); err != nil {
+		if st, err = s.loadAccess(ctx, a, group); err != nil {
 			return err
 		}
 		g = &st.Group
@@ -247,7 +247,7 @@ func (s *Service) notifyEdit(ctx context.Context, old *Group, by string, e Group
 // used again. The credentials of its devices are revoked: nobody but an operator
 // could do that afterwards. The members can read until the notice about it is in the log.
 func (s *Service) Dissolve(ctx context.Context, a Actor, group string) error {
-	return s.change(ctx, a, group, Dissolve, nil, func(ctx context.Context, _ *standing) error {
+	return s.changeGroup(ctx, a, group, Dissolve, nil, func(ctx context.Context, _ *access) error {
 		return s.dissolve(ctx, group, a.ID)
 	})
 }
@@ -255,7 +255,7 @@ func (s *Service) Dissolve(ctx context.Context, a Actor, group string) error {
 // Transfer makes a member the owner; who was it becomes an admin. The successor is locked:
 // one who is being forgotten would leave the group without an owner.
 func (s *Service) Transfer(ctx context.Context, a Actor, group, to string) error {
-	return s.change(ctx, a, group, Transfer, []string{to}, func(ctx context.Context, _ *standing) error {
+	return s.changeGroup(ctx, a, group, Transfer, []string{to}, func(ctx context.Context, _ *access) error {
 		successor, err := s.member(ctx, group, to)
 		if err != nil {
 			return err
@@ -290,6 +290,6 @@ func (s *Service) Lock(ctx context.Context, group string) error {
 
 // MayManageDevices returns nil if the actor may make devices for the group.
 func (s *Service) MayManageDevices(ctx context.Context, a Actor, group string) error {
-	_, err := s.view(ctx, a, group, ManageDevices)
+	_, err := s.authorize(ctx, a, group, ManageDevices)
 	return err
 }

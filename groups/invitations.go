@@ -30,14 +30,14 @@ func (i *Invitation) PersonID() string { return i.ID }
 // banned and those who are invited already are left out. For who has blocked the actor
 // the invitation is noted all the same, and hidden: nothing tells of it.
 func (i *Invitations) Invite(ctx context.Context, a Actor, group string, ids []string) error {
-	return i.change(ctx, a, group, Invite, nil, func(ctx context.Context, st *standing) error {
+	return i.changeGroup(ctx, a, group, Invite, nil, func(ctx context.Context, st *access) error {
 		return i.invite(ctx, st, a.ID, ids)
 	})
 }
 
 // List returns at most limit of those invited after the id.
 func (i *Invitations) List(ctx context.Context, a Actor, group, after string, limit int) ([]Invitation, error) {
-	if _, err := i.view(ctx, a, group, ManageInvitations); err != nil {
+	if _, err := i.authorize(ctx, a, group, ManageInvitations); err != nil {
 		return nil, err
 	}
 	return pgtx.List(ctx, i.db, "read invitations", pgx.RowToStructByPos[Invitation], schema.SelectInvitations, group, after, limit)
@@ -45,7 +45,7 @@ func (i *Invitations) List(ctx context.Context, a Actor, group, after string, li
 
 // Withdraw withdraws an invitation.
 func (i *Invitations) Withdraw(ctx context.Context, a Actor, group, id string) error {
-	return i.change(ctx, a, group, ManageInvitations, nil, func(ctx context.Context, _ *standing) error {
+	return i.changeGroup(ctx, a, group, ManageInvitations, nil, func(ctx context.Context, _ *access) error {
 		_, err := i.db.Exec(ctx, "withdraw invitation", schema.DeleteInvitation, group, id)
 		return err
 	})

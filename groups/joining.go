@@ -23,8 +23,8 @@ type Outcome string
 
 // The outcomes.
 const (
-	Joined      Outcome = "member"
-	AskedToJoin Outcome = "asked" // wait for approval
+	OutcomeMember Outcome = "member"
+	OutcomeAsked  Outcome = "asked" // wait for approval
 )
 
 // Join makes the actor a member, or asks for approval with the note.
@@ -40,19 +40,19 @@ func (j *Joining) Join(ctx context.Context, a Actor, group, note string) (o Outc
 		if _, err := j.db.Exec(ctx, "lock group", schema.LockGroup, group); err != nil {
 			return err
 		}
-		st, err := j.standing(ctx, a, group)
+		st, err := j.loadAccess(ctx, a, group)
 		if err != nil {
 			return err
 		}
 		refused := st.allow(JoinGroup)
 		if refused == nil {
-			o = Joined
+			o = OutcomeMember
 			return j.addMember(ctx, st, a.ID, a.ID)
 		}
 		if st.allow(AskToJoin) != nil {
 			return refused
 		}
-		o = AskedToJoin
+		o = OutcomeAsked
 		if err := people.RefuseDeleted(ctx, j.db, a.ID); err != nil {
 			return err
 		}
@@ -62,7 +62,7 @@ func (j *Joining) Join(ctx context.Context, a Actor, group, note string) (o Outc
 }
 
 // storeRequest notes a request to join.
-func (j *Joining) storeRequest(ctx context.Context, st *standing, who, note string) error {
+func (j *Joining) storeRequest(ctx context.Context, st *access, who, note string) error {
 	n, err := j.db.Count(ctx, schema.CountJoinRequests, st.ID, j.cfg.MaxInvitations)
 	if err != nil {
 		return err
@@ -91,7 +91,7 @@ func (j *Joining) JoinOpen(ctx context.Context, who, group string) (member bool,
 		if _, err := j.db.Exec(ctx, "lock group", schema.LockGroup, group); err != nil {
 			return err
 		}
-		st, err := j.standing(ctx, Actor{ID: who}, group)
+		st, err := j.loadAccess(ctx, Actor{ID: who}, group)
 		if errors.Is(err, errNoGroup) {
 			return nil
 		}
@@ -118,7 +118,7 @@ func (r *JoinRequest) PersonID() string { return r.ID }
 // Requests returns at most limit requests, oldest first. after is nil for the
 // beginning.
 func (j *Joining) Requests(ctx context.Context, a Actor, group string, after *schema.TimeKey, limit int) ([]JoinRequest, error) {
-	if _, err := j.view(ctx, a, group, DecideRequests); err != nil {
+	if _, err := j.authorize(ctx, a, group, DecideRequests); err != nil {
 		return nil, err
 	}
 	if after == nil {
@@ -131,7 +131,7 @@ var errNoRequest = chat.Refuse(chat.CodeNotFound, "There is no such request.")
 
 // Decide approves or declines a request to join.
 func (j *Joining) Decide(ctx context.Context, a Actor, group, who string, approve bool) error {
-	return j.change(ctx, a, group, DecideRequests, []string{who}, func(ctx context.Context, st *standing) error {
+	return j.changeGroup(ctx, a, group, DecideRequests, []string{who}, func(ctx context.Context, st *access) error {
 		ended, err := j.db.Exec(ctx, "end join request", schema.DeleteJoinRequest, group, who)
 		if err != nil {
 			return err

@@ -37,7 +37,7 @@ func hashLink(token string) []byte {
 // Create makes an invitation link and returns its token, which is shown once.
 // maxUses is 0 for any number.
 func (l *Links) Create(ctx context.Context, a Actor, group string, ttl time.Duration, maxUses int) (link *Link, token string, err error) {
-	err = l.change(ctx, a, group, ManageLinks, nil, func(ctx context.Context, _ *standing) error {
+	err = l.changeGroup(ctx, a, group, ManageLinks, nil, func(ctx context.Context, _ *access) error {
 		n, err := l.db.Count(ctx, schema.CountLinks, group)
 		if err != nil {
 			return err
@@ -61,7 +61,7 @@ func (l *Links) Create(ctx context.Context, a Actor, group string, ttl time.Dura
 
 // List returns at most limit valid links after the id.
 func (l *Links) List(ctx context.Context, a Actor, group, after string, limit int) ([]Link, error) {
-	if _, err := l.view(ctx, a, group, ManageLinks); err != nil {
+	if _, err := l.authorize(ctx, a, group, ManageLinks); err != nil {
 		return nil, err
 	}
 	return pgtx.List(ctx, l.db, "read links", pgx.RowToStructByPos[Link], schema.SelectLinks, group, after, limit)
@@ -69,7 +69,7 @@ func (l *Links) List(ctx context.Context, a Actor, group, after string, limit in
 
 // Revoke ends a link at once.
 func (l *Links) Revoke(ctx context.Context, a Actor, group, id string) error {
-	return l.change(ctx, a, group, ManageLinks, nil, func(ctx context.Context, _ *standing) error {
+	return l.changeGroup(ctx, a, group, ManageLinks, nil, func(ctx context.Context, _ *access) error {
 		revoked, err := l.db.Exec(ctx, "revoke link", schema.RevokeLink, group, id)
 		if err == nil && revoked == 0 {
 			err = chat.Refuse(chat.CodeNotFound, "There is no such link.")
@@ -92,7 +92,7 @@ func (l *Links) Join(ctx context.Context, a Actor, token string) (g *Group, err 
 	if err != nil {
 		return nil, fmt.Errorf("read link: %w", err)
 	}
-	err = l.change(ctx, a, group, JoinByLink, []string{a.ID}, func(ctx context.Context, st *standing) error {
+	err = l.changeGroup(ctx, a, group, JoinByLink, []string{a.ID}, func(ctx context.Context, st *access) error {
 		if !st.hasRow { // a member uses nothing up
 			used, err := l.db.Exec(ctx, "use link", schema.UseLink, hash)
 			if err != nil {
@@ -105,7 +105,7 @@ func (l *Links) Join(ctx context.Context, a Actor, token string) (g *Group, err 
 				return err
 			}
 		}
-		st, err := l.standing(ctx, a, group)
+		st, err := l.loadAccess(ctx, a, group)
 		if err != nil {
 			return err
 		}

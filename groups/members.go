@@ -34,7 +34,7 @@ func (p *Person) PersonID() string { return p.ID }
 // List returns at most limit members after the id, or of the owner and admins
 // only.
 func (m *Members) List(ctx context.Context, a Actor, group string, staff bool, after string, limit int) ([]Person, error) {
-	if _, err := m.view(ctx, a, group, ViewMembers); err != nil {
+	if _, err := m.authorize(ctx, a, group, ViewMembers); err != nil {
 		return nil, err
 	}
 	query := schema.SelectMembers
@@ -46,7 +46,7 @@ func (m *Members) List(ctx context.Context, a Actor, group string, staff bool, a
 
 // Get returns a member of a group.
 func (m *Members) Get(ctx context.Context, a Actor, group, id string) (*Person, error) {
-	if _, err := m.view(ctx, a, group, ViewMembers); err != nil {
+	if _, err := m.authorize(ctx, a, group, ViewMembers); err != nil {
 		return nil, err
 	}
 	return m.member(ctx, group, id)
@@ -70,7 +70,7 @@ func (m *Members) Edit(ctx context.Context, a Actor, group, id string, e MemberE
 		}
 		e.Nickname = &nickname
 	}
-	err = m.change(ctx, a, group, ViewMembers, []string{id}, func(ctx context.Context, st *standing) error {
+	err = m.changeGroup(ctx, a, group, ViewMembers, []string{id}, func(ctx context.Context, st *access) error {
 		target, err := m.member(ctx, group, id)
 		if err != nil {
 			return err
@@ -92,7 +92,7 @@ func (m *Members) Edit(ctx context.Context, a Actor, group, id string, e MemberE
 	return p, err
 }
 
-func (m *Members) rename(ctx context.Context, a Actor, st *standing, target *Person, nickname string) error {
+func (m *Members) rename(ctx context.Context, a Actor, st *access, target *Person, nickname string) error {
 	action := SetNicknames
 	if target.ID == a.ID {
 		action = SetOwnNickname
@@ -112,7 +112,7 @@ func (m *Members) rename(ctx context.Context, a Actor, st *standing, target *Per
 	return m.notifyGroup(ctx, "notice.group.nickname", groupNotice{Group: st.ID, By: a.ID, Who: target.ID, Name: &nickname})
 }
 
-func (m *Members) setRole(ctx context.Context, a Actor, st *standing, target *Person, role Role) error {
+func (m *Members) setRole(ctx context.Context, a Actor, st *access, target *Person, role Role) error {
 	if err := st.allow(SetAdmins); err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (m *Members) setRole(ctx context.Context, a Actor, st *standing, target *Pe
 
 // over returns the action that is needed to do something to the target: action,
 // or higher if the target is an admin. To nobody it is allowed to do it to the owner.
-func actionOn(target *Person, action, higher Action) (Action, error) {
+func requiredAction(target *Person, action, higher Action) (Action, error) {
 	switch target.Role {
 	case Owner:
 		return "", chat.Refuse(chat.CodeNotAllowed, "That cannot be done to the owner of a group.")
@@ -151,8 +151,8 @@ func actionOn(target *Person, action, higher Action) (Action, error) {
 	return action, nil
 }
 
-func (m *Members) mute(ctx context.Context, a Actor, st *standing, target *Person, until time.Time) error {
-	action, err := actionOn(target, MuteMember, MuteAdmin)
+func (m *Members) mute(ctx context.Context, a Actor, st *access, target *Person, until time.Time) error {
+	action, err := requiredAction(target, MuteMember, MuteAdmin)
 	if err == nil {
 		err = st.allow(action)
 	}
@@ -175,7 +175,7 @@ func (m *Members) mute(ctx context.Context, a Actor, st *standing, target *Perso
 
 // Kick removes a member, who may come back if the way to join lets them.
 func (m *Members) Kick(ctx context.Context, a Actor, group, id string) error {
-	return m.change(ctx, a, group, ViewMembers, []string{id}, func(ctx context.Context, st *standing) error {
+	return m.changeGroup(ctx, a, group, ViewMembers, []string{id}, func(ctx context.Context, st *access) error {
 		return m.remove(ctx, a, st, id, "notice.group.kicked", func() (int64, error) {
 			return m.db.Exec(ctx, "remove member", schema.DeleteMember, group, id)
 		})
@@ -183,7 +183,7 @@ func (m *Members) Kick(ctx context.Context, a Actor, group, id string) error {
 }
 
 // remove removes a member by way of do, if the table allows it.
-func (m *Members) remove(ctx context.Context, a Actor, st *standing, id, kind string, do func() (int64, error)) error {
+func (m *Members) remove(ctx context.Context, a Actor, st *access, id, kind string, do func() (int64, error)) error {
 	action := RemoveMember
 	target, err := m.member(ctx, st.ID, id)
 	missing := errors.Is(err, errNoMember)
@@ -192,7 +192,7 @@ func (m *Members) remove(ctx context.Context, a Actor, st *standing, id, kind st
 	case err != nil:
 		return err
 	default:
-		if action, err = actionOn(target, RemoveMember, RemoveAdmin); err != nil {
+		if action, err = requiredAction(target, RemoveMember, RemoveAdmin); err != nil {
 			return errors.Join(st.allow(RemoveMember), err)
 		}
 	}
@@ -212,7 +212,7 @@ func (m *Members) remove(ctx context.Context, a Actor, st *standing, id, kind st
 // Leave ends one's own membership. An owner hands the group over or dissolves it.
 func (m *Members) Leave(ctx context.Context, a Actor, group string) error {
 	a.Operator = false // one leaves as what one is in the group
-	return m.change(ctx, a, group, Leave, []string{a.ID}, func(ctx context.Context, st *standing) error {
+	return m.changeGroup(ctx, a, group, Leave, []string{a.ID}, func(ctx context.Context, st *access) error {
 		if !st.hasRow {
 			return chat.Refuse(chat.CodeConflict, "You are in this group by your token, and as long as you have it.")
 		}

@@ -16,16 +16,16 @@ import (
 	"mynah/schema/pgtx"
 )
 
-// store is what the parts of a Service share: the table of rights asked about a group, and
-// what more than one of them does. Its methods that change something want the group locked
-// (change).
+// store is what the parts of a Service share: it asks the table of rights about a group, and
+// does what more than one of them needs. The group must be locked when a method is called
+// that changes something (changeGroup locks it).
 type store struct {
 	cfg Config
 	db  *pgtx.DB
 }
 
-// standing is a group and what an actor is in it.
-type standing struct {
+// access is a group and what an actor is in it.
+type access struct {
 	Group
 	role      Role
 	hasRow    bool // the actor has a membership in the database
@@ -56,10 +56,10 @@ func scanGroup(row pgx.Row, more ...any) (g Group, dissolved bool, err error) {
 	return g, dissolved, nil
 }
 
-// standing reads a group and what the actor is in it. A group that was dissolved
+// loadAccess reads a group and what the actor is in it. A group that was dissolved
 // is not there.
-func (s *store) standing(ctx context.Context, a Actor, group string) (*standing, error) {
-	var st standing
+func (s *store) loadAccess(ctx context.Context, a Actor, group string) (*access, error) {
+	var st access
 	var banned, invited bool
 	var err error
 	st.Group, st.dissolved, err = scanGroup(s.db.Q(ctx).QueryRow(ctx, schema.SelectStanding, group, a.ID), &banned, &invited)
@@ -92,19 +92,19 @@ func (s *store) standing(ctx context.Context, a Actor, group string) (*standing,
 	return &st, nil
 }
 
-// view returns the group if the actor may take the action.
-func (s *store) view(ctx context.Context, a Actor, group string, action Action) (*standing, error) {
-	st, err := s.standing(ctx, a, group)
+// authorize returns the group if the actor may take the action.
+func (s *store) authorize(ctx context.Context, a Actor, group string, action Action) (*access, error) {
+	st, err := s.loadAccess(ctx, a, group)
 	if err != nil {
 		return nil, err
 	}
 	return st, May(st.role, action, st.Join)
 }
 
-// change runs fn in a transaction in which nobody else changes the group, if the
+// changeGroup runs fn in a transaction in which nobody else changes the group, if the
 // table lets the actor take the action. persons are those whose membership may
 // change, or must not meanwhile.
-func (s *store) change(ctx context.Context, a Actor, group string, action Action, persons []string, fn func(context.Context, *standing) error) error {
+func (s *store) changeGroup(ctx context.Context, a Actor, group string, action Action, persons []string, fn func(context.Context, *access) error) error {
 	return s.db.Tx(ctx, func(ctx context.Context) error {
 		if err := people.LockPersons(ctx, s.db, persons...); err != nil {
 			return err
@@ -112,7 +112,7 @@ func (s *store) change(ctx context.Context, a Actor, group string, action Action
 		if _, err := s.db.Exec(ctx, "lock group", schema.LockGroup, group); err != nil {
 			return err
 		}
-		st, err := s.view(ctx, a, group, action)
+		st, err := s.authorize(ctx, a, group, action)
 		if err != nil {
 			return err
 		}
@@ -121,7 +121,7 @@ func (s *store) change(ctx context.Context, a Actor, group string, action Action
 }
 
 // allow asks the table about one action more.
-func (st *standing) allow(action Action) error { return May(st.role, action, st.Join) }
+func (st *access) allow(action Action) error { return May(st.role, action, st.Join) }
 
 // groupNotice is the body of notices about groups. Fields that do not concern a
 // notice are left out.
@@ -146,7 +146,7 @@ func (s *store) notifyGroup(ctx context.Context, kind string, n groupNotice) err
 
 // notifyMembership puts a notice about a member who comes or goes into the outbox:
 // for the group unless it is large, and for that person.
-func (s *store) notifyMembership(ctx context.Context, st *standing, kind string, n groupNotice) error {
+func (s *store) notifyMembership(ctx context.Context, st *access, kind string, n groupNotice) error {
 	if st.Members <= s.cfg.MaxMembersNotified {
 		if err := s.notifyGroup(ctx, kind, n); err != nil {
 			return err
@@ -193,7 +193,7 @@ func (s *store) refuseDevice(ctx context.Context, id string) error {
 		return fmt.Errorf("read account: %w", err)
 	}
 	if device {
-		return errDevice
+		return errDeviceIsMemberOnly
 	}
 	return nil
 }
@@ -215,7 +215,7 @@ func (s *store) checkGroupCount(ctx context.Context, person, by string) error {
 }
 
 // addMember makes somebody a member of a group that is locked, as they themselves are.
-func (s *store) addMember(ctx context.Context, st *standing, who, by string) error {
+func (s *store) addMember(ctx context.Context, st *access, who, by string) error {
 	if _, err := s.member(ctx, st.ID, who); err == nil || !errors.Is(err, errNoMember) {
 		return err // nil: is a member already
 	}
@@ -244,7 +244,7 @@ func (s *store) addMember(ctx context.Context, st *standing, who, by string) err
 }
 
 // invite invites people to a group that is locked.
-func (s *store) invite(ctx context.Context, st *standing, by string, ids []string) error {
+func (s *store) invite(ctx context.Context, st *access, by string, ids []string) error {
 	if len(ids) == 0 {
 		return nil
 	}
@@ -256,7 +256,7 @@ func (s *store) invite(ctx context.Context, st *standing, by string, ids []strin
 		return chat.Refuse(chat.CodeLimit, "Too many are invited to this group. Wait for their answers, or withdraw some.")
 	}
 	for _, id := range ids {
-		their, err := s.standing(ctx, Actor{ID: id}, st.ID)
+		their, err := s.loadAccess(ctx, Actor{ID: id}, st.ID)
 		if err != nil {
 			return err
 		}
@@ -316,6 +316,6 @@ func (s *store) transferOnOwnerExit(ctx context.Context, group, owner string) er
 	return outbox.Notify(ctx, s.db, chat.GroupTopic(group), "notice.group.transferred", groupNotice{Group: group, By: owner, Who: successor})
 }
 
-var errDevice = chat.Refuse(chat.CodeInvalid, "A device is a member only: it cannot own or administer a group.")
+var errDeviceIsMemberOnly = chat.Refuse(chat.CodeInvalid, "A device is a member only: it cannot own or administer a group.")
 
 var errNoMember = chat.Refuse(chat.CodeNotFound, "There is no such member of this group.")

@@ -45,17 +45,17 @@ const Subject = authhook.SubjectSystem
 // lockID is the advisory lock of the relay that publishes ("notice" in ASCII).
 const lockID = 0x6e6f74696365
 
-// application is what PostgreSQL shows of the relay's session.
-const application = "mynah notices"
+// applicationName is what PostgreSQL shows of the relay's session.
+const applicationName = "mynah notices"
 
-// channel is notified after each transaction that wrote a notice.
-const channel = "mynah_outbox"
+// outboxChannel is notified after each transaction that wrote a notice.
+const outboxChannel = "mynah_outbox"
 
 const (
-	// grace is how long a notice waits after its transaction. Brokers learn of a
+	// publishDelay is how long a notice waits after its transaction. Brokers learn of a
 	// new member from the same transaction; without it the notice that they have
 	// joined would often be in the log before they receive the group.
-	grace        = 50 * time.Millisecond
+	publishDelay = 50 * time.Millisecond
 	batchSize    = 200
 	pollEvery    = 2 * time.Second
 	ackTimeout   = 10 * time.Second
@@ -63,20 +63,20 @@ const (
 	queryTimeout = 10 * time.Second
 	pauseMin     = 100 * time.Millisecond
 	pauseMax     = 2 * time.Second
-	// mostPiece is how many members of a dissolved group are removed at once, a tenth
+	// maxChunk is how many members of a dissolved group are removed at once, a tenth
 	// of a second in which no notice goes out; fewer where that takes longer than
-	// pieceTimeout.
-	mostPiece    = 2000
-	pieceTimeout = "1s"
+	// chunkTimeout.
+	maxChunk     = 2000
+	chunkTimeout = "1s"
 	// silenceTimeout is after how much silence PostgreSQL ends the session, and with it
 	// gives the lock back, also where a proxy acknowledges for a relay that is gone. The
 	// relay asks something every pollEvery, and while it waits for the broker, which it
 	// does for at most ackTimeout at once, when pingEvery has passed.
 	silenceTimeout = "20s"
 	pingEvery      = 5 * time.Second
-	// tellAfter is how long the relay waits for its turn before it says for whom.
-	tellAfter    = time.Second
-	lockAskEvery = 500 * time.Millisecond
+	// logHolderAfter is how long the relay waits for its turn before it says for whom.
+	logHolderAfter = time.Second
+	lockAskEvery   = 500 * time.Millisecond
 )
 
 // Config is what a Relay needs.
@@ -108,7 +108,7 @@ type Relay struct {
 
 // New returns a Relay. It does nothing yet: Start does.
 func New(cfg Config) (*Relay, error) {
-	if _, err := pgdial.Parse(cfg.DatabaseURL, application); err != nil {
+	if _, err := pgdial.Parse(cfg.DatabaseURL, applicationName); err != nil {
 		return nil, errors.New("outreach: the database's address cannot be understood") // the parser's error may quote the password
 	}
 	if cfg.BrokerURL == "" || cfg.Token == nil {
@@ -161,7 +161,7 @@ func (r *Relay) run(ctx context.Context, done chan<- struct{}) {
 	pause, last := pauseMin, ""
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := r.turn(ctx)
+		err := r.publishUntilFailure(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -180,9 +180,9 @@ func (r *Relay) run(ctx context.Context, done chan<- struct{}) {
 	}
 }
 
-// turn waits for the lock, connects to the broker and publishes until something
+// publishUntilFailure waits for the lock, connects to the broker and publishes until something
 // fails.
-func (r *Relay) turn(ctx context.Context) error {
+func (r *Relay) publishUntilFailure(ctx context.Context) error {
 	conn, err := r.connect(ctx)
 	if err != nil {
 		return err
@@ -192,7 +192,7 @@ func (r *Relay) turn(ctx context.Context) error {
 		defer cancel()
 		_ = conn.Close(closing) // which gives the lock back
 	}()
-	if err := r.lock(ctx, conn); err != nil {
+	if err := r.takeLock(ctx, conn); err != nil {
 		return err
 	}
 	client, lost, err := r.dial(ctx, conn)
@@ -200,16 +200,16 @@ func (r *Relay) turn(ctx context.Context) error {
 		return err
 	}
 	defer client.Disconnect(250)
-	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+	if _, err := conn.Exec(ctx, "LISTEN "+outboxChannel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	piece := mostPiece
+	piece := maxChunk
 	for {
-		more, err := r.batch(ctx, conn, client, lost)
+		more, err := r.publishBatch(ctx, conn, client, lost)
 		if err != nil {
 			return err
 		}
-		left, err := r.clear(ctx, conn, &piece)
+		left, err := r.removeDissolvedMembers(ctx, conn, &piece)
 		if err != nil {
 			return err
 		}
@@ -227,7 +227,7 @@ func (r *Relay) turn(ctx context.Context) error {
 		default:
 			select {
 			case <-ctx.Done():
-			case <-time.After(grace):
+			case <-time.After(publishDelay):
 			}
 		}
 		select {
@@ -241,7 +241,7 @@ func (r *Relay) turn(ctx context.Context) error {
 func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	config, err := pgdial.Parse(r.cfg.DatabaseURL, application)
+	config, err := pgdial.Parse(r.cfg.DatabaseURL, applicationName)
 	if err != nil {
 		return nil, errors.New("the database's address cannot be understood") // New has read it
 	}
@@ -257,11 +257,11 @@ func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// lock waits until it is this relay's turn, and says for whom if that takes its time. It
+// takeLock waits until it is this relay's turn, and says for whom if that takes its time. It
 // asks again and again instead of waiting in PostgreSQL, which would show as a query that
 // hangs.
-func (r *Relay) lock(ctx context.Context, conn *pgx.Conn) error {
-	tell := time.Now().Add(tellAfter)
+func (r *Relay) takeLock(ctx context.Context, conn *pgx.Conn) error {
+	tell := time.Now().Add(logHolderAfter)
 	holder := ""
 	for {
 		var mine bool
@@ -275,7 +275,7 @@ func (r *Relay) lock(ctx context.Context, conn *pgx.Conn) error {
 			return nil
 		}
 		if !time.Now().Before(tell) {
-			holder, tell = r.tellHolder(ctx, conn, holder), time.Now().Add(tellAfter)
+			holder, tell = r.logHolder(ctx, conn, holder), time.Now().Add(logHolderAfter)
 		}
 		select {
 		case <-ctx.Done():
@@ -285,10 +285,10 @@ func (r *Relay) lock(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// tellHolder logs which session has the lock, if it is not the one that was told last,
+// logHolder logs which session has the lock, if it is not the one that was told last,
 // and returns it. Where several APIs run that is what all but one of them say; where one
 // runs it is a session that PostgreSQL has not given up yet.
-func (r *Relay) tellHolder(ctx context.Context, conn *pgx.Conn, told string) string {
+func (r *Relay) logHolder(ctx context.Context, conn *pgx.Conn, told string) string {
 	asking, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	var holder string
@@ -326,7 +326,7 @@ func (r *Relay) dial(ctx context.Context, conn *pgx.Conn) (mqtt.Client, <-chan e
 		options.SetTLSConfig(r.cfg.TLS)
 	}
 	client := mqtt.NewClient(options)
-	if err := wait(ctx, client.Connect()); err != nil {
+	if err := waitToken(ctx, client.Connect()); err != nil {
 		if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
 			err = fmt.Errorf("%w (see that --broker-ca has the authority of the broker's certificate, and that the certificate is for the host in --broker-url)", err)
 		}
@@ -343,15 +343,15 @@ func (r *Relay) dial(ctx context.Context, conn *pgx.Conn) (mqtt.Client, <-chan e
 	refusals := client.Subscribe("user/"+Subject+"/error", 0, func(_ mqtt.Client, m mqtt.Message) {
 		r.log.Error("the broker refuses a notice; it is dropped", "refusal", string(m.Payload()))
 	})
-	if err := wait(ctx, refusals); err != nil {
+	if err := waitToken(ctx, refusals); err != nil {
 		client.Disconnect(0)
 		return nil, nil, fmt.Errorf("subscribe to refusals: %w", err)
 	}
 	return client, lost, nil
 }
 
-// wait waits for paho.
-func wait(ctx context.Context, t mqtt.Token) error {
+// waitToken waits for paho.
+func waitToken(ctx context.Context, t mqtt.Token) error {
 	timer := time.NewTimer(ackTimeout)
 	defer timer.Stop()
 	select {
@@ -364,15 +364,15 @@ func wait(ctx context.Context, t mqtt.Token) error {
 	}
 }
 
-// row is a notice in the outbox.
-type row struct {
+// notice is a notice in the outbox.
+type notice struct {
 	ID                     int64
 	Mid, Topic, Type, Body string
 }
 
 // payload renders the notice. The same row gives the same bytes, or the broker
 // would take a second publish for another message.
-func (n *row) payload() ([]byte, error) {
+func (n *notice) payload() ([]byte, error) {
 	return json.Marshal(struct {
 		Type string          `json:"type"`
 		Mid  string          `json:"mid"`
@@ -380,16 +380,16 @@ func (n *row) payload() ([]byte, error) {
 	}{n.Type, n.Mid, json.RawMessage(n.Body)})
 }
 
-// batch publishes what is in the outbox, up to batchSize, and deletes it once all
+// publishBatch publishes what is in the outbox, up to batchSize, and deletes it once all
 // of it is acknowledged. more says that there may be more.
-func (r *Relay) batch(ctx context.Context, conn *pgx.Conn, client mqtt.Client, lost <-chan error) (more bool, err error) {
+func (r *Relay) publishBatch(ctx context.Context, conn *pgx.Conn, client mqtt.Client, lost <-chan error) (more bool, err error) {
 	reading, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	rows, err := conn.Query(reading, schema.SelectOutbox, batchSize)
 	if err != nil {
 		return false, fmt.Errorf("read notices: %w", err)
 	}
-	notices, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+	notices, err := pgx.CollectRows(rows, pgx.RowToStructByPos[notice])
 	if err != nil {
 		return false, fmt.Errorf("read notices: %w", err)
 	}
@@ -424,7 +424,7 @@ func (r *Relay) batch(ctx context.Context, conn *pgx.Conn, client mqtt.Client, l
 		ids = append(ids, notices[i].ID)
 	}
 	if len(ids) > 0 {
-		if err := r.settle(ctx, conn, ids); err != nil {
+		if err := r.deletePublished(ctx, conn, ids); err != nil {
 			return false, errors.Join(failed, err)
 		}
 	}
@@ -438,7 +438,7 @@ func waitAck(ctx context.Context, t mqtt.Token, lost <-chan error) error {
 		return fmt.Errorf("connection to the broker lost: %w", err)
 	default:
 	}
-	if err := wait(ctx, t); err != nil {
+	if err := waitToken(ctx, t); err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
 	return nil
@@ -454,8 +454,8 @@ func (r *Relay) ping(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// settle deletes published notices, although ctx may have ended meanwhile.
-func (r *Relay) settle(ctx context.Context, conn *pgx.Conn, ids []int64) error {
+// deletePublished deletes published notices, although ctx may have ended meanwhile.
+func (r *Relay) deletePublished(ctx context.Context, conn *pgx.Conn, ids []int64) error {
 	deleting, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
 	defer cancel()
 	if _, err := conn.Exec(deleting, schema.DeleteOutbox, ids); err != nil {
@@ -464,16 +464,16 @@ func (r *Relay) settle(ctx context.Context, conn *pgx.Conn, ids []int64) error {
 	return nil
 }
 
-// clear removes some of the members of groups that are dissolved, who have been told:
+// removeDissolvedMembers removes some of the members of groups that are dissolved, who have been told:
 // at most *piece, which becomes less if PostgreSQL takes too long over them. left says
 // that there may be more. It is done in pieces, and between batches, so that a group of
 // any size holds up nobody's notices.
-func (r *Relay) clear(ctx context.Context, conn *pgx.Conn, piece *int) (left bool, err error) {
+func (r *Relay) removeDissolvedMembers(ctx context.Context, conn *pgx.Conn, piece *int) (left bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	var removed int64
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL statement_timeout = '"+pieceTimeout+"'"); err != nil {
+		if _, err := tx.Exec(ctx, "SET LOCAL statement_timeout = '"+chunkTimeout+"'"); err != nil {
 			return err
 		}
 		tag, err := tx.Exec(ctx, schema.DeleteDissolvedMembers, *piece)
@@ -487,7 +487,7 @@ func (r *Relay) clear(ctx context.Context, conn *pgx.Conn, piece *int) (left boo
 	if err != nil {
 		return false, fmt.Errorf("remove the members of dissolved groups: %w", err)
 	}
-	*piece = min(*piece+*piece/4+1, mostPiece)
+	*piece = min(*piece+*piece/4+1, maxChunk)
 	return removed > 0, nil
 }
 

@@ -23,7 +23,7 @@ type Accounts struct {
 
 var errNotStarted = chat.Refuse(chat.CodeUnavailable, "The server is not ready yet. Try again.")
 
-var errRefused = chat.Refuse(chat.CodeUnauthenticated, "The token is not accepted. Sign in again or renew it.")
+var errTokenRefused = chat.Refuse(chat.CodeUnauthenticated, "The token is not accepted. Sign in again or renew it.")
 
 // Admit returns nil if the holder of a verified token may come in: the account
 // is neither disabled nor deleted and the token not revoked. It returns when the
@@ -47,7 +47,7 @@ func (a *Accounts) Admit(ctx context.Context, id *authhook.Identity) (signedIn t
 		case err != nil:
 			return time.Time{}, fmt.Errorf("read account of token: %w", err)
 		case refused, revoked:
-			return time.Time{}, errRefused
+			return time.Time{}, errTokenRefused
 		}
 		if due {
 			if _, err := q.Exec(ctx, schema.UpdateSeen, id.Subject); err != nil {
@@ -85,7 +85,7 @@ func (a *Accounts) Delete(ctx context.Context, id string) error {
 			return fmt.Errorf("delete account: %w", err)
 		}
 		if deleted.RowsAffected() == 0 {
-			return errNobody
+			return errNoProfile
 		}
 		for _, statement := range []string{schema.DeleteIdentities, schema.DeleteAllSessions, schema.RevokeDeviceAccess, schema.ForgetPlaces} {
 			if _, err := q.Exec(ctx, statement, id); err != nil {

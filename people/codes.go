@@ -98,16 +98,16 @@ func (c *Codes) Ask(ctx context.Context, channel, to, purpose string) (challenge
 type tooManyCodes struct{}
 
 var (
-	errTooManyCodes    = tooManyCodes{}
-	refusedManyCodes   = chat.Refuse(chat.CodeRateLimited, "This number or address has been sent too many codes. Wait before the next.")
-	codesPerHourWindow = time.Hour
+	errTooManyCodes     = tooManyCodes{}
+	refusalTooManyCodes = chat.Refuse(chat.CodeRateLimited, "This number or address has been sent too many codes. Wait before the next.")
+	codesPerHourWindow  = time.Hour
 )
 
 // Error returns the refusal's text.
-func (tooManyCodes) Error() string { return refusedManyCodes.Error() }
+func (tooManyCodes) Error() string { return refusalTooManyCodes.Error() }
 
 // Unwrap returns the refusal.
-func (tooManyCodes) Unwrap() error { return refusedManyCodes }
+func (tooManyCodes) Unwrap() error { return refusalTooManyCodes }
 
 // RetryAfter returns how long to wait at most.
 func (tooManyCodes) RetryAfter() time.Duration { return codesPerHourWindow / codesPerHour }

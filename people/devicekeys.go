@@ -59,7 +59,7 @@ func newDeviceKeys(db *pgtx.DB) *deviceKeys {
 	return &deviceKeys{db: db, order: list.New(), known: map[string]*list.Element{}}
 }
 
-func (d *deviceKeys) find(ctx context.Context, kid string) (*deviceKey, bool) {
+func (d *deviceKeys) lookUp(ctx context.Context, kid string) (*deviceKey, bool) {
 	ctx, cancel := context.WithTimeout(ctx, readKeysTimeout)
 	defer cancel()
 	key := &deviceKey{kid: kid}
@@ -70,7 +70,7 @@ func (d *deviceKeys) find(ctx context.Context, kid string) (*deviceKey, bool) {
 		key.public, err = parseDeviceJWK(jwk)
 	}
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return d.recall(kid)
+		return d.remembered(kid)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -90,7 +90,7 @@ func (d *deviceKeys) find(ctx context.Context, kid string) (*deviceKey, bool) {
 	return key, true
 }
 
-func (d *deviceKeys) recall(kid string) (*deviceKey, bool) {
+func (d *deviceKeys) remembered(kid string) (*deviceKey, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e, ok := d.known[kid]
@@ -114,9 +114,9 @@ func (k *Keys) Bind(ctx context.Context, kid string, id *authhook.Identity) erro
 		return nil
 	}
 	// The verifier asked for the key a moment ago, so it is in memory.
-	key, ok := k.devices.recall(kid)
+	key, ok := k.devices.remembered(kid)
 	if !ok {
-		if key, ok = k.devices.find(ctx, kid); !ok {
+		if key, ok = k.devices.lookUp(ctx, kid); !ok {
 			return errNotTheHolder
 		}
 	}

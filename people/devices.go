@@ -79,14 +79,14 @@ func (s *Devices) Create(ctx context.Context, creator string, spec DeviceSpec) (
 		if err := s.insertAccount(ctx, spec.ID, string(spec.Role), spec.Name); err != nil {
 			return err
 		}
-		if _, err := q.Exec(ctx, schema.InsertDevice, spec.ID, orNull(spec.Group), spec.Groups, spec.Pub, spec.Sub, creator); err != nil {
+		if _, err := q.Exec(ctx, schema.InsertDevice, spec.ID, nullIfEmpty(spec.Group), spec.Groups, spec.Pub, spec.Sub, creator); err != nil {
 			return fmt.Errorf("make device: %w", err)
 		}
 		var err error
 		if device, err = s.Get(ctx, spec.ID); err != nil {
 			return err
 		}
-		credential, err = s.issue(ctx, device, spec.TTL, spec.Key)
+		credential, err = s.issueCredential(ctx, device, spec.TTL, spec.Key)
 		return err
 	})
 	return device, credential, err
@@ -111,9 +111,9 @@ func (d *DeviceSpec) check() (err error) {
 	return err
 }
 
-// issue gives the device a token, or takes its key. Those it had before are
+// issueCredential gives the device a token, or takes its key. Those it had before are
 // revoked: a device has one way to prove itself.
-func (s *Devices) issue(ctx context.Context, d *Device, ttl time.Duration, key json.RawMessage) (*Credential, error) {
+func (s *Devices) issueCredential(ctx context.Context, d *Device, ttl time.Duration, key json.RawMessage) (*Credential, error) {
 	q := s.db.Q(ctx)
 	if _, err := q.Exec(ctx, schema.RevokeDeviceAccess, d.ID); err != nil {
 		return nil, fmt.Errorf("revoke credentials: %w", err)
@@ -142,7 +142,7 @@ func (s *Devices) issue(ctx context.Context, d *Device, ttl time.Duration, key j
 	expires := authhook.Expiry(claims.IssuedAt, ttl) // as the token says it
 	// sid as well: what is connected with the token ends by it like a session.
 	claims.TTL, claims.TokenID, claims.Session = ttl, jti, jti
-	token, kid, err := s.signLasting(ctx, claims)
+	token, kid, err := s.signLongLived(ctx, claims)
 	if err != nil {
 		return nil, refusedClaims(err)
 	}
@@ -160,11 +160,11 @@ func refusedClaims(err error) error {
 	return fmt.Errorf("sign device's token: %w", err)
 }
 
-// signLasting signs a token that will outlive rotations of the key: a key that is
+// signLongLived signs a token that will outlive rotations of the key: a key that is
 // retired verifies until the last token that is noted with it has expired, so the
 // key must not be retired between the signing and the note. Another process may
 // just have done that; then the new key signs.
-func (s *Devices) signLasting(ctx context.Context, claims authhook.TokenClaims) (token, kid string, err error) {
+func (s *Devices) signLongLived(ctx context.Context, claims authhook.TokenClaims) (token, kid string, err error) {
 	for range 2 {
 		if token, kid, err = s.keys.Sign(claims); err != nil {
 			return "", "", err
@@ -191,7 +191,7 @@ func (s *Devices) Renew(ctx context.Context, id string, ttl time.Duration, key j
 		if err != nil {
 			return err
 		}
-		c, err = s.issue(ctx, d, ttl, key)
+		c, err = s.issueCredential(ctx, d, ttl, key)
 		return err
 	})
 	return c, err

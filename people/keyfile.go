@@ -18,11 +18,11 @@ import (
 // the keys that were read are others, so that one that was distrusted does not come
 // back with the next start.
 
-// Recall has the keys verify with what KeysConfig.File has kept, and reports how many
-// keys that is: 0 if nothing was kept. It is for the time until Start succeeds, which
+// LoadFile has tokens verified with the keys that KeysConfig.File has, and reports how many
+// keys that is: 0 if there is no file. It is for the time until Start succeeds, which
 // reads them anew. Nothing can be signed with them. It returns an error if the file
 // cannot be read or is damaged, and then nothing of it is used.
-func (k *Keys) Recall() (n int, err error) {
+func (k *Keys) LoadFile() (n int, err error) {
 	if k.cfg.File == "" {
 		return 0, nil
 	}
@@ -33,7 +33,7 @@ func (k *Keys) Recall() (n int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("read the kept keys: %w", err)
 	}
-	ring, err := parseKept(raw)
+	ring, err := parseKeyFile(raw)
 	if err != nil {
 		return 0, fmt.Errorf("read the kept keys in %s, which the next reading from the database replaces: %w", k.cfg.File, err)
 	}
@@ -43,8 +43,8 @@ func (k *Keys) Recall() (n int, err error) {
 	return len(ring.public), nil
 }
 
-// parseKept reads what keep has written.
-func parseKept(raw []byte) (*keyring, error) {
+// parseKeyFile reads what saveFile has written.
+func parseKeyFile(raw []byte) (*keyring, error) {
 	var set struct {
 		Keys []publicJWK `json:"keys"`
 	}
@@ -62,14 +62,14 @@ func parseKept(raw []byte) (*keyring, error) {
 	return ring, nil
 }
 
-// keep writes the keys of a reading to the file unless it has them. k.reading is held.
-func (k *Keys) keep(ctx context.Context, jwks []byte) {
-	if k.cfg.File == "" || string(jwks) == k.kept {
+// saveFile writes the keys of a reading to the file unless it has them. k.reading is held.
+func (k *Keys) saveFile(ctx context.Context, jwks []byte) {
+	if k.cfg.File == "" || string(jwks) == k.saved {
 		return
 	}
-	err := replace(k.cfg.File, jwks)
+	err := replaceFile(k.cfg.File, jwks)
 	if err == nil {
-		k.kept = string(jwks)
+		k.saved = string(jwks)
 		return
 	}
 	// None is better than one with a key that is not to be believed any more.
@@ -80,9 +80,9 @@ func (k *Keys) keep(ctx context.Context, jwks []byte) {
 		slog.String("file", k.cfg.File), slog.Any("error", err))
 }
 
-// replace puts content into the file: what was there before is there until the new one
+// replaceFile puts content into the file: what was there before is there until the new one
 // is whole and on disk.
-func replace(path string, content []byte) (err error) {
+func replaceFile(path string, content []byte) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("make its directory: %w", err)

@@ -39,17 +39,17 @@ type KeysConfig struct {
 	// HKDF-SHA256), so that a copy of the database cannot sign. Without it
 	// they are stored as they are. Any length; --jwt-secret will do.
 	Secret []byte
-	// Takeover has Start make a new key if the signing key was sealed with
-	// another secret, in place of ErrKeySecret. For a database that no other
+	// ReplaceSealed has Start make a new key if the signing key was sealed with
+	// another secret, instead of returning ErrKeySecret. For a database that no other
 	// process uses: others could not unseal the new key.
-	Takeover bool
+	ReplaceSealed bool
 	// Issuer is the iss claim; "" for none.
 	Issuer string
-	// File keeps the public keys for Recall, mode 0600; "" keeps none. Whoever
+	// File keeps the public keys for LoadFile, mode 0600; "" keeps none. Whoever
 	// can write to it decides whose tokens are believed while the database is
 	// away.
 	File string
-	// Log is told about failures to read the keys. Required.
+	// Log has failures to read the keys. Required.
 	Log *slog.Logger
 	// Now tells the time. Default time.Now.
 	Now func() time.Time
@@ -63,12 +63,12 @@ type KeysConfig struct {
 type Keys struct {
 	cfg     KeysConfig
 	db      *pgtx.DB
-	ring    atomic.Pointer[keyring] // nil before Start and Recall
+	ring    atomic.Pointer[keyring] // nil before Start and LoadFile
 	devices *deviceKeys
 
 	reading sync.Mutex // held while the keys are read and kept; guards last and kept
 	last    time.Time
-	kept    string // what is in the file; "" if that is not known
+	saved   string // what is in the file; "" if that is not known
 
 	mu   sync.Mutex // guards stop and done
 	stop context.CancelFunc
@@ -117,7 +117,7 @@ func (k *Keys) Start(ctx context.Context) error {
 		}
 	}
 	if k.ring.Load().private == nil {
-		if !k.cfg.Takeover {
+		if !k.cfg.ReplaceSealed {
 			return ErrKeySecret
 		}
 		if _, err := k.Rotate(ctx, false); err != nil {
@@ -214,7 +214,7 @@ func (k *Keys) loadLocked(ctx context.Context) error {
 	}
 	k.ring.Store(ring)
 	k.last = k.cfg.Now()
-	k.keep(ctx, ring.jwks)
+	k.saveFile(ctx, ring.jwks)
 	return nil
 }
 
@@ -309,7 +309,7 @@ func (k *Keys) PublicKey(ctx context.Context, kid string) (crypto.PublicKey, boo
 		return key, true
 	}
 	if isDeviceKID(kid) {
-		key, ok := k.devices.find(ctx, kid)
+		key, ok := k.devices.lookUp(ctx, kid)
 		if !ok {
 			return nil, false
 		}
@@ -330,20 +330,20 @@ func (k *Keys) PublicKey(ctx context.Context, kid string) (crypto.PublicKey, boo
 	return nil, false
 }
 
-// sealKey is the purpose for which signing keys are sealed.
-const sealKey = "mynah signing keys"
+// sealPurposeKeys is the purpose for which signing keys are sealed.
+const sealPurposeKeys = "mynah signing keys"
 
 func (k *Keys) seal(seed []byte) (stored []byte, sealed bool, err error) {
 	if len(k.cfg.Secret) == 0 {
 		return seed, false, nil
 	}
-	stored, err = seal.Seal(k.cfg.Secret, sealKey, seed)
+	stored, err = seal.Seal(k.cfg.Secret, sealPurposeKeys, seed)
 	return stored, true, err
 }
 
 func (k *Keys) unseal(stored []byte, sealed bool) (seed []byte, err error) {
 	if sealed {
-		if stored, err = seal.Open(k.cfg.Secret, sealKey, stored); err != nil {
+		if stored, err = seal.Open(k.cfg.Secret, sealPurposeKeys, stored); err != nil {
 			return nil, err
 		}
 	}

@@ -72,7 +72,7 @@ type oidcProvider struct {
 var (
 	errNoProvider   = chat.Refuse(chat.CodeNotFound, "This server knows no such provider.")
 	errProviderAway = chat.Refuse(chat.CodeUnavailable, "The sign-in provider does not answer right now. Try again.")
-	errFlow         = chat.Refuse(chat.CodeUnauthenticated, "This sign-in is over or was not begun here. Begin again.")
+	errUnknownFlow  = chat.Refuse(chat.CodeUnauthenticated, "This sign-in is over or was not begun here. Begin again.")
 )
 
 // discover returns the provider, asking it for its addresses the first time
@@ -166,13 +166,13 @@ type Callback struct {
 // returns an error if there is no redirect to trust.
 func (o *OIDCLogin) Finish(ctx context.Context, provider string, c Callback) (address string, err error) {
 	if c.State == "" || subtle.ConstantTimeCompare([]byte(c.State), []byte(c.Cookie)) == 0 {
-		return "", errFlow
+		return "", errUnknownFlow
 	}
 	var nonce, verifier, redirect, challenge string
 	// Deleted as it is read: a state is for one use, whatever comes of it.
 	err = o.db.Q(ctx).QueryRow(ctx, schema.TakeFlow, hashToken(c.State), provider).Scan(&nonce, &verifier, &redirect, &challenge)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return "", errFlow
+		return "", errUnknownFlow
 	}
 	if err != nil {
 		return "", fmt.Errorf("finish sign-in: %w", err)

@@ -42,7 +42,7 @@ func (p *Passwords) Check(ctx context.Context, id, password string, from Client)
 	if len(password) > maxPasswordBytes {
 		password = "" // fits nothing; hashed all the same
 	}
-	ok, err := p.hasher.fits(ctx, password, hash)
+	ok, err := p.hasher.matches(ctx, password, hash)
 	if err != nil {
 		return Proof{}, err
 	}
@@ -133,7 +133,7 @@ var passwordParams = &argon2id.Params{Memory: 19 << 10, Iterations: 2, Paralleli
 const (
 	maxQueuedHashes = 64
 	hashTimeout     = 5 * time.Second
-	maxRest         = 200 * time.Millisecond // see slot
+	maxCoolDown     = 200 * time.Millisecond // see slot
 )
 
 // maxHashesAtOnce returns how many passwords are hashed at once on that many cores: half of
@@ -144,10 +144,10 @@ func maxHashesAtOnce(cores int) int { return max(cores/2, 1) }
 // hasher hashes passwords, a few at a time: a flood of sign-ins must not take the
 // memory and the cores from the chat.
 type hasher struct {
-	queue chan struct{} // waiting or running
-	slots chan struct{} // running, or resting
-	rests bool          // a slot rests after each hash for as long as it took
-	dummy string        // a hash that no password fits
+	queue     chan struct{} // waiting or running
+	slots     chan struct{} // running, or resting
+	coolsDown bool          // a slot rests after each hash for as long as it took
+	dummy     string        // a hash that no password fits
 }
 
 func newHasher() (*hasher, error) {
@@ -158,17 +158,17 @@ func newHasher() (*hasher, error) {
 		return nil, fmt.Errorf("make dummy hash: %w", err)
 	}
 	return &hasher{
-		queue: make(chan struct{}, maxQueuedHashes+atOnce),
-		slots: make(chan struct{}, atOnce),
-		rests: atOnce == 1,
-		dummy: dummy,
+		queue:     make(chan struct{}, maxQueuedHashes+atOnce),
+		slots:     make(chan struct{}, atOnce),
+		coolsDown: atOnce == 1,
+		dummy:     dummy,
 	}, nil
 }
 
 var errBusy = chat.Refuse(chat.CodeUnavailable, "Too many people are signing in right now. Try again.")
 
-// slot waits for its turn. The caller must call release if err is nil.
-func (h *hasher) slot(ctx context.Context) (release func(), err error) {
+// acquire waits for its turn. The caller must call release if err is nil.
+func (h *hasher) acquire(ctx context.Context) (release func(), err error) {
 	select {
 	case h.queue <- struct{}{}:
 	default:
@@ -183,8 +183,8 @@ func (h *hasher) slot(ctx context.Context) (release func(), err error) {
 			<-h.queue
 			// On few cores the others are not left to the chat alone: PostgreSQL and
 			// the system need them, too. So a core rests from hashing as well.
-			if h.rests {
-				time.AfterFunc(min(time.Since(began), maxRest), func() { <-h.slots })
+			if h.coolsDown {
+				time.AfterFunc(min(time.Since(began), maxCoolDown), func() { <-h.slots })
 			} else {
 				<-h.slots
 			}
@@ -200,7 +200,7 @@ func (h *hasher) slot(ctx context.Context) (release func(), err error) {
 
 // hash returns the hash of a password.
 func (h *hasher) hash(ctx context.Context, password string) (string, error) {
-	release, err := h.slot(ctx)
+	release, err := h.acquire(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -212,10 +212,10 @@ func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 	return hash, nil
 }
 
-// fits reports whether the password has the hash. With an empty hash it does the
+// matches reports whether the password has the hash. With an empty hash it does the
 // same work and reports false: time must not tell that there is no such account.
-func (h *hasher) fits(ctx context.Context, password, hash string) (bool, error) {
-	release, err := h.slot(ctx)
+func (h *hasher) matches(ctx context.Context, password, hash string) (bool, error) {
+	release, err := h.acquire(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -255,15 +255,15 @@ func checkPassword(password, account string) error {
 	}
 	lower := strings.ToLower(password)
 	if slices.Contains(commonPasswords, lower) {
-		return errWeak
+		return errWeakPassword
 	}
 	if account != "" && strings.Contains(lower, strings.ToLower(account)) && len(password) < len(account)+minPasswordRunes {
-		return errWeak
+		return errWeakPassword
 	}
 	if strings.Count(password, password[:1]) == len(password) {
-		return errWeak
+		return errWeakPassword
 	}
 	return nil
 }
 
-var errWeak = chat.Refuse(chat.CodeInvalid, "This password is among the first that would be guessed. Choose another.")
+var errWeakPassword = chat.Refuse(chat.CodeInvalid, "This password is among the first that would be guessed. Choose another.")

@@ -119,12 +119,12 @@ func TestHashingIsBounded(t *testing.T) {
 			t.Errorf("on %d cores %d hashes at once, want %d", cores, got, want)
 		}
 	}
-	if want := maxHashesAtOnce(runtime.GOMAXPROCS(0)); cap(h.slots) != want || h.rests != (want == 1) {
-		t.Errorf("%d hashes at once, want %d; rests: %t", cap(h.slots), want, h.rests)
+	if want := maxHashesAtOnce(runtime.GOMAXPROCS(0)); cap(h.slots) != want || h.coolsDown != (want == 1) {
+		t.Errorf("%d hashes at once, want %d; rests: %t", cap(h.slots), want, h.coolsDown)
 	}
 	var releases []func()
 	for range cap(h.slots) {
-		release, err := h.slot(t.Context())
+		release, err := h.acquire(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +140,7 @@ func TestHashingIsBounded(t *testing.T) {
 		})
 	}
 	waitfor.MustHold(t, "the queue is full", func() bool { return len(h.queue) == cap(h.queue) })
-	_, err = h.fits(t.Context(), "x", "")
+	_, err = h.matches(t.Context(), "x", "")
 	if refusal, ok := errors.AsType[*chat.Error](err); !ok || refusal.Code != chat.CodeUnavailable {
 		t.Errorf("beyond the queue: %v", err)
 	}

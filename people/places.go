@@ -73,7 +73,7 @@ func (p *places) hash(account, kind, value string) []byte {
 }
 
 func (p *places) atAddress(account string, from Client) []byte {
-	return p.hash(account, "address", ratelimit.Address(from.Address))
+	return p.hash(account, "address", ratelimit.AddressKey(from.Address))
 }
 
 func (p *places) onDevice(account, token string) []byte {
@@ -83,9 +83,9 @@ func (p *places) onDevice(account, token string) []byte {
 	return p.hash(account, "device", token)
 }
 
-// knows reports whether the account has signed in at the client's address, and on its
+// seenBefore reports whether the account has signed in at the client's address, and on its
 // device.
-func (p *places) knows(ctx context.Context, account string, from Client) (address, device bool, err error) {
+func (p *places) seenBefore(ctx context.Context, account string, from Client) (address, device bool, err error) {
 	err = p.db.Q(ctx).QueryRow(ctx, schema.KnowsPlaces, account, p.atAddress(account, from),
 		p.onDevice(account, from.DeviceToken), from.Address.String()).Scan(&address, &device)
 	if err != nil {
@@ -98,16 +98,16 @@ func (p *places) knows(ctx context.Context, account string, from Client) (addres
 // transaction, and returns the token of the device.
 func (p *places) remember(ctx context.Context, account string, from Client) (deviceToken string, err error) {
 	deviceToken = from.DeviceToken
-	if _, known, err := p.knows(ctx, account, from); err != nil {
+	if _, known, err := p.seenBefore(ctx, account, from); err != nil {
 		return "", err
 	} else if !known {
 		deviceToken = deviceTokenPrefix + randomToken()
 	}
-	return deviceToken, p.note(ctx, account, p.atAddress(account, from), p.onDevice(account, deviceToken))
+	return deviceToken, p.rememberAll(ctx, account, p.atAddress(account, from), p.onDevice(account, deviceToken))
 }
 
-// note stores places of the account.
-func (p *places) note(ctx context.Context, account string, places ...[]byte) error {
+// rememberAll stores places of the account.
+func (p *places) rememberAll(ctx context.Context, account string, places ...[]byte) error {
 	q := p.db.Q(ctx)
 	added := int64(0)
 	for _, place := range places {
@@ -139,7 +139,7 @@ func (p *places) countTry(ctx context.Context, id string, from Client) (settle f
 	}
 	var buckets []bucket
 	here := bucket{p.limits.here, from.key() + " " + id}
-	switch address, device, err := p.knows(ctx, id, from); {
+	switch address, device, err := p.seenBefore(ctx, id, from); {
 	case err != nil:
 		return nil, err
 	case from.Session != "":
@@ -156,7 +156,7 @@ func (p *places) countTry(ctx context.Context, id string, from Client) (settle f
 	for i, b := range buckets {
 		if err := b.limiter.Allow(b.key); err != nil {
 			for _, before := range buckets[:i] {
-				before.limiter.Forgive(before.key) // it was not tried
+				before.limiter.Refund(before.key) // it was not tried
 			}
 			return nil, err
 		}
@@ -166,7 +166,7 @@ func (p *places) countTry(ctx context.Context, id string, from Client) (settle f
 			return
 		}
 		for _, b := range buckets {
-			b.limiter.Forgive(b.key)
+			b.limiter.Refund(b.key)
 		}
 	}, nil
 }

@@ -53,13 +53,13 @@ type Profiles struct {
 	searches *ratelimit.Limiter // by one person
 }
 
-// Me returns the account.
-func (s *Profiles) Me(ctx context.Context, id string) (*Account, error) {
+// Account returns the account.
+func (s *Profiles) Account(ctx context.Context, id string) (*Account, error) {
 	var a Account
 	err := s.db.Q(ctx).QueryRow(ctx, schema.SelectAccount, id).Scan(&a.ID, &a.Kind, &a.Name, &a.Avatar, &a.Ext,
 		&a.Settings.FindByID, &a.Settings.FindByPhone, &a.Settings.FindByMail, &a.Created)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, errNobody
+		return nil, errNoProfile
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read account: %w", err)
@@ -67,7 +67,7 @@ func (s *Profiles) Me(ctx context.Context, id string) (*Account, error) {
 	return &a, nil
 }
 
-var errNobody = chat.Refuse(chat.CodeNotFound, "There is nobody whom you could find by that.")
+var errNoProfile = chat.Refuse(chat.CodeNotFound, "There is nobody whom you could find by that.")
 
 // Edit is a change of a profile; what is nil stays.
 type Edit struct {
@@ -106,9 +106,9 @@ func (s *Profiles) Edit(ctx context.Context, id string, e Edit) (*Account, error
 		return nil, fmt.Errorf("edit profile: %w", err)
 	}
 	if changed.RowsAffected() == 0 {
-		return nil, errNobody
+		return nil, errNoProfile
 	}
-	return s.Me(ctx, id)
+	return s.Account(ctx, id)
 }
 
 var errExt = chat.Refuse(chat.CodeInvalid, fmt.Sprintf("ext has at most %d bytes, as PostgreSQL writes it.", MaxExt))
@@ -211,7 +211,7 @@ func (s *Profiles) Find(ctx context.Context, viewer, by, key string) (*Profile, 
 	var p Profile
 	err := s.db.Q(ctx).QueryRow(ctx, query, key).Scan(&p.ID, &p.Kind, &p.Name, &p.Avatar, &p.Ext)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, errNobody
+		return nil, errNoProfile
 	}
 	if err != nil {
 		return nil, fmt.Errorf("find: %w", err)

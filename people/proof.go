@@ -37,7 +37,7 @@ type Proof struct {
 	consume func(context.Context) error
 }
 
-// errWrongProof is the one answer to every proof that does not hold, whyever.
+// errWrongProof is the one answer to every proof that does not hold, whatever the reason.
 var errWrongProof = chat.Refuse(chat.CodeUnauthenticated, "That does not fit. Check it and try again; a code fits for five minutes and five tries.")
 
 // randomToken returns 256 random bits as text.
@@ -55,13 +55,13 @@ func hashToken(token string) []byte {
 }
 
 var (
-	phonePattern = regexp.MustCompile(`^\+[1-9][0-9]{6,14}$`) // E.164
-	phoneNoise   = strings.NewReplacer(" ", "", "-", "", "(", "", ")", "", ".", "")
+	phonePattern     = regexp.MustCompile(`^\+[1-9][0-9]{6,14}$`) // E.164
+	phonePunctuation = strings.NewReplacer(" ", "", "-", "", "(", "", ")", "", ".", "")
 )
 
 // normalizePhone brings a phone number into the form +E.164.
 func normalizePhone(s string) (string, error) {
-	s = phoneNoise.Replace(s)
+	s = phonePunctuation.Replace(s)
 	if rest, ok := strings.CutPrefix(s, "00"); ok {
 		s = "+" + rest
 	}

@@ -41,11 +41,11 @@ func (l LogSender) Send(ctx context.Context, code Code) error {
 
 // How codes are sent.
 const (
-	maxQueuedCodes = 1000 // codes waiting; then asking for a code is refused
-	sendWorkers    = 4
-	sendTimeout    = 15 * time.Second // one attempt
-	firstPause     = time.Second      // before the second attempt, doubling after each
-	maxSends       = 5
+	maxQueuedCodes  = 1000 // codes waiting; then asking for a code is refused
+	sendWorkers     = 4
+	sendTimeout     = 15 * time.Second // one attempt
+	firstRetryPause = time.Second      // before the second attempt, doubling after each
+	maxSends        = 5
 )
 
 // queuedCode is a code and how it is sent. A dummy goes through the queue like any
@@ -70,7 +70,7 @@ type codeQueue struct {
 }
 
 func newCodeQueue(log *slog.Logger) *codeQueue {
-	return &codeQueue{log: log, pause: firstPause}
+	return &codeQueue{log: log, pause: firstRetryPause}
 }
 
 func (p *codeQueue) start(ctx context.Context) {

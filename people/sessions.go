@@ -67,7 +67,7 @@ type Client struct {
 }
 
 // key is what limits count a client as.
-func (c Client) key() string { return ratelimit.Address(c.Address) }
+func (c Client) key() string { return ratelimit.AddressKey(c.Address) }
 
 // maxSessions is how many sessions an account may have at once. The one that
 // was used the longest ago ends for a new one.
@@ -113,7 +113,7 @@ func (s *Sessions) tokens(account, session string, family, token []byte) (*Token
 func (s *Sessions) Refresh(ctx context.Context, refresh string, from Client) (*Tokens, error) {
 	family, token, ok := splitRefresh(refresh)
 	if !ok {
-		return nil, errRefused
+		return nil, errTokenRefused
 	}
 	var (
 		tokens *Tokens
@@ -131,13 +131,13 @@ func (s *Sessions) Refresh(ctx context.Context, refresh string, from Client) (*T
 		err := q.QueryRow(ctx, schema.SelectSessionByFamily, hashSecret(family), refreshGrace).
 			Scan(&id, &account, &current, &last, &sealed, &inGrace, &forbidden)
 		if errors.Is(err, pgx.ErrNoRows) {
-			return errRefused
+			return errTokenRefused
 		}
 		if err != nil {
 			return fmt.Errorf("read session: %w", err)
 		}
 		if forbidden {
-			return errRefused
+			return errTokenRefused
 		}
 		hash := hashSecret(token)
 		next := randomSecret()
@@ -150,7 +150,7 @@ func (s *Sessions) Refresh(ctx context.Context, refresh string, from Client) (*T
 			if _, err := q.Exec(ctx, schema.RotateSession, id, hashSecret(next), hash, answer, from.Address.String(), SessionTTL); err != nil {
 				return fmt.Errorf("rotate session: %w", err)
 			}
-			if err := s.places.note(ctx, account, s.places.atAddress(account, from)); err != nil {
+			if err := s.places.rememberAll(ctx, account, s.places.atAddress(account, from)); err != nil {
 				return err
 			}
 		case inGrace && subtle.ConstantTimeCompare(hash, last) == 1:
@@ -174,7 +174,7 @@ func (s *Sessions) Refresh(ctx context.Context, refresh string, from Client) (*T
 	if reused != "" {
 		s.log.LogAttrs(ctx, slog.LevelWarn, "a refresh token was used twice; its session has been ended",
 			slog.String("session", reused), slog.String("address", from.Address.String()))
-		return nil, errRefused
+		return nil, errTokenRefused
 	}
 	return tokens, nil
 }

@@ -76,7 +76,7 @@ func (s *Service) signIn(ctx context.Context, p Proof, from Client) (tokens *Tok
 // changes a password because another knows it is told that all others are signed out.
 func (s *Service) recheckProof(ctx context.Context, account string, p Proof) error {
 	switch err := s.lock(ctx, account); {
-	case errors.Is(err, errRefused):
+	case errors.Is(err, errTokenRefused):
 		return errWrongProof
 	case err != nil:
 		return err

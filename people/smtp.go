@@ -87,8 +87,8 @@ func NewSMTP(address string) (*SMTP, error) {
 	return s, nil
 }
 
-// subjects are in the two languages of most users.
-var subjects = map[string]string{
+// mailSubjects are in the two languages of most users.
+var mailSubjects = map[string]string{
 	PurposeSignIn: "Your sign-in code · 登录验证码",
 	PurposeLink:   "Your code to link this address · 绑定验证码",
 	PurposeReset:  "Your code for a new password · 重置密码验证码",
@@ -103,7 +103,7 @@ func (s *SMTP) Send(ctx context.Context, code Code) error {
 	if err := m.To(code.To); err != nil {
 		return fmt.Errorf("mail: %w: recipient", ErrUndeliverable)
 	}
-	m.Subject(subjects[code.Purpose])
+	m.Subject(mailSubjects[code.Purpose])
 	m.SetBodyString(gomail.TypeTextPlain, strings.Join([]string{
 		code.Digits,
 		"",

@@ -53,7 +53,7 @@ var errInvalidID = chat.Refuse(chat.CodeInvalid, "An id is 1–64 characters of 
 // accountOf returns the account of the identity, or "" if it has none, and whether
 // that account is disabled.
 func (s *store) accountOf(ctx context.Context, p Proof) (id string, disabled bool, err error) {
-	err = s.db.Q(ctx).QueryRow(ctx, schema.SelectIdentity, p.Provider, p.Subject, orNull(p.Alias)).Scan(&id, &disabled)
+	err = s.db.Q(ctx).QueryRow(ctx, schema.SelectIdentity, p.Provider, p.Subject, nullIfEmpty(p.Alias)).Scan(&id, &disabled)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", false, nil
 	}
@@ -96,7 +96,7 @@ func (s *store) insertAccount(ctx context.Context, id, kind, name string) error 
 func (s *store) lock(ctx context.Context, account string) error {
 	err := s.db.Q(ctx).QueryRow(ctx, schema.LockAccount, account).Scan(&account)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return errRefused
+		return errTokenRefused
 	}
 	if err != nil {
 		return fmt.Errorf("lock account: %w", err)
@@ -105,15 +105,15 @@ func (s *store) lock(ctx context.Context, account string) error {
 }
 
 func (s *store) insertIdentity(ctx context.Context, account string, p Proof, secret string) error {
-	_, err := s.db.Q(ctx).Exec(ctx, schema.InsertIdentity, p.Provider, p.Subject, orNull(p.Alias), account, orNull(secret))
+	_, err := s.db.Q(ctx).Exec(ctx, schema.InsertIdentity, p.Provider, p.Subject, nullIfEmpty(p.Alias), account, nullIfEmpty(secret))
 	if err != nil {
 		return fmt.Errorf("link identity: %w", err)
 	}
 	return nil
 }
 
-// orNull makes an absent text NULL.
-func orNull(s string) *string {
+// nullIfEmpty makes an absent text NULL.
+func nullIfEmpty(s string) *string {
 	if s == "" {
 		return nil
 	}

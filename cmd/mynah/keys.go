@@ -22,7 +22,7 @@ const keysPause = 2 * time.Second
 // The public ones are kept in the file, if one is named.
 func (s *server) newKeys(secret Secret, file string, takeover bool) *people.Keys {
 	return people.NewKeys(s.pool, people.KeysConfig{
-		Secret: []byte(secret.Reveal()), Issuer: s.cfg.PublicURL, File: file, Takeover: takeover, Log: s.log.With("part", "keys"),
+		Secret: []byte(secret.Reveal()), Issuer: s.cfg.PublicURL, File: file, ReplaceSealed: takeover, Log: s.log.With("part", "keys"),
 	})
 }
 
@@ -55,7 +55,7 @@ func (s *server) followKeys(ctx context.Context, secret Secret) error {
 	case errors.Is(err, people.ErrKeySecret):
 		return refuse("jwt-secret", "%w", err)
 	}
-	kept, unread := s.keys.Recall()
+	kept, unread := s.keys.LoadFile()
 	if unread != nil {
 		s.log.Warn("the kept signing keys are of no use", "err", unread)
 	}

@@ -20,10 +20,10 @@ import (
 
 // A change of a right is applied when every broker's directory that follows the feed has
 // read it and passed it on. Who has made the change and wants to know asks the followers
-// through PostgreSQL, which both sides reach wherever they run:
+// through PostgreSQL, which both sides reach wherever they run.
 //
 //   - A follower listens on askChannel and then takes a shared advisory lock, for as
-//     long as its session lasts, both before it first reads the feed (Follow). So the
+//     long as its session lasts, both before it first reads the feed (RegisterFollower). So the
 //     locks tell who follows, and nobody has to clear up after one that is gone.
 //   - The asker notifies askChannel with a nonce, after its commit.
 //   - A follower that was notified reads the feed once more, which finds all that was
@@ -39,18 +39,18 @@ const (
 	followerLockID    = 1
 )
 
-// ApplyLimit is how long Barrier.Wait waits at most. PROTOCOL.md tells it.
+// ApplyLimit is how long Barrier.Wait waits at most. PROTOCOL.md promises it.
 const ApplyLimit = 2 * time.Second
 
 const (
-	recheckEvery = 200 * time.Millisecond // whether those that are waited for still follow
-	barrierPause = 500 * time.Millisecond // between attempts to connect
-	askTimeout   = time.Second
+	recheckEvery   = 200 * time.Millisecond // whether those that are waited for still follow
+	reconnectPause = 500 * time.Millisecond // between attempts to connect
+	askTimeout     = time.Second
 )
 
-// Follow makes the session one of a follower. It is called before the first reading of
-// the feed.
-func Follow(ctx context.Context, conn *pgx.Conn) error {
+// RegisterFollower makes the session one of a follower. It is called before the first
+// reading of the feed.
+func RegisterFollower(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+askChannel); err != nil {
 		return fmt.Errorf("listen to who waits for changes: %w", err)
 	}
@@ -60,8 +60,10 @@ func Follow(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// Asked returns the nonce if the notification is one of somebody who waits.
-func Asked(channel, payload string) (nonce string, ok bool) { return payload, channel == askChannel }
+// ParseQuestion returns the nonce if the notification is one of somebody who waits.
+func ParseQuestion(channel, payload string) (nonce string, ok bool) {
+	return payload, channel == askChannel
+}
 
 // Answer tells who waits that everything is applied which had been committed before they
 // asked: the feed was read after the notification with the nonce.
@@ -79,17 +81,17 @@ type Barrier struct {
 	pool *pgxpool.Pool
 	log  *slog.Logger
 
-	mu      sync.Mutex // guards what follows
-	waiting map[string]chan int32
-	up      chan struct{} // closed while answers are listened to
-	cancel  context.CancelFunc
-	done    chan struct{}
+	mu        sync.Mutex // guards what follows
+	waiting   map[string]chan int32
+	listening chan struct{} // closed while answers are listened to
+	cancel    context.CancelFunc
+	done      chan struct{}
 }
 
 // NewBarrier returns a Barrier for changes that are made through the pool. It does
 // nothing yet: Start does.
 func NewBarrier(pool *pgxpool.Pool, log *slog.Logger) *Barrier {
-	return &Barrier{pool: pool, log: log, waiting: map[string]chan int32{}, up: make(chan struct{})}
+	return &Barrier{pool: pool, log: log, waiting: map[string]chan int32{}, listening: make(chan struct{})}
 }
 
 // Start listens to answers until Stop, and connects anew when the connection is lost. To
@@ -119,25 +121,25 @@ func (b *Barrier) Stop() {
 
 func (b *Barrier) run(ctx context.Context, done chan<- struct{}) {
 	defer close(done)
-	told := false
+	logged := false
 	for ctx.Err() == nil {
-		err := b.listen(ctx, func() { told = false })
+		err := b.listen(ctx, func() { logged = false })
 		if ctx.Err() != nil {
 			return
 		}
-		if !told {
+		if !logged {
 			b.log.LogAttrs(ctx, slog.LevelWarn, "cannot be told when brokers have applied changes; calls that make some take up to their limit", slog.Any("error", err))
-			told = true
+			logged = true
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(barrierPause):
+		case <-time.After(reconnectPause):
 		}
 	}
 }
 
-// listen passes answers on until the connection fails. well is called when it listens.
-func (b *Barrier) listen(ctx context.Context, well func()) error {
+// listen passes answers on until the connection fails. onListen is called when it listens.
+func (b *Barrier) listen(ctx context.Context, onListen func()) error {
 	connecting, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(connecting, b.pool.Config().ConnConfig)
@@ -152,9 +154,9 @@ func (b *Barrier) listen(ctx context.Context, well func()) error {
 	if _, err := conn.Exec(connecting, "LISTEN "+appliedChannel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	well()
-	b.setUp(true)
-	defer b.setUp(false)
+	onListen()
+	b.setListening(true)
+	defer b.setListening(false)
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
@@ -176,21 +178,21 @@ func (b *Barrier) listen(ctx context.Context, well func()) error {
 	}
 }
 
-func (b *Barrier) setUp(up bool) {
+func (b *Barrier) setListening(up bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if up {
-		close(b.up)
+		close(b.listening)
 	} else {
-		b.up = make(chan struct{})
+		b.listening = make(chan struct{})
 	}
 }
 
 // ErrNotApplied is returned when it is not known whether all have applied a change.
 var ErrNotApplied = errors.New("not all brokers have said in time that they have applied the change")
 
-// mostFollowers bounds the answers that are kept for one who waits.
-const mostFollowers = 64
+// maxFollowers bounds the answers that are kept for one who waits.
+const maxFollowers = 64
 
 // Wait waits until all that follow the feed have applied what was committed before it
 // was called; if cleared is not nil, until cleared reports true and they have applied that
@@ -227,14 +229,14 @@ const clearedEvery = 25 * time.Millisecond
 // wait asks once, and reports whether there is anybody who follows.
 func (b *Barrier) wait(ctx context.Context) (followed bool, err error) {
 	b.mu.Lock()
-	up := b.up
+	up := b.listening
 	b.mu.Unlock()
 	select {
 	case <-up:
 	case <-ctx.Done():
 		return true, ErrNotApplied
 	}
-	nonce, answers := rand.Text(), make(chan int32, mostFollowers)
+	nonce, answers := rand.Text(), make(chan int32, maxFollowers)
 	b.mu.Lock()
 	b.waiting[nonce] = answers
 	b.mu.Unlock()

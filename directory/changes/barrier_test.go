@@ -30,7 +30,7 @@ func follower(tb testing.TB, db *pgxpool.Pool) *pgx.Conn {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = conn.Close(context.Background()) })
-	if err := changes.Follow(tb.Context(), conn); err != nil {
+	if err := changes.RegisterFollower(tb.Context(), conn); err != nil {
 		tb.Fatal(err)
 	}
 	return conn
@@ -45,7 +45,7 @@ func asked(tb testing.TB, conn *pgx.Conn) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	nonce, ok := changes.Asked(n.Channel, n.Payload)
+	nonce, ok := changes.ParseQuestion(n.Channel, n.Payload)
 	if !ok {
 		tb.Fatalf("notified of %+v", n)
 	}
@@ -132,7 +132,7 @@ func TestBarrierWaitsUntilCleared(t *testing.T) {
 			if err != nil {
 				return
 			}
-			if nonce, ok := changes.Asked(got.Channel, got.Payload); ok {
+			if nonce, ok := changes.ParseQuestion(got.Channel, got.Payload); ok {
 				if changes.Answer(ctx, conn, []string{nonce}) != nil {
 					return
 				}

@@ -18,9 +18,9 @@ import (
 // Channel is what is notified after each transaction that made a change.
 const Channel = "mynah_change"
 
-// most is how many changes are read at once. After more, reading everything anew
-// is cheaper.
-const most = 20_000
+// maxChanges is how many changes are read at once. After more, it is cheaper to read all
+// rights again.
+const maxChanges = 20_000
 
 // Querier is what a Reader needs: a *pgx.Conn or a *pgxpool.Pool.
 type Querier interface {
@@ -49,12 +49,12 @@ func (r *Reader) Cursor() uint64 { return r.cursor }
 
 // Read returns the changes that have been committed since the last Read, each
 // once. If all is true it may have missed some, as at the first Read: the caller
-// must then read, after this call, everything anew.
+// must then read all rights again, after this call.
 func (r *Reader) Read(ctx context.Context, q Querier) (list []authhook.Change, all bool, err error) {
 	if r.cursor == 0 {
 		return nil, true, r.restart(ctx, q)
 	}
-	rows, err := q.Query(ctx, schema.SelectChanges, strconv.FormatUint(r.cursor, 10), most+1)
+	rows, err := q.Query(ctx, schema.SelectChanges, strconv.FormatUint(r.cursor, 10), maxChanges+1)
 	if err != nil {
 		return nil, false, fmt.Errorf("read changes: %w", err)
 	}
@@ -88,7 +88,7 @@ func (r *Reader) Read(ctx context.Context, q Querier) (list []authhook.Change, a
 	switch {
 	case trimmed != r.mark && r.cursor <= trimmed, // something was trimmed before it was read, perhaps
 		r.cursor > horizon, // the database was restored into another cluster
-		len(visible) > most:
+		len(visible) > maxChanges:
 		return nil, true, r.restart(ctx, q)
 	}
 	// What was seen below the new cursor is not read again; to keep all ids of

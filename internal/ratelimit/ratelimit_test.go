@@ -27,7 +27,7 @@ func TestAllowN(t *testing.T) {
 	if err := l.AllowN("a", 2); err != nil {
 		t.Errorf("the refused four were counted: %v", err)
 	}
-	l.ForgiveN("a", 10)
+	l.RefundN("a", 10)
 	if err := l.AllowN("a", 10); err != nil {
 		t.Errorf("after all were taken back: %v", err)
 	}
@@ -61,8 +61,8 @@ func TestAllow(t *testing.T) {
 	if err := l.Allow("a"); err == nil {
 		t.Error("two after the wait for one")
 	}
-	l.Forgive("a")
-	l.Forgive("nobody")
+	l.Refund("a")
+	l.Refund("nobody")
 	if err := l.Allow("a"); err != nil {
 		t.Errorf("after one was forgiven: %v", err)
 	}
@@ -102,7 +102,7 @@ func TestAddress(t *testing.T) {
 	for a, want := range map[string]string{
 		"192.0.2.7": "192.0.2.7", "::ffff:192.0.2.7": "192.0.2.7", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::", "fe80::1%eth0": "fe80::",
 	} {
-		if got := ratelimit.Address(netip.MustParseAddr(a)); got != want {
+		if got := ratelimit.AddressKey(netip.MustParseAddr(a)); got != want {
 			t.Errorf("%s counts as %s, want %s", a, got, want)
 		}
 	}

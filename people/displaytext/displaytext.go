@@ -11,8 +11,8 @@ import (
 	"mynah/chat"
 )
 
-// Rune reports whether c may stand in such a line.
-func Rune(c rune) bool {
+// AllowedRune reports whether c may stand in such a line.
+func AllowedRune(c rune) bool {
 	switch {
 	case c < ' ', c >= 0x7f && c < 0xa0: // C0, DEL, C1
 	case c == '\u2028', c == '\u2029': // line and paragraph separator
@@ -26,7 +26,7 @@ func Rune(c rune) bool {
 // Check returns nil if all of the text is plain, and a refusal that names what it is
 // if not.
 func Check(what, text string) error {
-	if strings.ContainsFunc(text, func(c rune) bool { return !Rune(c) }) {
+	if strings.ContainsFunc(text, func(c rune) bool { return !AllowedRune(c) }) {
 		return chat.Refuse(chat.CodeInvalid, what+" has no control characters and no marks of writing direction.")
 	}
 	return nil
@@ -36,7 +36,7 @@ func Check(what, text string) error {
 // without white space around it.
 func Clean(text string, most int) string {
 	text = strings.TrimSpace(strings.Map(func(c rune) rune {
-		if !Rune(c) || c == utf8.RuneError {
+		if !AllowedRune(c) || c == utf8.RuneError {
 			return -1
 		}
 		return c

@@ -10,7 +10,7 @@ import (
 )
 
 // Name returns the text as a name that people see, of a person, a group, a device: what
-// shows nothing at its ends is cut. It refuses what Check refuses, and a text that is
+// isVisible nothing at its ends is cut. It refuses what Check refuses, and a text that is
 // not empty and shows nothing at all. what names it in the refusal. The empty text stays
 // for the caller to judge.
 func Name(what, text string) (string, error) {
@@ -37,14 +37,14 @@ func CleanName(text string, most int) string { return trim(Clean(trim(text), mos
 // (RGI emoji tag sequences), and a joiner after a virama (RFC 5892 appendix A.1).
 func trim(text string) string {
 	runes := []rune(text)
-	first := slices.IndexFunc(runes, shows)
+	first := slices.IndexFunc(runes, isVisible)
 	if first < 0 {
 		return ""
 	}
 	// A mark before the first sign has nothing to stand on, and may show nothing.
 	runes = runes[first:]
 	end := len(runes)
-	for end > 1 && blank(runes[end-1]) && !belongs(runes[:end]) {
+	for end > 1 && isBlank(runes[end-1]) && !belongsToSign(runes[:end]) {
 		end--
 	}
 	return string(runes[:end])
@@ -59,9 +59,9 @@ const (
 	viramaClass = 9 // canonical combining class
 )
 
-// belongs reports whether the last of the characters, which is blank, belongs to a sign
+// belongsToSign reports whether the last of the characters, which is blank, belongs to a sign
 // before it. There is more than one.
-func belongs(runes []rune) bool {
+func belongsToSign(runes []rune) bool {
 	last, before := runes[len(runes)-1], runes[:len(runes)-1]
 	switch last {
 	case zeroJoin, zeroNonJoin:
@@ -76,13 +76,15 @@ func belongs(runes []rune) bool {
 	return false
 }
 
-// shows reports whether the character shows something by itself. One that our tables do
+// isVisible reports whether the character shows something by itself. One that our tables do
 // not know may be an emoji of a later Unicode.
-func shows(c rune) bool { return !blank(c) && !unicode.Is(unicode.M, c) && !unicode.Is(unicode.Cc, c) }
+func isVisible(c rune) bool {
+	return !isBlank(c) && !unicode.Is(unicode.M, c) && !unicode.Is(unicode.Cc, c)
+}
 
-// blank reports whether the character shows nothing, or only room, wherever it stands.
+// isBlank reports whether the character shows nothing, or only room, wherever it stands.
 // Marks are not blank: they show something on what they stand on.
-func blank(c rune) bool {
+func isBlank(c rune) bool {
 	switch c {
 	case '\u2800', // braille pattern without a dot
 		'\U0001d159',               // musical null notehead

@@ -61,7 +61,7 @@ func (db *DB) Tx(ctx context.Context, fn func(context.Context) error) error {
 	if err != nil {
 		return fmt.Errorf("begin transaction: %w", err)
 	}
-	if err := attempt(context.WithValue(ctx, key{}, tx), tx, fn); err != nil {
+	if err := runOrRollBack(context.WithValue(ctx, key{}, tx), tx, fn); err != nil {
 		return err
 	}
 	if err := tx.Commit(ctx); err != nil {
@@ -101,10 +101,10 @@ func List[T any](ctx context.Context, db *DB, doing string, scan pgx.RowToFunc[T
 	return all, nil
 }
 
-// attempt runs fn and rolls the transaction back if it fails or panics. The
+// runOrRollBack runs fn and rolls the transaction back if it fails or panics. The
 // rollback must happen although ctx may have ended: else the connection would
 // be thrown away.
-func attempt(ctx context.Context, tx pgx.Tx, fn func(context.Context) error) error {
+func runOrRollBack(ctx context.Context, tx pgx.Tx, fn func(context.Context) error) error {
 	done := false
 	defer func() {
 		if !done {
@@ -118,8 +118,8 @@ func attempt(ctx context.Context, tx pgx.Tx, fn func(context.Context) error) err
 	return nil
 }
 
-// closePatience is how long Close waits for PostgreSQL.
-const closePatience = time.Second
+// closeTimeout is how long Close waits for PostgreSQL.
+const closeTimeout = time.Second
 
 // Close closes the pool. It does not wait for a PostgreSQL that does not answer, nor
 // longer than until ctx ends: then what is open is closed by the system at the end of
@@ -130,7 +130,7 @@ func Close(ctx context.Context, pool *pgxpool.Pool) {
 		defer close(closed)
 		pool.Close()
 	}()
-	patience := time.NewTimer(closePatience)
+	patience := time.NewTimer(closeTimeout)
 	defer patience.Stop()
 	select {
 	case <-closed:
