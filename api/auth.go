@@ -11,7 +11,7 @@ import (
 )
 
 // Verifier tells who a token's holder is. It is what the broker uses for MQTT,
-// so that both doors take the same tokens: an *authhook.Verifier.
+// so that HTTP and MQTT take the same tokens: an *authhook.Verifier.
 type Verifier interface {
 	Verify(ctx context.Context, token string) (*authhook.Identity, error)
 }
@@ -46,8 +46,8 @@ func requireFreshSignIn(c *Caller, now time.Time) error {
 	return nil
 }
 
-// logRefusedToken tells the operator why a token was refused, in the words in which MQTT's
-// door does, and as rarely.
+// logRefusedToken logs why a token was refused, in the words in which MQTT's listeners do,
+// and at most as often.
 func (a *API) logRefusedToken(ctx context.Context, req *request, err error) {
 	leftOut, ok := a.refusedTokens.Refusal(req.address.String())
 	if !ok {

@@ -61,7 +61,7 @@ type problem struct {
 func (a *API) describeProblems(op *huma.Operation, r *route, own map[chat.Code]string) {
 	problems := map[int][]problem{}
 	add := func(status int, code chat.Code, when string) {
-		// One code of a status is told once.
+		// A code of a status is listed once.
 		if !slices.ContainsFunc(problems[status], func(p problem) bool { return p.code == code }) {
 			problems[status] = append(problems[status], problem{code, when})
 		}

@@ -41,7 +41,7 @@ type groupOutput struct {
 func (h *groupHandlers) createGroup(ctx context.Context, in *groupInput) (*groupOutput, error) {
 	c, b := callerOf(ctx), &in.Body
 	if b.ID != "" && c.Role != authhook.RoleAdmin {
-		// A free choice would tell which groups exist, and take ids that
+		// A free choice would show which groups exist, and take ids that
 		// other issuers' tokens speak of.
 		return nil, chat.Refuse(chat.CodeNotAllowed, "Only an admin chooses a group's id. Leave id out.")
 	}

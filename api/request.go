@@ -41,7 +41,7 @@ func (r *request) count(l *ratelimit.Limiter, key string, n int) error {
 }
 
 // refundIfFailed takes back what was counted if the server has failed: who is asked to try
-// again must not be told that it was too often.
+// again must not be refused for having asked too often.
 func (r *request) refundIfFailed(p *Problem) {
 	if p.Status < http.StatusInternalServerError {
 		return

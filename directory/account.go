@@ -97,11 +97,11 @@ func (d *Directory) ensureAccount(ctx context.Context, id *authhook.Identity) {
 	if one == nil || d.away.Load() {
 		return
 	}
-	patience := time.NewTimer(accountTimeout)
-	defer patience.Stop()
+	timeout := time.NewTimer(accountTimeout)
+	defer timeout.Stop()
 	select {
 	case <-one.tried:
-	case <-patience.C:
+	case <-timeout.C:
 	case <-ctx.Done():
 	}
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // The cache file is magic, the SHA-256 of what follows, and a snapshot as gob. It
-// is replaced as a whole; one that is damaged is told and not used.
+// is replaced as a whole; one that is damaged is logged and not used.
 
 // magic begins a cache file. Another number is another form.
 const magic = "mynah-directory-1\n"

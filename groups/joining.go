@@ -74,7 +74,7 @@ func (j *Joining) storeRequest(ctx context.Context, st *access, who, note string
 	if err != nil {
 		return err
 	}
-	if asked == 0 { // they have been told, and see the note in the list
+	if asked == 0 { // they were notified, and see the note in the list
 		_, err := j.db.Exec(ctx, "ask to join", schema.UpdateJoinRequest, st.ID, who, note)
 		return err
 	}

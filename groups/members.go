@@ -188,7 +188,7 @@ func (m *Members) remove(ctx context.Context, a Actor, st *access, id, kind stri
 	target, err := m.member(ctx, st.ID, id)
 	missing := errors.Is(err, errNoMember)
 	switch {
-	case missing: // who may remove members is told that there is none
+	case missing: // who may remove members may know that there is none
 	case err != nil:
 		return err
 	default:

@@ -53,7 +53,7 @@ type Config struct {
 	MaxBans        int // bans of a group, default 10,000
 	MaxInvitations int // of a group that wait for an answer, and requests to join it, default 1,000
 	MaxLinks       int // invitation links of a group, default 100
-	// MaxMembersNotified is the number of members above which a group is not told who
+	// MaxMembersNotified is the number of members above which a group is not notified who
 	// joins, leaves or is removed (only the person is): 5,000 devices that
 	// come into a room one after the other would make 12 million deliveries
 	// of what nobody reads. Default 200.

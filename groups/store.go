@@ -260,7 +260,7 @@ func (s *store) invite(ctx context.Context, st *access, by string, ids []string)
 		if err != nil {
 			return err
 		}
-		if their.role != Outsider { // Invited: they have been told
+		if their.role != Outsider { // Invited: they have been notified
 			continue
 		}
 		var state string

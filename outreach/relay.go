@@ -9,7 +9,7 @@
 //     is published again after a crash has the same mid, by which the broker
 //     knows it.
 //   - Notices of one group, and of one person, come in the order of the changes
-//     that they tell of.
+//     that they are about.
 //   - Several relays on one database take turns: one publishes, the others wait to
 //     take its place (a session-level advisory lock).
 //   - Without the broker or without PostgreSQL notices wait, and nothing else does.
@@ -165,7 +165,7 @@ func (r *Relay) run(ctx context.Context, done chan<- struct{}) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err.Error() != last { // the same failure is told once
+		if err.Error() != last { // the same failure is logged once
 			r.log.WarnContext(ctx, "notices wait; trying again", "error", err)
 			last = err.Error()
 		}
@@ -203,13 +203,13 @@ func (r *Relay) publishUntilFailure(ctx context.Context) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+outboxChannel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	piece := maxChunk
+	chunk := maxChunk
 	for {
 		more, err := r.publishBatch(ctx, conn, client, lost)
 		if err != nil {
 			return err
 		}
-		left, err := r.removeDissolvedMembers(ctx, conn, &piece)
+		left, err := r.removeDissolvedMembers(ctx, conn, &chunk)
 		if err != nil {
 			return err
 		}
@@ -261,7 +261,7 @@ func (r *Relay) connect(ctx context.Context) (*pgx.Conn, error) {
 // asks again and again instead of waiting in PostgreSQL, which would show as a query that
 // hangs.
 func (r *Relay) takeLock(ctx context.Context, conn *pgx.Conn) error {
-	tell := time.Now().Add(logHolderAfter)
+	logAt := time.Now().Add(logHolderAfter)
 	holder := ""
 	for {
 		var mine bool
@@ -274,8 +274,8 @@ func (r *Relay) takeLock(ctx context.Context, conn *pgx.Conn) error {
 		if mine {
 			return nil
 		}
-		if !time.Now().Before(tell) {
-			holder, tell = r.logHolder(ctx, conn, holder), time.Now().Add(logHolderAfter)
+		if !time.Now().Before(logAt) {
+			holder, logAt = r.logHolder(ctx, conn, holder), time.Now().Add(logHolderAfter)
 		}
 		select {
 		case <-ctx.Done():
@@ -285,19 +285,19 @@ func (r *Relay) takeLock(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// logHolder logs which session has the lock, if it is not the one that was told last,
+// logHolder logs which session has the lock, if it is not the one that was logged last,
 // and returns it. Where several APIs run that is what all but one of them say; where one
 // runs it is a session that PostgreSQL has not given up yet.
-func (r *Relay) logHolder(ctx context.Context, conn *pgx.Conn, told string) string {
+func (r *Relay) logHolder(ctx context.Context, conn *pgx.Conn, logged string) string {
 	asking, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	var holder string
 	if err := conn.QueryRow(asking, pgdial.SelectLockHolder, int64(lockID)).Scan(&holder); err != nil {
-		return told // nobody has it any more, or lock sees what is wrong
+		return logged // nobody has it any more, or lock sees what is wrong
 	}
 	// What it does changes all the time; who it is does not.
 	who, _, _ := strings.Cut(holder, ", connected since")
-	if who != told {
+	if who != logged {
 		r.log.InfoContext(ctx, "another session publishes the notices; waiting to take its place", "holder", holder)
 	}
 	return who
@@ -339,7 +339,7 @@ func (r *Relay) dial(ctx context.Context, conn *pgx.Conn) (mqtt.Client, <-chan e
 		client.Disconnect(0)
 		return nil, nil, err
 	}
-	// With MQTT 3.1.1 this is where a refusal is told.
+	// With MQTT 3.1.1 this is how a refusal arrives.
 	refusals := client.Subscribe("user/"+Subject+"/error", 0, func(_ mqtt.Client, m mqtt.Message) {
 		r.log.Error("the broker refuses a notice; it is dropped", "refusal", string(m.Payload()))
 	})
@@ -464,11 +464,11 @@ func (r *Relay) deletePublished(ctx context.Context, conn *pgx.Conn, ids []int64
 	return nil
 }
 
-// removeDissolvedMembers removes some of the members of groups that are dissolved, who have been told:
-// at most *piece, which becomes less if PostgreSQL takes too long over them. left says
-// that there may be more. It is done in pieces, and between batches, so that a group of
-// any size holds up nobody's notices.
-func (r *Relay) removeDissolvedMembers(ctx context.Context, conn *pgx.Conn, piece *int) (left bool, err error) {
+// removeDissolvedMembers removes some of the members of groups that are dissolved, who have
+// been notified: at most *chunk, which becomes less if PostgreSQL takes too long over them.
+// left says that there may be more. It is done in chunks, and between batches, so that a
+// group of any size holds up nobody's notices.
+func (r *Relay) removeDissolvedMembers(ctx context.Context, conn *pgx.Conn, chunk *int) (left bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	var removed int64
@@ -476,18 +476,18 @@ func (r *Relay) removeDissolvedMembers(ctx context.Context, conn *pgx.Conn, piec
 		if _, err := tx.Exec(ctx, "SET LOCAL statement_timeout = '"+chunkTimeout+"'"); err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, schema.DeleteDissolvedMembers, *piece)
+		tag, err := tx.Exec(ctx, schema.DeleteDissolvedMembers, *chunk)
 		removed = tag.RowsAffected()
 		return err
 	})
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == queryCanceled {
-		*piece = max(*piece/4, 1)
+		*chunk = max(*chunk/4, 1)
 		return false, nil // not at once: the server is busy
 	}
 	if err != nil {
 		return false, fmt.Errorf("remove the members of dissolved groups: %w", err)
 	}
-	*piece = min(*piece+*piece/4+1, maxChunk)
+	*chunk = min(*chunk+*chunk/4+1, maxChunk)
 	return removed > 0, nil
 }
 

@@ -20,7 +20,7 @@ import (
 
 // LoadFile has tokens verified with the keys that KeysConfig.File has, and reports how many
 // keys that is: 0 if there is no file. It is for the time until Start succeeds, which
-// reads them anew. Nothing can be signed with them. It returns an error if the file
+// reads them again. Nothing can be signed with them. It returns an error if the file
 // cannot be read or is damaged, and then nothing of it is used.
 func (k *Keys) LoadFile() (n int, err error) {
 	if k.cfg.File == "" {

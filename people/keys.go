@@ -28,7 +28,7 @@ const AccessTTL = 15 * time.Minute
 
 // How the keys are kept fresh: other processes rotate them, too.
 const (
-	readKeysEvery   = 30 * time.Second // read anew
+	readKeysEvery   = 30 * time.Second // between two readings
 	readKeysGap     = 2 * time.Second  // between two reads that unknown keys cause
 	readKeysTimeout = 3 * time.Second  // one read
 )

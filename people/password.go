@@ -174,8 +174,8 @@ func (h *hasher) acquire(ctx context.Context) (release func(), err error) {
 	default:
 		return nil, errBusy
 	}
-	patience := time.NewTimer(hashTimeout)
-	defer patience.Stop()
+	timeout := time.NewTimer(hashTimeout)
+	defer timeout.Stop()
 	select {
 	case h.slots <- struct{}{}:
 		began := time.Now()
@@ -189,7 +189,7 @@ func (h *hasher) acquire(ctx context.Context) (release func(), err error) {
 				<-h.slots
 			}
 		}, nil
-	case <-patience.C:
+	case <-timeout.C:
 		err = errBusy
 	case <-ctx.Done():
 		err = ctx.Err()
@@ -213,7 +213,7 @@ func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 }
 
 // matches reports whether the password has the hash. With an empty hash it does the
-// same work and reports false: time must not tell that there is no such account.
+// same work and reports false: the time that it takes must not show that there is no such account.
 func (h *hasher) matches(ctx context.Context, password, hash string) (bool, error) {
 	release, err := h.acquire(ctx)
 	if err != nil {

@@ -48,7 +48,7 @@ func newPlaces(st *store, secret []byte) *places {
 
 // readKey makes the key for places of the server's secret and of what is this
 // database's own: without a secret, a copy of the database has all that it takes to try
-// addresses. With another secret the places are forgotten and learned anew.
+// addresses. With another secret the places are forgotten and learned again.
 func (p *places) readKey(ctx context.Context) error {
 	var salt string
 	if err := p.db.Pool().QueryRow(ctx, schema.SelectPlaceSalt).Scan(&salt); err != nil {

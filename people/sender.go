@@ -49,7 +49,7 @@ const (
 )
 
 // queuedCode is a code and how it is sent. A dummy goes through the queue like any
-// other and is thrown away at the end: a full queue must not tell either.
+// other and is thrown away at the end: a full queue must not show it either.
 type queuedCode struct {
 	sender Sender
 	code   Code

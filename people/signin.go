@@ -73,7 +73,7 @@ func (s *Service) signIn(ctx context.Context, p Proof, from Client) (tokens *Tok
 
 // recheckProof locks the account and returns nil if the proof is one of it. The password
 // may have been changed, or the identity unlinked, since the proof was checked: who
-// changes a password because another knows it is told that all others are signed out.
+// changes a password because another knows it relies on all others being signed out.
 func (s *Service) recheckProof(ctx context.Context, account string, p Proof) error {
 	switch err := s.lock(ctx, account); {
 	case errors.Is(err, errTokenRefused):

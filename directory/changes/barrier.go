@@ -24,7 +24,7 @@ import (
 //
 //   - A follower listens on askChannel and then takes a shared advisory lock, for as
 //     long as its session lasts, both before it first reads the feed (RegisterFollower). So the
-//     locks tell who follows, and nobody has to clear up after one that is gone.
+//     locks show who follows, and nobody has to clear up after one that is gone.
 //   - The asker notifies askChannel with a nonce, after its commit.
 //   - A follower that was notified reads the feed once more, which finds all that was
 //     committed before, applies it, and notifies appliedChannel with the nonce and its
@@ -94,7 +94,7 @@ func NewBarrier(pool *pgxpool.Pool, log *slog.Logger) *Barrier {
 	return &Barrier{pool: pool, log: log, waiting: map[string]chan int32{}, listening: make(chan struct{})}
 }
 
-// Start listens to answers until Stop, and connects anew when the connection is lost. To
+// Start listens to answers until Stop, and connects again when the connection is lost. To
 // start what is started does nothing.
 func (b *Barrier) Start(ctx context.Context) {
 	b.mu.Lock()

@@ -13,7 +13,7 @@ import (
 )
 
 // Block keeps the peer from writing to the person and from asking. A request of
-// theirs is gone. They are not told.
+// theirs is gone. They are not notified.
 func (s *Service) Block(ctx context.Context, me, peer string) error {
 	return s.changeRelation(ctx, me, peer, Block, func(ctx context.Context, r Relation, _ bool) error {
 		n, err := s.db.Count(ctx, schema.CountBlocks, me)

@@ -105,8 +105,8 @@ type contactNotice struct {
 }
 
 // changeRelation runs fn in a transaction in which neither side's contacts change
-// otherwise, if the table lets the person take the action with the peer. fn is
-// told the relation and whether the peer has blocked the person.
+// otherwise, if the table lets the person take the action with the peer. fn gets
+// the relation and whether the peer has blocked the person.
 func (s *Service) changeRelation(ctx context.Context, me, peer string, action Action, fn func(ctx context.Context, r Relation, blocked bool) error) error {
 	if me == peer {
 		return May(Self, action)
@@ -140,7 +140,7 @@ func (s *Service) changeRelation(ctx context.Context, me, peer string, action Ac
 
 // Ask asks the peer to become a contact. If the peer has asked already, both are
 // contacts now and it returns true. Whether the peer exists, or has blocked the
-// person, is not told: the request is noted for the person all the same.
+// person, is not shown: the request is noted for the person all the same.
 func (s *Service) Ask(ctx context.Context, me, peer, note string) (contacts bool, err error) {
 	if err := displaytext.Check("A note", note); err != nil {
 		return false, err
@@ -208,7 +208,7 @@ func (s *Service) Accept(ctx context.Context, me, peer string) error {
 }
 
 // EndRequest declines the peer's request, or withdraws one's own. Who has asked is
-// told; who was asked sees the request go.
+// notified; who was asked sees the request go.
 func (s *Service) EndRequest(ctx context.Context, me, peer string) error {
 	end := func(ctx context.Context, r Relation, _ bool) error {
 		if _, err := s.db.Exec(ctx, "end request", schema.DeleteContactPair, me, peer); err != nil {
@@ -249,7 +249,7 @@ func (s *Service) SetRemark(ctx context.Context, me, peer, remark string) (f *Fr
 	return f, err
 }
 
-// Remove ends being contacts, for both sides. The removed one is not told.
+// Remove ends being contacts, for both sides. The removed one is not notified.
 func (s *Service) Remove(ctx context.Context, me, peer string) error {
 	return s.changeRelation(ctx, me, peer, Remove, func(ctx context.Context, _ Relation, _ bool) error {
 		if _, err := s.db.Exec(ctx, "remove contact", schema.DeleteContactPair, me, peer); err != nil {

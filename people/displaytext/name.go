@@ -67,9 +67,9 @@ func belongsToSign(runes []rune) bool {
 	case zeroJoin, zeroNonJoin:
 		return norm.NFC.PropertiesString(string(before[len(before)-1])).CCC() == viramaClass
 	case cancelTag:
-		for i := len(before) - 1; i >= 0; i-- {
-			if before[i] < firstTag || before[i] >= cancelTag {
-				return before[i] == blackFlag && i < len(before)-1
+		for i, c := range slices.Backward(before) {
+			if c < firstTag || c >= cancelTag {
+				return c == blackFlag && i < len(before)-1
 			}
 		}
 	}

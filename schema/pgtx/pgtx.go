@@ -130,11 +130,11 @@ func Close(ctx context.Context, pool *pgxpool.Pool) {
 		defer close(closed)
 		pool.Close()
 	}()
-	patience := time.NewTimer(closeTimeout)
-	defer patience.Stop()
+	timeout := time.NewTimer(closeTimeout)
+	defer timeout.Stop()
 	select {
 	case <-closed:
-	case <-patience.C:
+	case <-timeout.C:
 	case <-ctx.Done():
 	}
 }
