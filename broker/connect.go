@@ -114,7 +114,7 @@ func (e *endpoint) connect(c *conn, door string) error {
 	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connect, Remaining: len(body)}}
 	body = bytes.Clone(body)
 	if c.raw.Bridge() {
-		body[packet.LevelAt(body)] = c.raw.ProtocolLevel() // Mochi does not know of bridges
+		body[packet.ProtocolLevelOffset(body)] = c.raw.ProtocolLevel() // Mochi does not know of bridges
 	}
 	if err := pk.ConnectDecode(body); err != nil {
 		return fmt.Errorf("decode CONNECT: %w", err)

@@ -65,7 +65,7 @@ func (cs *connections) takeOver(c *conn) {
 			return
 		}
 		other := held.(*conn) //nolint:forcetypeassert // bySession holds nothing else
-		if other.After(c.Conn) {
+		if other.AttachedAfter(c.Conn) {
 			cs.retire(c)
 			return
 		}

@@ -45,7 +45,7 @@ func (e *endpoint) read(c *conn) error {
 
 // handle deals with one packet. An error ends the connection [MQTT-4.13.1-1].
 func (e *endpoint) handle(c *conn, head byte, body []byte) error {
-	if err := packet.CheckHead(head); err != nil {
+	if err := packet.CheckFirstByte(head); err != nil {
 		return err
 	}
 	switch head >> 4 {
@@ -151,7 +151,7 @@ var errWrongAck = packets.Code{
 
 // handleAck takes in an acknowledgement of a message to the client.
 func (e *endpoint) handleAck(c *conn, head byte, body []byte) error {
-	id, failed, err := packet.Ack(packet.Type(head>>4), body, c.v5.Load())
+	id, failed, err := packet.ParseAck(packet.Type(head>>4), body, c.v5.Load())
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (e *endpoint) handleAck(c *conn, head byte, body []byte) error {
 
 // handlePubrel finishes a QoS 2 publish of the client.
 func (e *endpoint) handlePubrel(c *conn, body []byte) error {
-	id, _, err := packet.Ack(packet.Pubrel, body, c.v5.Load())
+	id, _, err := packet.ParseAck(packet.Pubrel, body, c.v5.Load())
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func (e *Engine) Deliver(recs []*msglog.Record) {
 		to := chat.ParseTopic(part[0].To)
 		if to.Kind == chat.KindGroup {
 			e.deliverRun(part[0].To, false, part, now, allGroups)
-			e.limits.HelpWrite(&e.helper)
+			e.limits.WriteSome(&e.helper)
 			continue
 		}
 		// The recipient first: a session that subscribes to both gets it there.

@@ -86,7 +86,7 @@ type Engine struct {
 
 	// Used by Deliver only.
 	run         run
-	helper      outbox.Helper
+	helper      outbox.WriteHelper
 	recentFIFO  []*entry // one for each remembered message, oldest first
 	recentBytes int64
 

@@ -11,30 +11,30 @@ import (
 	"time"
 )
 
-// certCheckEvery is how often, at most, a handshake looks whether the files have
-// changed.
-const certCheckEvery = time.Second
+// certCheckInterval is the shortest time between two checks of the files for
+// changes.
+const certCheckInterval = time.Second
 
-// CertReloader serves a certificate from files and takes up new files, as an
-// ACME client or a Kubernetes secret puts them there, at a later handshake. It
-// needs no goroutine and no signal. Files that do not fit together, or cannot be
-// read, are logged, and the certificate before them stays in use.
+// CertReloader serves a certificate from files. A later handshake loads new
+// files, such as an ACME client or a Kubernetes secret writes. It needs no
+// goroutine and no signal. Files that do not match or cannot be read are logged,
+// and the previous certificate stays in use.
 type CertReloader struct {
 	certFile, keyFile string
 	log               *slog.Logger
 
 	cert atomic.Pointer[tls.Certificate]
 
-	mu      sync.Mutex // guards what follows; held while files are read
-	checked time.Time
-	seen    [2]fileVersion // of the files that were tried last
+	mu         sync.Mutex // guards what follows; held while files are read
+	lastCheck  time.Time
+	triedFiles [2]fileVersion // the versions of both files at the last attempt
 }
 
-// fileVersion tells one content of a file from another without reading it.
+// fileVersion identifies the content of a file without reading it.
 type fileVersion struct {
 	modified time.Time
 	size     int64
-	info     os.FileInfo // for os.SameFile: a file may be replaced by one of equal age
+	info     os.FileInfo // for os.SameFile: a file may be replaced by one with the same time and size
 }
 
 // NewCertReloader loads the certificate chain and the private key, both PEM. It
@@ -47,26 +47,27 @@ func NewCertReloader(certFile, keyFile string, log *slog.Logger) (*CertReloader,
 		log = slog.New(slog.DiscardHandler)
 	}
 	r := &CertReloader{certFile: certFile, keyFile: keyFile, log: log}
-	if _, err := r.refresh(time.Now()); err != nil {
+	if _, err := r.reloadIfChanged(time.Now()); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
 // TLSConfig returns a server configuration with the reloaded certificate, TLS
-// 1.2 and 1.3, and otherwise Go's defaults, which are kept up to date with the
-// field. No ALPN protocol is demanded, as MQTT clients offer none or various.
+// 1.2 and 1.3, and Go's defaults otherwise. It requires no ALPN protocol,
+// since MQTT clients offer none or various ones.
 func (r *CertReloader) TLSConfig() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: r.GetCertificate}
 }
 
-// GetCertificate is for tls.Config.GetCertificate.
+// GetCertificate implements tls.Config.GetCertificate.
 func (r *CertReloader) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	// One handshake looks; the others go on with what there is.
+	// One handshake checks the files; concurrent ones use the current
+	// certificate.
 	if r.mu.TryLock() {
 		defer r.mu.Unlock()
-		if now := time.Now(); now.Sub(r.checked) >= certCheckEvery {
-			changed, err := r.refresh(now)
+		if now := time.Now(); now.Sub(r.lastCheck) >= certCheckInterval {
+			changed, err := r.reloadIfChanged(now)
 			switch {
 			case err != nil:
 				r.log.Error("the TLS certificate on disk cannot be used, the one before stays", "error", err.Error())
@@ -78,26 +79,26 @@ func (r *CertReloader) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, e
 	return r.cert.Load(), nil
 }
 
-// refresh loads the files if they have changed since they were last tried, so
+// reloadIfChanged loads the files if they have changed since they were last tried, so
 // that a broken pair is reported once.
-func (r *CertReloader) refresh(now time.Time) (changed bool, err error) {
-	r.checked = now
+func (r *CertReloader) reloadIfChanged(now time.Time) (changed bool, err error) {
+	r.lastCheck = now
 	var versions [2]fileVersion
 	for i, name := range []string{r.certFile, r.keyFile} {
 		info, err := os.Stat(name)
 		if err != nil {
-			if r.seen[i].info == nil && r.cert.Load() != nil {
-				return false, nil // gone, and reported
+			if r.triedFiles[i].info == nil && r.cert.Load() != nil {
+				return false, nil // the file is missing, which is reported
 			}
-			r.seen[i] = fileVersion{}
+			r.triedFiles[i] = fileVersion{}
 			return false, fmt.Errorf("load TLS certificate: %w", err)
 		}
 		versions[i] = fileVersion{modified: info.ModTime(), size: info.Size(), info: info}
 	}
-	if versions[0].same(r.seen[0]) && versions[1].same(r.seen[1]) {
+	if versions[0].same(r.triedFiles[0]) && versions[1].same(r.triedFiles[1]) {
 		return false, nil
 	}
-	r.seen = versions
+	r.triedFiles = versions
 	cert, err := tls.LoadX509KeyPair(r.certFile, r.keyFile)
 	if err != nil {
 		return false, fmt.Errorf("load TLS certificate %s with key %s: %w", r.certFile, r.keyFile, err)

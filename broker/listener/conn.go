@@ -7,37 +7,37 @@ import (
 	"syscall"
 )
 
-// Conn is a connection that has passed a door's guard: a byte stream of MQTT
-// that begins with a whole CONNECT. It is read by one goroutine; Write, Close
-// and the deadlines may be called from others. Write blocks as the socket does;
-// over WebSocket it sends p as binary messages of at most 65,535 bytes, so many
+// Conn is a connection that has passed a listener's guard: a byte stream of MQTT
+// that begins with a whole CONNECT. One goroutine reads it; others may call
+// Write, Close and the deadline methods. Write blocks as the socket does; over
+// WebSocket it sends p as binary messages of at most 65,535 bytes, so many
 // packets belong into one call.
 type Conn struct {
 	// Conn is the stream behind the guard: TCP, TLS or WebSocket.
 	net.Conn
 
-	door   *door
-	socket net.Conn // the TCP connection at the bottom, to be closed without ceremony
+	server *server
+	socket net.Conn // the underlying TCP connection, to be closed without a TLS or WebSocket close
 	stream *stream  // the WebSocket, or nil
 
-	replay []byte // the rest of the CONNECT that the guard has read; nil soon after
+	replay []byte // the CONNECT that the guard has read, until Read has returned it
 	frames framer
-	failed bool // a malformed length was met: only the reader knows
+	failed bool // a malformed length was found; used by the reading goroutine only
 
 	level   byte
 	bridge  bool
 	counted bool           // counted by address in the Limiter
-	remote  netip.AddrPort // the client, as far as it is known to be trusted
+	remote  netip.AddrPort // the client's address, if a trusted source gives it
 	token   string
 
-	rest func() error // see Continue
+	continuation func() error // see Continue
 }
 
-// Continue tells the door how to go on with the connection once the Handler has
-// returned nil: rest is run, as a part of the Handler, on a goroutine of its own. The
-// stack that the Handler needed is given back then, and that of a connection which
-// mostly waits stays small. Only the Handler's goroutine may call Continue.
-func (c *Conn) Continue(rest func() error) { c.rest = rest }
+// Continue makes the listener run rest on a new goroutine once the Handler has
+// returned nil. rest counts as a part of the Handler. The Handler's large stack is
+// freed then, and a connection that mostly waits has a small one. Only the Handler's
+// goroutine may call Continue.
+func (c *Conn) Continue(rest func() error) { c.continuation = rest }
 
 // Read reads the client's stream. It returns ErrMalformed, after the packets
 // before it, at a remaining length of more than four bytes.
@@ -45,7 +45,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if c.replay != nil {
 		n := copy(p, c.replay)
 		if c.replay = c.replay[n:]; len(c.replay) == 0 {
-			c.replay = nil // free the CONNECT with its token
+			c.replay = nil // frees the CONNECT with its token
 		}
 		return n, nil
 	}
@@ -55,7 +55,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if whole, ok := c.frames.scan(p[:n]); !ok {
 		c.failed = true
-		c.door.meter.framing.Inc()
+		c.server.meter.framing.Inc()
 		if whole == 0 {
 			return 0, errFraming
 		}
@@ -66,8 +66,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 var errFraming = fmt.Errorf("%w: remaining length of more than four bytes", ErrMalformed)
 
-// RemoteAddr returns the client's address: what a trusted proxy said it is, else
-// the peer's. The port is 0 where a proxy did not tell it.
+// RemoteAddr returns the client's address: the one that a trusted proxy has
+// sent, else the peer's. The port is 0 if the proxy did not send it.
 func (c *Conn) RemoteAddr() net.Addr {
 	if c.remote.IsValid() {
 		return net.TCPAddrFromAddrPort(c.remote)
@@ -84,8 +84,8 @@ func (c *Conn) ClientIP() netip.Addr { return c.remote.Addr() }
 func (c *Conn) ProtocolLevel() byte { return c.level }
 
 // Bridge reports whether the client has set bit 7 of the protocol level, as
-// Mosquitto's bridges do with MQTT 3.1 and 3.1.1: what it publishes is not to come
-// back to it. The bit is there in the CONNECT that is read, too.
+// Mosquitto's bridges do with MQTT 3.1 and 3.1.1. Such a client must not receive
+// its own messages. The CONNECT that Read returns has the bit too.
 func (c *Conn) Bridge() bool { return c.bridge }
 
 // WebSocket reports whether the client speaks MQTT over WebSocket.
@@ -95,16 +95,16 @@ func (c *Conn) WebSocket() bool { return c.stream != nil }
 // Bearer" or else from the query parameter access_token, or "".
 func (c *Conn) Token() string { return c.token }
 
-// ForgetToken lets go of the token when it has been used, so that a connection
-// of many hours does not hold it. Only the Handler's goroutine may call Token
-// and ForgetToken.
+// ForgetToken drops the token after its use, so that a long connection does
+// not keep it in memory. Only the Handler's goroutine may call Token and
+// ForgetToken.
 func (c *Conn) ForgetToken() { c.token = "" }
 
-// DirectSocket returns the TCP socket of a connection whose client gets what Write is given as it
-// is, for writes that must not wait, or nil if TLS or WebSocket stand between.
+// DirectSocket returns the TCP socket if Write's bytes go to the client unchanged, for writes
+// that must not block. It returns nil with TLS or WebSocket.
 func (c *Conn) DirectSocket() syscall.RawConn {
 	conn := c.Conn
-	if p, ok := conn.(*prefixed); ok {
+	if p, ok := conn.(*prefixedConn); ok {
 		conn = p.Conn
 	}
 	if conn != c.socket {
@@ -121,13 +121,13 @@ func (c *Conn) DirectSocket() syscall.RawConn {
 	return raw
 }
 
-// prefixed is a connection whose first bytes have been read already.
-type prefixed struct {
+// prefixedConn is a connection whose first bytes have been read already.
+type prefixedConn struct {
 	net.Conn
 	prefix []byte
 }
 
-func (p *prefixed) Read(b []byte) (int, error) {
+func (p *prefixedConn) Read(b []byte) (int, error) {
 	if len(p.prefix) > 0 {
 		n := copy(b, p.prefix)
 		if p.prefix = p.prefix[n:]; len(p.prefix) == 0 {

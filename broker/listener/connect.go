@@ -7,45 +7,45 @@ import (
 )
 
 const (
-	// connectMin is the size of the smallest CONNECT, its fixed header included
-	// (3.1.1 with an empty client id). So many bytes can be read without knowing
-	// anything and without touching the packet after it, and they hold the
-	// protocol's name and level even behind a length of four bytes.
-	connectMin = 14
-	// connectFirst is how much is allocated for a CONNECT that announces more.
-	// Most, with their token, fit.
-	connectFirst = 1 << 10
+	// minConnectSize is the size of the smallest CONNECT, its fixed header included
+	// (3.1.1 with an empty client id). So many bytes can be read without reading
+	// into the next packet. They contain the protocol's name and level even if
+	// the length takes four bytes.
+	minConnectSize = 14
+	// connectInitialBuffer is the buffer's first size for a longer CONNECT.
+	// Most packets fit, with their token.
+	connectInitialBuffer = 1 << 10
 
 	typeConnect = 0x10 // packet type 1 with its flags, which must be 0
 
-	// bridgeBit is set in the protocol level by Mosquitto's bridges, of MQTT 3.1
-	// and 3.1.1: what such a client publishes is not to come back to it.
+	// bridgeBit is set in the protocol level by Mosquitto's bridges, with MQTT
+	// 3.1 and 3.1.1. Such a client must not receive its own messages.
 	bridgeBit = 0x80
 )
 
-// unsupportedLevel is the CONNACK for a protocol level that we do not speak:
-// return code 1 in the form of 3.1.1 (section 3.1.2.2), which is what clients
-// that probe for a level, such as mosquitto's bridge, understand.
-var unsupportedLevel = []byte{0x20, 0x02, 0x00, 0x01}
+// connackUnsupportedLevel is the CONNACK for an unsupported protocol level:
+// return code 1 in the form of 3.1.1 (section 3.1.2.2). Clients that probe for
+// a level, such as Mosquitto's bridge, understand it.
+var connackUnsupportedLevel = []byte{0x20, 0x02, 0x00, 0x01}
 
 var (
 	nameMQTT   = []byte{0, 4, 'M', 'Q', 'T', 'T'}
 	nameMQIsdp = []byte{0, 6, 'M', 'Q', 'I', 's', 'd', 'p'}
 )
 
-// readConnect reads one CONNECT from r, exactly: what follows it stays unread.
-// It returns the whole packet and the protocol level, the bridgeBit with it. It looks at no more than
-// is needed to know that the packet is worth its memory; Mochi decodes the rest.
+// readConnect reads exactly one CONNECT from r. It returns the whole packet and the protocol
+// level, with the bridgeBit. It checks only the size, the protocol name and the level, before it
+// allocates memory; Mochi decodes the rest.
 //
-// With ErrProtocolLevel the whole packet has been read, so that an answer is not
-// lost in a reset.
+// With ErrProtocolLevel the whole packet has been read. Otherwise the
+// connection's end would be a reset, and the answer could be lost.
 func readConnect(r io.Reader, limit int) (packet []byte, level byte, err error) {
-	first := make([]byte, connectMin)
+	first := make([]byte, minConnectSize)
 	var total int
 	for have := 0; have < len(first); {
 		n, err := r.Read(first[have:])
 		if n == 0 && err != nil {
-			return nil, 0, fmt.Errorf("read CONNECT: %w", unexpected(err, have))
+			return nil, 0, fmt.Errorf("read CONNECT: %w", unexpectedEOF(err, have))
 		}
 		have += n
 		if total, err = connectSize(first[:have], limit); err != nil {
@@ -57,12 +57,12 @@ func readConnect(r io.Reader, limit int) (packet []byte, level byte, err error) 
 		return nil, 0, err
 	}
 
-	packet = make([]byte, len(first), min(total, max(connectFirst, len(first))))
+	packet = make([]byte, len(first), min(total, max(connectInitialBuffer, len(first))))
 	copy(packet, first)
 	for len(packet) < total {
 		if len(packet) == cap(packet) {
-			// Doubles what has arrived, so a peer that announces much and sends
-			// little holds little.
+			// The buffer doubles as bytes arrive, so a peer that announces much
+			// and sends little takes little memory.
 			grown := make([]byte, len(packet), min(total, 2*cap(packet)))
 			copy(grown, packet)
 			packet = grown
@@ -70,7 +70,7 @@ func readConnect(r io.Reader, limit int) (packet []byte, level byte, err error) 
 		n, err := r.Read(packet[len(packet):cap(packet)])
 		packet = packet[:len(packet)+n]
 		if n == 0 && err != nil {
-			return nil, 0, fmt.Errorf("read CONNECT: %w", unexpected(err, len(packet)))
+			return nil, 0, fmt.Errorf("read CONNECT: %w", unexpectedEOF(err, len(packet)))
 		}
 	}
 	if !known {
@@ -79,8 +79,8 @@ func readConnect(r io.Reader, limit int) (packet []byte, level byte, err error) 
 	return packet, level, nil
 }
 
-// connectSize checks the fixed header as far as it is there and returns the size
-// of the whole packet, or 0 as long as that is not known.
+// connectSize checks the bytes of the fixed header that have come. It returns
+// the size of the whole packet, or 0 if that is not known yet.
 func connectSize(p []byte, limit int) (int, error) {
 	if len(p) > 0 && p[0] != typeConnect {
 		return 0, ErrNotConnect
@@ -97,7 +97,7 @@ func connectSize(p []byte, limit int) (int, error) {
 		if value > limit {
 			return 0, fmt.Errorf("%w: %d bytes, %d allowed", ErrConnectTooLarge, value, limit)
 		}
-		if 1+i+value < connectMin {
+		if 1+i+value < minConnectSize {
 			return 0, fmt.Errorf("%w: a CONNECT of %d bytes", ErrMalformed, 1+i+value)
 		}
 		return 1 + i + value, nil
@@ -106,7 +106,7 @@ func connectSize(p []byte, limit int) (int, error) {
 }
 
 // connectLevel finds the protocol's name and level in the first connectMin bytes
-// of a CONNECT. known tells whether Mochi speaks that level, or would without the
+// of a CONNECT. known reports whether Mochi supports that level, without the
 // bridgeBit.
 func connectLevel(first []byte) (level byte, known bool, err error) {
 	body := 1
@@ -123,9 +123,8 @@ func connectLevel(first []byte) (level byte, known bool, err error) {
 	return 0, false, ErrProtocolName
 }
 
-// unexpected turns the end of a stream inside a packet into
-// io.ErrUnexpectedEOF.
-func unexpected(err error, have int) error {
+// unexpectedEOF replaces io.EOF inside a packet by io.ErrUnexpectedEOF.
+func unexpectedEOF(err error, have int) error {
 	if err == io.EOF && have > 0 { //nolint:errorlint // an io.Reader returns io.EOF itself
 		return io.ErrUnexpectedEOF
 	}

@@ -26,8 +26,8 @@ func (g *greedy) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Guards against memory being given for an announcement: what is allocated at
-// most doubles what has arrived.
+// Guards against memory that is allocated for an announced size. At most twice
+// the received bytes are allocated.
 func TestConnectBufferGrowsWithWhatArrives(t *testing.T) {
 	t.Parallel()
 	announce := append([]byte{0x10, 0x80, 0x80, 0x08}, 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60) // 128 KiB
@@ -36,15 +36,15 @@ func TestConnectBufferGrowsWithWhatArrives(t *testing.T) {
 		if _, _, err := readConnect(g, 128<<10); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Fatalf("%d bytes arrived: %v", arrived, err)
 		}
-		if limit := max(connectFirst, arrived); g.asked > limit {
+		if limit := max(connectInitialBuffer, arrived); g.asked > limit {
 			t.Errorf("%d bytes arrived, room for %d more was made; want at most %d", arrived, g.asked, limit)
 		}
 	}
 }
 
-// FuzzReadConnect holds the guard against any first bytes: it never panics, it
-// never takes a byte behind the packet, and what it lets through is a CONNECT of
-// at most the limit, unchanged. The cuts make no difference.
+// FuzzReadConnect checks the guard with arbitrary first bytes. It never panics
+// and never reads beyond the packet. What it accepts is an unchanged CONNECT
+// within the limit, however the stream is cut.
 func FuzzReadConnect(f *testing.F) {
 	const limit = 2000
 	valid := append([]byte{0x10, 12, 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60, 0, 0}, 0xc0, 0)
@@ -83,8 +83,8 @@ func FuzzReadConnect(f *testing.F) {
 	})
 }
 
-// FuzzFramer holds the framer against a slow, obvious reading of the same
-// stream, however it is cut.
+// FuzzFramer compares the framer with a simple implementation, however the
+// stream is cut.
 func FuzzFramer(f *testing.F) {
 	f.Add([]byte{0xc0, 0, 0x30, 3, 1, 2, 3}, uint8(1))
 	f.Add([]byte{0xc0, 0, 0xc0, 0x80, 0x80, 0x80, 0x80, 0}, uint8(3))
@@ -140,7 +140,7 @@ func wellFramed(data []byte) (int, bool) {
 }
 
 // BenchmarkFramer shows the whole of the guard's cost after the CONNECT: for
-// each packet of 128 bytes, to be held against its share of a system call.
+// each packet of 128 bytes, to be compared with its share of a system call.
 func BenchmarkFramer(b *testing.B) {
 	packet := append([]byte{0x30, 126}, make([]byte, 126)...)
 	read := bytes.Repeat(packet, 16) // 2 KiB, a read of Mochi's

@@ -20,12 +20,12 @@ import (
 	"mynah/internal/waitfor"
 )
 
-func TestForConnections(t *testing.T) {
+func TestMaxConnections(t *testing.T) {
 	t.Parallel()
 	for limit, want := range map[int]int{
 		0: 0, 1: 1, 300: 150, 512: 256, 1024: 768, 4096: 3687, 20_000: 18_000, 1 << 20: 1<<20 - 104_857,
 	} {
-		if got := listener.ForConnections(limit); got != want {
+		if got := listener.MaxConnections(limit); got != want {
 			t.Errorf("of %d: %d for connections, want %d", limit, got, want)
 		}
 	}
@@ -52,9 +52,9 @@ func descriptor(tb testing.TB, d *listener.Descriptors, name string) int {
 }
 
 // Guards against connections that take the last file descriptors, from which the
-// message log does not recover: silent ones, idle ones of HTTP and WebSockets count
-// together. Who is there is served, the operators get in, and whoever goes makes
-// room, once.
+// message log does not recover. Silent MQTT connections, idle HTTP connections and
+// WebSockets count together. Open connections are served, operators can still
+// connect, and each closed connection makes room for exactly one.
 func TestDescriptorsAreShared(t *testing.T) {
 	t.Parallel()
 	const most = 4
@@ -132,9 +132,8 @@ func TestDescriptorsAreShared(t *testing.T) {
 	open(0)
 }
 
-// Guards against an HTTP server that ends for good at an Accept that fails: net/http
-// by itself goes on after too many open files, but not when the kernel is out of
-// memory.
+// Guards against an HTTP server that ends at a failed Accept. net/http itself
+// continues after too many open files, but not when the kernel is out of memory.
 func TestHTTPSurvivesAccept(t *testing.T) {
 	t.Parallel()
 	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {

@@ -22,10 +22,11 @@ var (
 	// MQTT nor MQIsdp.
 	ErrProtocolName = errors.New("unknown protocol name")
 	// ErrProtocolLevel is returned when a CONNECT asks for a version of MQTT
-	// other than 3.1, 3.1.1 and 5. The client has been told so.
+	// other than 3.1, 3.1.1 and 5. The client has got a CONNACK with that
+	// reason.
 	ErrProtocolLevel = errors.New("unsupported protocol level")
-	// ErrTextMessage is returned when a WebSocket client sends text, where MQTT
-	// wants binary messages (MQTT 5, section 6).
+	// ErrTextMessage is returned when a WebSocket client sends a text message;
+	// MQTT requires binary messages (MQTT 5, section 6).
 	ErrTextMessage = errors.New("a WebSocket text message, where MQTT is binary")
 	// ErrNoPong is returned when a WebSocket peer sent nothing, not even the
 	// answers to two pings.
@@ -38,11 +39,11 @@ var (
 	errAddrFull    = errors.New("too many connections from this address")
 )
 
-// Reasons for which a connection is refused, as the metric's label.
+// Reasons for which a connection is refused: the values of the metric's label.
 const (
 	reasonFull        = "full"         // Limiter: connections overall
 	reasonAddrFull    = "address_full" // Limiter: connections of one address
-	reasonStopping    = "stopping"     // the door takes no more
+	reasonStopping    = "stopping"     // the listener is stopping
 	reasonProxyHeader = "proxy_header" // a trusted proxy's PROXY header is missing or wrong
 	reasonTLS         = "tls"          // the handshake failed
 	reasonTimeout     = "timeout"      // no whole CONNECT in time
@@ -61,7 +62,8 @@ var reasons = []struct {
 	err    error
 	reason string
 }{
-	// A timeout or a close inside a handshake is a timeout or a close.
+	// Checked first: a timeout or a close during a handshake counts as timeout
+	// or closed.
 	{os.ErrDeadlineExceeded, reasonTimeout},
 	{io.EOF, reasonClosed},
 	{io.ErrUnexpectedEOF, reasonClosed},

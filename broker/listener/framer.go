@@ -4,23 +4,24 @@ package listener
 // 5, section 1.5.5).
 const maxRemaining = 268_435_455
 
-// framer follows the packet boundaries of a client's byte stream, to find
-// remaining lengths of more than four bytes. Mochi 2.7.9 bounds the value of a
-// length but not its bytes: it answers c0 80 80 80 80 80 00 as a PINGREQ and
-// reads continuation bytes for as long as they come. The size of packets is left
-// to Mochi's MaximumPacketSize, whose arithmetic cannot wrap.
+// framer tracks the packet boundaries of a client's byte stream, to find
+// remaining lengths of more than four bytes. Mochi 2.7.9 limits the value of a
+// length but not the number of its bytes: it answers c0 80 80 80 80 80 00 as a
+// PINGREQ, and reads continuation bytes as long as they come. Mochi's
+// MaximumPacketSize limits the size of packets; its arithmetic cannot overflow.
 //
-// A length in more bytes than it needs, but at most four, passes: MQTT 3.1.1
-// does not forbid it, and small devices that reserve the bytes beforehand do it.
+// A length that is encoded in more bytes than needed, but at most four, is
+// accepted. MQTT 3.1.1 does not forbid it, and small devices that reserve the
+// bytes beforehand send it.
 type framer struct {
 	body  uint32 // bytes of the current packet still to come
 	value uint32 // the length read so far
 	step  uint8  // 0: a type byte comes next; 1 to 4: that byte of the length
 }
 
-// scan follows p, the next bytes of the stream. If they are well framed, it
-// returns len(p) and true; otherwise the number of leading bytes that belong to
-// whole packets before the malformed one, and false.
+// scan processes p, the next bytes of the stream. If they are well framed, it
+// returns len(p) and true. Otherwise it returns the number of bytes before the
+// malformed packet, and false.
 func (f *framer) scan(p []byte) (int, bool) {
 	start := 0 // where the current packet begins, if it begins in p
 	for i := 0; i < len(p); {

@@ -12,8 +12,8 @@ import (
 	"mynah/internal/waitfor"
 )
 
-// Guards against a guard that loses, repeats or reorders bytes: whatever the
-// cuts, the handler sees the client's stream from its first byte.
+// Guards against lost, repeated or reordered bytes. However the stream is cut,
+// the handler gets the client's stream from its first byte.
 func TestStreamIsWhole(t *testing.T) {
 	t.Parallel()
 	long := connect(4, strings.Repeat("c", 60_000), 60)
@@ -41,8 +41,8 @@ func TestStreamIsWhole(t *testing.T) {
 	}
 }
 
-// Guards against a broker that spends anything on a peer whose first packet is
-// not a CONNECT of reasonable size.
+// Guards against a broker that spends resources on a peer whose first packet
+// is not a CONNECT of reasonable size.
 func TestFirstPacketIsGuarded(t *testing.T) {
 	t.Parallel()
 	badName := connect(4, "abc", 60)
@@ -100,8 +100,8 @@ func TestFirstPacketIsGuarded(t *testing.T) {
 	}
 }
 
-// Guards against connections that are held open for nothing: saying nothing, or
-// a byte now and then, does not move the deadline.
+// Guards against connections that stay open without a CONNECT. A silent peer,
+// or one that sends a byte now and then, does not extend the deadline.
 func TestFirstPacketDeadline(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"silent", "slow loris"} {
@@ -128,12 +128,12 @@ func TestFirstPacketDeadline(t *testing.T) {
 // Guards against the first-packet deadline staying on the connection.
 func TestDeadlineEndsWithTheFirstPacket(t *testing.T) {
 	t.Parallel()
-	l := startTCP(t, listener.TCPConfig{Guard: listener.Guard{Handler: echo, FirstPacketTimeout: patience}})
+	l := startTCP(t, listener.TCPConfig{Guard: listener.Guard{Handler: echo, FirstPacketTimeout: peerDeadline}})
 	conn := dial(t, l.Addr())
 	packet := connect(4, "abc", 60)
 	mustWrite(t, conn, packet)
 	mustRead(t, conn, packet)
-	_ = conn.SetReadDeadline(time.Now().Add(patience + patience/8))
+	_ = conn.SetReadDeadline(time.Now().Add(peerDeadline + peerDeadline/8))
 	if _, err := conn.Read(make([]byte, 1)); !isTimeout(err) {
 		t.Fatalf("the connection ended: %v", err)
 	}
@@ -142,8 +142,8 @@ func TestDeadlineEndsWithTheFirstPacket(t *testing.T) {
 	mustRead(t, conn, pingreq)
 }
 
-// Guards against over-long lengths behind the CONNECT, which Mochi takes: the
-// packets before still count, the connection ends.
+// Guards against over-long lengths after the CONNECT, which Mochi accepts. The
+// packets before still count, and the connection ends.
 func TestOverlongLengthEndsTheConnection(t *testing.T) {
 	t.Parallel()
 	m := listener.NewMetrics()
@@ -168,7 +168,7 @@ func TestOverlongLengthEndsTheConnection(t *testing.T) {
 	mustRead(t, other, pingresp)
 }
 
-// Tells when the framer is not needed any more: Mochi by itself answers a
+// Fails when the framer is no longer needed: Mochi without it answers a
 // PINGREQ whose length has six bytes.
 func TestMochiTakesOverlongLengths(t *testing.T) {
 	t.Parallel()
@@ -187,8 +187,8 @@ func TestMochiTakesOverlongLengths(t *testing.T) {
 	mustRead(t, conn, pingresp)
 }
 
-// Tells if a framer had to bound the size of packets too: Mochi's own bound
-// refuses the largest lengths there are, before it allocates for them.
+// Fails if the framer has to limit the size of packets too: Mochi's limit
+// refuses the largest lengths before it allocates memory.
 func TestMochiBoundsPackets(t *testing.T) {
 	t.Parallel()
 	mochi := newMochi(t)
@@ -203,9 +203,9 @@ func TestMochiBoundsPackets(t *testing.T) {
 	}
 }
 
-// Guards against one client ending the broker: Mochi panics on a truncated MQTT
-// 5 SUBSCRIBE. Everybody else goes on, the session can be cleaned up, and the
-// log has the stack once and no payload.
+// Guards against a client that ends the broker: Mochi panics on a truncated
+// MQTT 5 SUBSCRIBE. All other connections continue, the session can be cleaned
+// up, and the log has the stack once and no payload.
 func TestPanicEndsOneConnection(t *testing.T) {
 	t.Parallel()
 	var (
@@ -263,8 +263,8 @@ func TestPanicEndsOneConnection(t *testing.T) {
 	mustRead(t, other, pingresp)
 }
 
-// Guards against payloads in the log (a panic's value may be anything) and
-// against a clean-up that panics itself.
+// Guards against payloads in the log (a panic's value may contain one) and
+// against a clean-up that panics too.
 func TestPanicValueStaysOutOfTheLog(t *testing.T) {
 	t.Parallel()
 	var logs logBuffer

@@ -24,13 +24,13 @@ import (
 	"mynah/internal/mqttwire"
 )
 
-// wait bounds everything that a test waits for. It is long, since it costs nothing when
-// what is waited for comes.
+// wait bounds every wait of a test. It is long, since a wait costs nothing when the
+// event comes.
 const wait = 30 * time.Second
 
-// patience is a deadline that a peer must keep, or that is to pass while it does nothing:
-// more than what a busy machine may stand still for.
-const patience = 4 * time.Second
+// peerDeadline is a deadline that a peer must keep, or that must pass while it does
+// nothing. It is longer than a busy machine may suspend the process.
+const peerDeadline = 4 * time.Second
 
 // parallel is how many tests run at once where the command line does not say: they mostly
 // wait for time to pass.
@@ -86,7 +86,7 @@ var (
 	panicPacket = []byte{0x82, 6, 0, 1, 0, 0, 1, 'a'}           // a truncated MQTT 5 SUBSCRIBE
 )
 
-// echo is a Handler that sends back what it reads, the CONNECT too.
+// echo is a Handler that sends back what it reads, including the CONNECT.
 func echo(_ string, c *listener.Conn) error {
 	_, err := io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
 	return err
@@ -110,7 +110,7 @@ func mochiHandler(s *mqtt.Server) listener.Handler {
 	return func(id string, c *listener.Conn) error { return s.EstablishConnection(id, c) }
 }
 
-// startTCP starts a TCP door on a free port and stops it after the test.
+// startTCP starts a TCP listener on a free port and stops it after the test.
 func startTCP(tb testing.TB, cfg listener.TCPConfig) *listener.TCP {
 	tb.Helper()
 	if cfg.Addr == "" {
@@ -172,7 +172,7 @@ func mustRead(tb testing.TB, r io.Reader, want []byte) {
 	}
 }
 
-// mustEnd wants the other side to close without sending anything more.
+// mustEnd fails the test unless the peer closes without sending anything more.
 func mustEnd(tb testing.TB, r io.Reader) {
 	tb.Helper()
 	got, err := io.ReadAll(r)

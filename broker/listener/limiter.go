@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// Limiter bounds the connections that are open at the same time, overall and
-// from one remote address. Doors that are given the same Limiter share its
-// bounds. An IPv6 client is told by its /64, since one host has all of it.
+// Limiter bounds the number of open connections, in total and from one remote
+// address. Listeners with the same Limiter share its bounds. An IPv6 client
+// counts by its /64, since one host has all of it.
 type Limiter struct {
 	max     int
 	perAddr int
@@ -23,8 +23,8 @@ func NewLimiter(maxConns, maxPerAddr int) *Limiter {
 	return &Limiter{max: maxConns, perAddr: maxPerAddr, addrs: make(map[netip.Addr]int)}
 }
 
-// take counts one more connection, unless there are too many.
-func (l *Limiter) take() bool {
+// acquire counts one more connection, unless there are too many.
+func (l *Limiter) acquire() bool {
 	if l == nil || l.max <= 0 {
 		return true
 	}
@@ -37,8 +37,8 @@ func (l *Limiter) take() bool {
 	return true
 }
 
-// give takes back one take.
-func (l *Limiter) give() {
+// release undoes one acquire.
+func (l *Limiter) release() {
 	if l == nil || l.max <= 0 {
 		return
 	}
@@ -47,9 +47,9 @@ func (l *Limiter) give() {
 	l.open--
 }
 
-// takeAddr counts one more connection from a, unless there are too many. An
+// acquireAddr counts one more connection from a, unless there are too many. An
 // unknown address (a Unix socket) is not counted.
-func (l *Limiter) takeAddr(a netip.Addr) bool {
+func (l *Limiter) acquireAddr(a netip.Addr) bool {
 	if l == nil || l.perAddr <= 0 || !a.IsValid() {
 		return true
 	}
@@ -63,8 +63,8 @@ func (l *Limiter) takeAddr(a netip.Addr) bool {
 	return true
 }
 
-// giveAddr takes back one takeAddr.
-func (l *Limiter) giveAddr(a netip.Addr) {
+// releaseAddr undoes one acquireAddr.
+func (l *Limiter) releaseAddr(a netip.Addr) {
 	if l == nil || l.perAddr <= 0 || !a.IsValid() {
 		return
 	}

@@ -1,14 +1,14 @@
-// Package listener holds Mynah's own doors for MQTT: TCP, TLS and WebSocket.
-// A door hands a guarded connection to a [Handler], which runs Mochi's
-// EstablishConnection on it.
+// Package listener implements the MQTT listeners: TCP, TLS and WebSocket. A
+// listener checks each new connection and passes it to a [Handler]. Make one
+// with [NewTCP] or [NewWebSocket]; all configurations contain a [Guard].
 //
-// It guarantees, for every connection and before the Handler sees a byte:
+// Before the Handler gets a byte, it guarantees for every connection:
 //
 //   - The first packet is a whole CONNECT of a bounded size and a known
 //     protocol. It came within one deadline that covers the PROXY header, the
 //     TLS handshake and the packet itself, however slowly they were sent.
-//   - Memory grows with what really arrived, not with what a length announced.
-//   - The remote address is the client's, and only a trusted proxy may say so.
+//   - Memory grows with the received bytes, not with an announced length.
+//   - The remote address is the client's, and only a trusted proxy may set it.
 //
 // And while the Handler runs:
 //
@@ -17,10 +17,9 @@
 //   - A panic in the Handler ends its connection only.
 //   - One goroutine serves a connection, over WebSocket too.
 //
-// All doors together, an HTTP server's too, leave the process file descriptors for
-// what cannot go on without: see [Descriptors]. A failing Accept (too many open
-// files) is retried for ever all the same. Stop leaves no connection and no
-// goroutine behind.
+// All listeners together, HTTP included, leave file descriptors for the message log:
+// see [Descriptors]. A failing Accept (too many open files) is retried forever. Stop
+// leaves no connection and no goroutine behind.
 package listener
 
 import (
@@ -42,27 +41,27 @@ const (
 // Handler returns; its error is logged at debug level only.
 type Handler func(id string, c *Conn) error
 
-// Guard is what every door asks of a connection and where it hands it. One
-// Guard value may be copied into several doors, which then share its Limiter
-// and its Metrics.
+// Guard is the common configuration of all listeners: the limits for a new
+// connection, and the Handler that gets it. Several listeners may copy one
+// Guard; they then share its Limiter and its Metrics.
 type Guard struct {
 	// Handler serves the connection. Required. After a panic in it the
-	// connection is closed; whatever else there is to clean up it defers.
+	// connection is closed; the Handler must defer any other clean-up.
 	Handler Handler
-	// FirstPacketTimeout is how long a connection may take, from being accepted,
-	// to have sent the whole of its CONNECT. 0 means DefaultFirstPacketTimeout.
+	// FirstPacketTimeout is how long a connection may take from Accept to the
+	// end of its CONNECT. 0 means DefaultFirstPacketTimeout.
 	FirstPacketTimeout time.Duration
 	// ConnectLimit is the largest remaining length of a CONNECT, in bytes. 0
-	// means DefaultConnectLimit: a will's payload may take the 64 KiB of the
-	// message limit (and no more than 65,535 bytes by its format), which leaves
-	// as much again for the token, will topic, client id and MQTT 5 properties.
+	// means DefaultConnectLimit: a will's payload has at most 65,535 bytes by
+	// its format, and the rest is for the token, will topic, client id and MQTT
+	// 5 properties.
 	ConnectLimit int
 	// Limiter bounds the open connections. nil means no bound.
 	Limiter *Limiter
-	// Metrics counts. nil means nobody looks.
+	// Metrics counts connections. nil means no metrics.
 	Metrics *Metrics
-	// Logger gets refusals at debug level, since a hostile peer decides how many
-	// there are, and failures of ours at warn and error. nil means silence.
+	// Logger gets refusals at debug level, since a hostile peer decides their
+	// number, and our own failures at warn and error. nil means no logging.
 	Logger *slog.Logger
 }
 

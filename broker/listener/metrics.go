@@ -2,7 +2,7 @@ package listener
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics counts connections, by door. It is a [prometheus.Collector].
+// Metrics counts connections, by listener. It is a [prometheus.Collector].
 type Metrics struct {
 	accepted *prometheus.CounterVec
 	refused  *prometheus.CounterVec
@@ -12,7 +12,7 @@ type Metrics struct {
 	accept   *prometheus.CounterVec
 }
 
-// NewMetrics returns a Metrics with every count at zero. Doors that share it
+// NewMetrics returns a Metrics with every count at zero. Listeners that share it
 // are told apart by the label door.
 func NewMetrics() *Metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -51,14 +51,14 @@ func (m *Metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{m.accepted, m.refused, m.open, m.panics, m.framing, m.accept}
 }
 
-// meter is Metrics for one door, with the label looked up.
+// meter is Metrics for one listener, with the label looked up.
 type meter struct {
 	accepted, panics, framing, accept prometheus.Counter
 	open                              prometheus.Gauge
 	refused                           *prometheus.CounterVec
 }
 
-func (m *Metrics) door(id string) *meter {
+func (m *Metrics) meterFor(id string) *meter {
 	return &meter{
 		accepted: m.accepted.WithLabelValues(id),
 		panics:   m.panics.WithLabelValues(id),
@@ -69,4 +69,4 @@ func (m *Metrics) door(id string) *meter {
 	}
 }
 
-func (m *meter) refuse(reason string) { m.refused.WithLabelValues(reason).Inc() }
+func (m *meter) countRefusal(reason string) { m.refused.WithLabelValues(reason).Inc() }

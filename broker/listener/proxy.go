@@ -8,9 +8,9 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// proxyBuffer is how much of a connection is read ahead for a PROXY header, in
-// bytes. It holds a whole header of version 1 (107), which must come in one
-// piece, and one of version 2 without certificates.
+// proxyBuffer is the size in bytes of the buffer for a PROXY header. It holds
+// a whole header of version 1 (107), which must come in one piece, and one of
+// version 2 without certificates.
 const proxyBuffer = 512
 
 // readProxyHeader reads the PROXY header (versions 1 and 2 of HAProxy's
@@ -28,7 +28,7 @@ func (t *TCP) readProxyHeader(c *Conn) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errProxyHeader, err)
 		}
-		c.Conn = &prefixed{Conn: c.Conn, prefix: append([]byte(nil), rest...)}
+		c.Conn = &prefixedConn{Conn: c.Conn, prefix: append([]byte(nil), rest...)}
 	}
 	if !header.Command.IsProxy() {
 		return nil
@@ -38,7 +38,7 @@ func (t *TCP) readProxyHeader(c *Conn) error {
 		return fmt.Errorf("%w: source address %v is not TCP", errProxyHeader, header.SourceAddr)
 	}
 	c.remote = unmapped(source.AddrPort())
-	if !t.door.Limiter.takeAddr(c.remote.Addr()) {
+	if !t.server.Limiter.acquireAddr(c.remote.Addr()) {
 		return errAddrFull
 	}
 	c.counted = true

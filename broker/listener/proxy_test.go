@@ -28,8 +28,8 @@ func proxyHeader(tb testing.TB, version byte, source string) []byte {
 	return p
 }
 
-// Guards against a client that says by itself who it is, and against a proxy
-// whose clients all look the same.
+// Guards against a client that chooses its own address, and against a proxy
+// whose clients all have the proxy's address.
 func TestProxyProtocol(t *testing.T) {
 	t.Parallel()
 	local := append([]byte("\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"), connect(4, "abc", 60)...)
@@ -116,7 +116,7 @@ func TestProxyProtocolBeforeTLS(t *testing.T) {
 	}
 }
 
-// inFront sends a prefix in one piece with the first bytes.
+// inFront sends a prefix in one write with the first bytes.
 type inFront struct {
 	net.Conn
 	prefix []byte

@@ -13,8 +13,8 @@ import (
 
 const (
 	// lingerTime and lingerBytes bound how long, and how much, the socket of a
-	// WebSocket is read on after we said goodbye. Closed with unread bytes it
-	// would be reset, and the peer could lose our last words.
+	// WebSocket is read after our close frame. If it were closed with unread
+	// bytes, TCP would reset it, and the peer could lose the last frames.
 	lingerTime  = time.Second
 	lingerBytes = 256 << 10
 )
@@ -23,15 +23,15 @@ const (
 // messages and share them).
 type stream struct {
 	*wire
-	ws      *websocket.Conn
-	door    *door
-	message io.Reader // the rest of the current message, or nil
-	err     error     // what ended reading; Gorilla must not be asked again
-	left    bool      // the peer has said goodbye, and was answered
+	ws            *websocket.Conn
+	server        *server
+	message       io.Reader // the rest of the current message, or nil
+	err           error     // why reading has ended; Gorilla must not be called again
+	closeReceived bool      // the peer has sent a close frame, which was answered
 }
 
 // Read reads the payload of binary messages. The end of the WebSocket is io.EOF,
-// whatever the peer's reason for it.
+// whatever the close code.
 func (s *stream) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -44,7 +44,7 @@ func (s *stream) Read(p []byte) (int, error) {
 				break
 			}
 			if kind != websocket.BinaryMessage {
-				_ = s.shut(websocket.CloseUnsupportedData)
+				_ = s.closeWith(websocket.CloseUnsupportedData)
 				s.err = ErrTextMessage
 				break
 			}
@@ -64,12 +64,12 @@ func (s *stream) Read(p []byte) (int, error) {
 	return 0, s.err
 }
 
-// fail turns Gorilla's errors into those of a net.Conn.
+// fail converts Gorilla's errors to those of a net.Conn.
 func (s *stream) fail(err error) {
 	s.err = err
 	if ce, ok := errors.AsType[*websocket.CloseError](err); ok {
 		s.err = io.EOF
-		s.left = ce.Code != websocket.CloseAbnormalClosure
+		s.closeReceived = ce.Code != websocket.CloseAbnormalClosure
 	}
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 		s.err = os.ErrDeadlineExceeded // Gorilla hides which error it was
@@ -82,20 +82,20 @@ func (s *stream) fail(err error) {
 // Write writes p as binary messages of at most maxFrame bytes.
 func (s *stream) Write(p []byte) (int, error) { return s.writeData(p) }
 
-// Close says goodbye: 1001 when the door is closing, else 1000. It blocks for
-// closeWait at most. The socket itself is closed by the serving goroutine.
+// Close sends a close frame: 1001 when the listener is closing, else 1000. It
+// blocks for closeTimeout at most. The serving goroutine closes the socket.
 func (s *stream) Close() error {
 	code := websocket.CloseNormalClosure
-	if s.door.refusing() {
+	if s.server.isStopping() {
 		code = websocket.CloseGoingAway
 	}
-	return s.shut(code)
+	return s.closeWith(code)
 }
 
-// linger gives the peer the time to read our last frames and to answer the
-// close frame, before the socket is closed.
+// linger waits until the peer has read our last frames and answered the close
+// frame, before the socket is closed.
 func (s *stream) linger() {
-	if s.left {
+	if s.closeReceived {
 		return
 	}
 	half, ok := s.Conn.(interface{ CloseWrite() error })

@@ -14,15 +14,15 @@ import (
 const (
 	acceptBackoffMin = 5 * time.Millisecond
 	acceptBackoffMax = time.Second
-	// acceptLogEvery is how often a lasting failure to accept is logged.
-	acceptLogEvery = 10 * time.Second
+	// acceptLogInterval is how often a lasting failure to accept is logged.
+	acceptLogInterval = 10 * time.Second
 )
 
-// keepAlive finds a peer whose machine is gone within two minutes, whatever
-// keep-alive its CONNECT asked for.
+// keepAlive finds a peer whose machine is gone within two minutes, independent
+// of the keep-alive in its CONNECT.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
 
-// TCPConfig configures a [TCP] door.
+// TCPConfig configures a [TCP] listener.
 type TCPConfig struct {
 	Guard
 	// ID names the door. "" means "mqtt", or "mqtts" with TLS.
@@ -30,34 +30,33 @@ type TCPConfig struct {
 	// Addr is where to listen, as in net.Listen: ":1883".
 	Addr string
 	// Listener, if not nil, is served instead of one on Addr (socket
-	// activation). The door closes it.
+	// activation). The listener closes it.
 	Listener net.Listener
-	// Descriptors bounds the connections of this door and others together. nil
+	// Descriptors bounds the connections of this listener and others together. nil
 	// means no bound.
 	Descriptors *Descriptors
-	// TLS, if not nil, makes the door speak TLS. See [CertReloader].
+	// TLS, if not nil, makes the listener speak TLS. See [CertReloader].
 	TLS *tls.Config
 	// ProxyProtocol expects a PROXY header, version 1 or 2, on every connection
 	// from TrustedProxies, and takes the client's address from it. From any
-	// other address no header is understood: who sends one is refused, since it
-	// is not a CONNECT.
+	// other address a header is refused, since it is not a CONNECT.
 	ProxyProtocol bool
 	// TrustedProxies are the addresses that ProxyProtocol believes.
 	TrustedProxies []netip.Prefix
 }
 
-// TCP is a door for MQTT over TCP or TLS. TCP_NODELAY and keep-alive are on.
+// TCP is a listener for MQTT over TCP or TLS. TCP_NODELAY and keep-alive are on.
 type TCP struct {
-	door *door
-	cfg  TCPConfig
+	server *server
+	cfg    TCPConfig
 
-	startMu  sync.Mutex // guards ln, and Start against Stop
-	ln       net.Listener
-	stopping chan struct{} // closed by StopAccepting
-	accepted chan struct{} // closed when the accept loop has ended
+	startMu    sync.Mutex // guards ln, and Start against Stop
+	ln         net.Listener
+	stopping   chan struct{} // closed by StopAccepting
+	acceptDone chan struct{} // closed when the accept loop has ended
 }
 
-// NewTCP returns a TCP door, not yet listening. It fails on a contradictory
+// NewTCP returns a TCP listener, not yet listening. It fails on a contradictory
 // configuration.
 func NewTCP(cfg TCPConfig) (*TCP, error) {
 	if cfg.ProxyProtocol && len(cfg.TrustedProxies) == 0 {
@@ -69,11 +68,11 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 			cfg.ID = "mqtts"
 		}
 	}
-	d, err := newDoor(cfg.ID, cfg.Guard)
+	d, err := newServer(cfg.ID, cfg.Guard)
 	if err != nil {
 		return nil, err
 	}
-	return &TCP{door: d, cfg: cfg, stopping: make(chan struct{}), accepted: make(chan struct{})}, nil
+	return &TCP{server: d, cfg: cfg, stopping: make(chan struct{}), acceptDone: make(chan struct{})}, nil
 }
 
 // Start listens and begins to serve. ctx bounds the listening call only. A
@@ -81,7 +80,7 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 func (t *TCP) Start(ctx context.Context) error {
 	t.startMu.Lock()
 	defer t.startMu.Unlock()
-	if t.door.refusing() {
+	if t.server.isStopping() {
 		return ErrStopped
 	}
 	if t.ln != nil {
@@ -92,15 +91,15 @@ func (t *TCP) Start(ctx context.Context) error {
 		lc := net.ListenConfig{KeepAliveConfig: keepAlive}
 		var err error
 		if ln, err = lc.Listen(ctx, "tcp", t.cfg.Addr); err != nil {
-			return fmt.Errorf("listen for %s on %s: %w", t.door.id, t.cfg.Addr, err)
+			return fmt.Errorf("listen for %s on %s: %w", t.server.id, t.cfg.Addr, err)
 		}
 	}
-	t.ln = t.cfg.Descriptors.Listener(ln, t.door.id, 0)
-	go t.accept(t.ln)
+	t.ln = t.cfg.Descriptors.Listener(ln, t.server.id, 0)
+	go t.acceptLoop(t.ln)
 	return nil
 }
 
-// Addr returns the address that the door listens on, or nil before Start.
+// Addr returns the address that the listener listens on, or nil before Start.
 func (t *TCP) Addr() net.Addr {
 	t.startMu.Lock()
 	defer t.startMu.Unlock()
@@ -110,37 +109,37 @@ func (t *TCP) Addr() net.Addr {
 	return t.ln.Addr()
 }
 
-// StopAccepting closes the listening socket and leaves the connections alone,
-// for a stop in which clients are told first.
+// StopAccepting closes the listening socket and keeps the connections, for a
+// stop in which clients first get a DISCONNECT.
 func (t *TCP) StopAccepting() {
 	t.startMu.Lock()
 	defer t.startMu.Unlock()
-	if t.door.refusing() {
+	if t.server.isStopping() {
 		return
 	}
-	t.door.refuse()
+	t.server.stopAccepting()
 	close(t.stopping)
 	if t.ln != nil {
 		_ = t.ln.Close()
 	}
 }
 
-// Stop closes the door and all its connections, and waits until their Handlers
+// Stop closes the listener and all its connections, and waits until their Handlers
 // have returned. When ctx ends before, it returns an error that says how many
 // have not. A second Stop waits again.
 func (t *TCP) Stop(ctx context.Context) error {
 	t.StopAccepting()
 	if t.Addr() != nil {
-		<-t.accepted
+		<-t.acceptDone
 	}
-	return t.door.stop(ctx)
+	return t.server.stop(ctx)
 }
 
-// accept takes connections until StopAccepting. Nothing else ends it: too many
-// open files, a connection that was reset in the queue or a kernel out of memory
-// pass, and a door that closed at them would need an operator.
-func (t *TCP) accept(ln net.Listener) {
-	defer close(t.accepted)
+// acceptLoop accepts connections until StopAccepting. No error ends it: too many
+// open files, a connection that was reset in the queue, or a kernel out of
+// memory are temporary. A listener that closed then would need an operator.
+func (t *TCP) acceptLoop(ln net.Listener) {
+	defer close(t.acceptDone)
 	var (
 		backoff time.Duration
 		logged  time.Time
@@ -149,7 +148,7 @@ func (t *TCP) accept(ln net.Listener) {
 		conn, err := ln.Accept()
 		if err == nil {
 			backoff = 0
-			t.take(conn)
+			t.serveOrRefuse(conn)
 			continue
 		}
 		select {
@@ -157,11 +156,11 @@ func (t *TCP) accept(ln net.Listener) {
 			return
 		default:
 		}
-		t.door.meter.accept.Inc()
+		t.server.meter.accept.Inc()
 		backoff = min(max(2*backoff, acceptBackoffMin), acceptBackoffMax)
-		if now := time.Now(); now.Sub(logged) >= acceptLogEvery {
+		if now := time.Now(); now.Sub(logged) >= acceptLogInterval {
 			logged = now
-			t.door.Logger.Warn("cannot accept a connection, will retry", "door", t.door.id, "error", err.Error(), "retry_in", backoff)
+			t.server.Logger.Warn("cannot accept a connection, will retry", "door", t.server.id, "error", err.Error(), "retry_in", backoff)
 		}
 		timer := time.NewTimer(backoff)
 		select {
@@ -173,46 +172,46 @@ func (t *TCP) accept(ln net.Listener) {
 	}
 }
 
-// take starts a goroutine that serves conn, or closes it at once when there are
-// too many.
-func (t *TCP) take(conn net.Conn) {
-	deadline := time.Now().Add(t.door.FirstPacketTimeout)
-	c := &Conn{Conn: conn, door: t.door, socket: conn}
+// serveOrRefuse starts a goroutine that serves conn, or closes conn at once
+// when there are too many.
+func (t *TCP) serveOrRefuse(conn net.Conn) {
+	deadline := time.Now().Add(t.server.FirstPacketTimeout)
+	c := &Conn{Conn: conn, server: t.server, socket: conn}
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		c.remote = unmapped(a.AddrPort())
 	}
-	proxied := t.cfg.ProxyProtocol && contains(t.cfg.TrustedProxies, c.remote.Addr())
+	proxied := t.cfg.ProxyProtocol && containsAddr(t.cfg.TrustedProxies, c.remote.Addr())
 	reason := ""
 	switch {
-	case !t.door.Limiter.take():
+	case !t.server.Limiter.acquire():
 		reason = reasonFull
-	case !proxied && !t.door.Limiter.takeAddr(c.remote.Addr()):
-		t.door.Limiter.give()
+	case !proxied && !t.server.Limiter.acquireAddr(c.remote.Addr()):
+		t.server.Limiter.release()
 		reason = reasonAddrFull
 	default:
 		c.counted = !proxied
-		if !t.door.add(c) {
+		if !t.server.add(c) {
 			if c.counted {
-				t.door.Limiter.giveAddr(c.remote.Addr())
+				t.server.Limiter.releaseAddr(c.remote.Addr())
 			}
-			t.door.Limiter.give()
+			t.server.Limiter.release()
 			reason = reasonStopping
 		}
 	}
 	if reason != "" {
-		t.door.meter.refuse(reason)
-		reset(conn)
+		t.server.meter.countRefusal(reason)
+		resetConn(conn)
 		return
 	}
-	_ = conn.SetDeadline(deadline) // fails only on a connection that is gone, as the first read then tells
+	_ = conn.SetDeadline(deadline) // fails only on a closed connection, which the first read reports
 	var prepare func(*Conn) error
 	if proxied || t.cfg.TLS != nil {
 		prepare = func(c *Conn) error { return t.prepare(c, proxied) }
 	}
-	go t.door.serve(c, prepare)
+	go t.server.serve(c, prepare)
 }
 
-// prepare does what comes before MQTT: the PROXY header and the TLS handshake.
+// prepare handles what precedes MQTT: the PROXY header and the TLS handshake.
 func (t *TCP) prepare(c *Conn, proxied bool) error {
 	if proxied {
 		if err := t.readProxyHeader(c); err != nil {
@@ -222,8 +221,8 @@ func (t *TCP) prepare(c *Conn, proxied bool) error {
 	if t.cfg.TLS != nil {
 		conn := tls.Server(c.Conn, t.cfg.TLS)
 		c.Conn = conn
-		// The deadline on the socket bounds it. With a context that can end, a
-		// goroutine would watch over each handshake.
+		// The socket's deadline bounds it. A context that can end would cost a
+		// goroutine for each handshake.
 		if err := conn.HandshakeContext(context.Background()); err != nil {
 			return fmt.Errorf("%w: %w", errHandshake, err)
 		}
@@ -231,7 +230,7 @@ func (t *TCP) prepare(c *Conn, proxied bool) error {
 	return nil
 }
 
-func contains(prefixes []netip.Prefix, a netip.Addr) bool {
+func containsAddr(prefixes []netip.Prefix, a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	for _, p := range prefixes {
 		if p.Contains(a) {

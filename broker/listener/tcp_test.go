@@ -35,8 +35,8 @@ func (r *replayed) Read(p []byte) (int, error) {
 
 func TestLimits(t *testing.T) {
 	t.Parallel()
-	// Guards against more connections than configured, and against places that
-	// are never given back.
+	// Guards against more connections than configured, and against slots that
+	// are never released.
 	for name, c := range map[string]struct {
 		limiter   *listener.Limiter
 		from      [3]string // two that are let in, one that is not
@@ -77,7 +77,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// Guards against a door that closes silently when there are too many open
+// Guards against a listener that closes silently when there are too many open
 // files, as Mochi's own does.
 func TestAcceptIsRetried(t *testing.T) {
 	t.Parallel()
@@ -183,7 +183,7 @@ func TestStartIsRepeatable(t *testing.T) {
 	if err := l.Start(t.Context()); err != nil || l.Addr() != addr {
 		t.Errorf("second Start: %v", err)
 	}
-	// A port in use is told with the address.
+	// The error for a port in use has the address.
 	second, err := listener.NewTCP(listener.TCPConfig{Addr: addr.String(), Guard: listener.Guard{Handler: echo}})
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +191,7 @@ func TestStartIsRepeatable(t *testing.T) {
 	if err := second.Start(t.Context()); err == nil || !strings.Contains(err.Error(), addr.String()) {
 		t.Errorf("Start on a port in use: %v, want an error with the address", err)
 	}
-	// A door that never opened stops as well.
+	// A listener that never opened stops as well.
 	mustStop(t, second)
 }
 
@@ -245,8 +245,8 @@ func TestConnTells(t *testing.T) {
 	}
 }
 
-// Guards against a peer that is gone without a word: Mochi's keep-alive reaches
-// the socket through the Conn.
+// Guards against a peer that is gone silently: Mochi's keep-alive sets the
+// socket's deadline through the Conn.
 func TestHalfOpenEndsByKeepAlive(t *testing.T) {
 	t.Parallel()
 	l := startTCP(t, listener.TCPConfig{Guard: listener.Guard{Handler: mochiHandler(newMochi(t))}})

@@ -59,7 +59,7 @@ func mustWriteFile(tb testing.TB, name string, data []byte) {
 	}
 }
 
-// clientTLS trusts whatever it is shown: the tests look at the serial.
+// clientTLS accepts any certificate: the tests check the serial.
 func clientTLS() *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true}
 }
@@ -74,7 +74,7 @@ func serial(tb testing.TB, addr net.Addr) int64 {
 	return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 }
 
-// Guards against old versions of TLS, a wrong door id, and a guard that works
+// Guards against old versions of TLS, a wrong listener id, and a guard that works
 // for plain TCP only.
 func TestTLS(t *testing.T) {
 	t.Parallel()
@@ -117,7 +117,7 @@ func TestTLS(t *testing.T) {
 	// The deadline covers the handshake, and what follows it.
 	short := listener.NewMetrics()
 	l = startTCP(t, listener.TCPConfig{TLS: reloader.TLSConfig(), Guard: listener.Guard{
-		Handler: echo, Metrics: short, FirstPacketTimeout: patience,
+		Handler: echo, Metrics: short, FirstPacketTimeout: peerDeadline,
 	}})
 	silent := dial(t, l.Addr())
 	quiet := tls.Client(dial(t, l.Addr()), clientTLS())
@@ -130,7 +130,7 @@ func TestTLS(t *testing.T) {
 }
 
 // Guards against a restart for every new certificate, and against new files that
-// do not fit together taking a working door down.
+// do not fit together taking a working listener down.
 func TestCertificateIsReloaded(t *testing.T) {
 	t.Parallel()
 	var logs logBuffer

@@ -20,15 +20,16 @@ import (
 	"mynah/internal/origin"
 )
 
-// readBuffer is Gorilla's read buffer, in bytes a connection. Larger reads pass
-// it by; smaller frames that came together share one system call.
+// readBuffer is the size of Gorilla's read buffer in bytes per connection.
+// Larger reads bypass it; smaller frames that came together share one system
+// call.
 const readBuffer = 1 << 10
 
-// subprotocols that we speak, the preferred one first: mqtt is MQTT's own (MQTT
-// 5, section 6), mqttv3.1 is what clients of that time ask for.
+// subprotocols are the supported ones, the preferred one first: mqtt is MQTT's
+// own (MQTT 5, section 6), mqttv3.1 is requested by old clients.
 var subprotocols = []string{"mqtt", "mqttv3.1"}
 
-// WSConfig configures a [WebSocket] door.
+// WSConfig configures a [WebSocket] listener.
 type WSConfig struct {
 	Guard
 	// ID names the door. "" means "ws".
@@ -41,13 +42,13 @@ type WSConfig struct {
 	// TrustedProxies are the addresses whose ForwardedHeader is believed.
 	TrustedProxies []netip.Prefix
 	// ForwardedHeader is where TrustedProxies put the client's address:
-	// "X-Forwarded-For" (the default) or "Forwarded". The other one is ignored,
-	// as a proxy that sets one lets a client's own other one pass.
+	// "X-Forwarded-For" (the default) or "Forwarded". The other one is ignored:
+	// a proxy that sets one passes the client's own copy of the other on.
 	ForwardedHeader string
-	// PingInterval is how often the server pings, also to keep proxies from
-	// closing an idle connection (nginx does after 60 s). A peer that has sent
-	// nothing, not even a pong, when the third is due is disconnected. 0 means
-	// DefaultPingInterval, a negative value no pings.
+	// PingInterval is the time between two pings of the server, which also
+	// keep proxies from closing an idle connection (nginx does after 60 s). A
+	// peer that has sent nothing, not even a pong, when the third ping is due
+	// is disconnected. 0 means DefaultPingInterval, a negative value no pings.
 	PingInterval time.Duration
 	// MessageLimit is the largest WebSocket message from a client, in bytes. A
 	// message may hold many packets and is never held in memory as a whole. 0
@@ -55,14 +56,14 @@ type WSConfig struct {
 	MessageLimit int64
 }
 
-// WebSocket is a door for MQTT over WebSocket: an [http.Handler] to be mounted
+// WebSocket is a listener for MQTT over WebSocket: an [http.Handler] to be mounted
 // at /mqtt. The HTTP server's ReadHeaderTimeout bounds the time before the
 // handler is called, and FirstPacketTimeout what follows. permessage-deflate is
 // not offered: it costs memory by the connection and MQTT packets are small.
 //
 // http.Server.Shutdown does not know upgraded connections: Stop ends them.
 type WebSocket struct {
-	door     *door
+	server   *server
 	cfg      WSConfig
 	origins  origin.List
 	source   forwarded.Source
@@ -71,13 +72,14 @@ type WebSocket struct {
 	refusedOrigins *loglimit.Limiter
 }
 
-// How many refused origins are logged: any page can cause as many as it likes.
+// Limits for the log lines about refused origins, since any page can cause
+// them.
 const (
-	originsAtOnce = 10
-	originsEvery  = time.Minute
+	originLogBurst    = 10
+	originLogInterval = time.Minute
 )
 
-// NewWebSocket returns a WebSocket door. It fails on a malformed origin or
+// NewWebSocket returns a WebSocket listener. It fails on a malformed origin or
 // header name.
 func NewWebSocket(cfg WSConfig) (*WebSocket, error) {
 	if cfg.ID == "" {
@@ -97,17 +99,17 @@ func NewWebSocket(cfg WSConfig) (*WebSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listener: allowed origin %w", err)
 	}
-	d, err := newDoor(cfg.ID, cfg.Guard)
+	d, err := newServer(cfg.ID, cfg.Guard)
 	if err != nil {
 		return nil, err
 	}
 	return &WebSocket{
-		door: d, cfg: cfg, origins: allowed, source: forwarded.Source{Header: header, Trusted: cfg.TrustedProxies},
-		refusedOrigins: loglimit.New(originsAtOnce, originsEvery),
+		server: d, cfg: cfg, origins: allowed, source: forwarded.Source{Header: header, Trusted: cfg.TrustedProxies},
+		refusedOrigins: loglimit.New(originLogBurst, originLogInterval),
 		upgrader: websocket.Upgrader{
 			ReadBufferSize: readBuffer,
-			// With a pool Gorilla takes a write buffer only for data frames,
-			// and those are written past it: see wire.
+			// With a pool, Gorilla needs a write buffer only for data frames,
+			// and wire writes those itself.
 			WriteBufferPool: noBuffers{},
 			Subprotocols:    subprotocols,
 			CheckOrigin:     func(*http.Request) bool { return true }, // has been checked
@@ -119,7 +121,7 @@ func NewWebSocket(cfg WSConfig) (*WebSocket, error) {
 // served on a goroutine of its own, so that nothing of the HTTP server's (its
 // buffers of 8 KiB, the request, a deep stack) lives as long as the connection.
 func (s *WebSocket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	deadline := time.Now().Add(s.door.FirstPacketTimeout)
+	deadline := time.Now().Add(s.server.FirstPacketTimeout)
 	if !websocket.IsWebSocketUpgrade(r) {
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", "websocket")
@@ -131,60 +133,60 @@ func (s *WebSocket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	remote := s.source.Client(r)
-	if !s.mayCome(r) {
+	if !s.originAllowed(r) {
 		s.logRefusedOrigin(r, remote)
 		s.refuse(w, reasonOrigin, http.StatusForbidden, "pages of this origin are not allowed to connect")
 		return
 	}
-	if !s.door.Limiter.take() {
+	if !s.server.Limiter.acquire() {
 		w.Header().Set("Retry-After", "5")
 		s.refuse(w, reasonFull, http.StatusServiceUnavailable, "too many connections")
 		return
 	}
-	if !s.door.Limiter.takeAddr(remote.Addr()) {
-		s.door.Limiter.give()
+	if !s.server.Limiter.acquireAddr(remote.Addr()) {
+		s.server.Limiter.release()
 		w.Header().Set("Retry-After", "5")
 		s.refuse(w, reasonAddrFull, http.StatusTooManyRequests, "too many connections from this address")
 		return
 	}
-	c := &Conn{door: s.door, remote: remote, counted: true, token: token(r)}
+	c := &Conn{server: s.server, remote: remote, counted: true, token: token(r)}
 	if err := s.upgrade(c, w, r, deadline); err != nil {
-		s.door.Limiter.giveAddr(remote.Addr())
-		s.door.Limiter.give()
+		s.server.Limiter.releaseAddr(remote.Addr())
+		s.server.Limiter.release()
 		if errors.Is(err, ErrStopped) {
-			s.door.meter.refuse(reasonStopping)
+			s.server.meter.countRefusal(reasonStopping)
 		} else {
-			s.door.meter.refuse(reasonUpgrade)
+			s.server.meter.countRefusal(reasonUpgrade)
 		}
-		s.door.Logger.Debug("WebSocket handshake failed", "door", s.door.id, "reason", err.Error())
+		s.server.Logger.Debug("WebSocket handshake failed", "door", s.server.id, "reason", err.Error())
 		return
 	}
-	go s.door.serve(c, nil)
+	go s.server.serve(c, nil)
 }
 
-// upgrade makes c a tracked WebSocket. When it fails, the answer has been given
-// or the connection closed.
+// upgrade makes c a tracked WebSocket. On failure, it has answered the request
+// or closed the connection.
 func (s *WebSocket) upgrade(c *Conn, w http.ResponseWriter, r *http.Request, deadline time.Time) error {
-	if s.door.refusing() {
+	if s.server.isStopping() {
 		http.Error(w, "the server is stopping", http.StatusServiceUnavailable)
 		return ErrStopped
 	}
 	lower := &wire{}
-	ws, err := s.upgrader.Upgrade(&hijacker{ResponseWriter: w, wire: lower}, r, nil)
+	ws, err := s.upgrader.Upgrade(&hijackWrapper{ResponseWriter: w, wire: lower}, r, nil)
 	if err != nil {
 		return err
 	}
 	ws.SetReadLimit(s.cfg.MessageLimit)
-	c.stream = &stream{wire: lower, ws: ws, door: s.door}
+	c.stream = &stream{wire: lower, ws: ws, server: s.server}
 	c.Conn, c.socket = c.stream, lower.Conn
 	if t, ok := lower.Conn.(*tls.Conn); ok {
-		c.socket = t.NetConn() // closing TLS waits for the peer to take an alert
+		c.socket = t.NetConn() // closing TLS would wait until the peer reads an alert
 	}
 	err = c.SetDeadline(deadline)
 	if err == nil && s.cfg.PingInterval > 0 {
 		err = lower.startPings(s.cfg.PingInterval)
 	}
-	if err == nil && !s.door.add(c) {
+	if err == nil && !s.server.add(c) {
 		err = ErrStopped
 	}
 	if err != nil {
@@ -194,7 +196,7 @@ func (s *WebSocket) upgrade(c *Conn, w http.ResponseWriter, r *http.Request, dea
 }
 
 func (s *WebSocket) refuse(w http.ResponseWriter, reason string, status int, text string) {
-	s.door.meter.refuse(reason)
+	s.server.meter.countRefusal(reason)
 	http.Error(w, text, status)
 }
 
@@ -207,22 +209,22 @@ func token(r *http.Request) string {
 	return strings.Clone(r.URL.Query().Get("access_token"))
 }
 
-// StopAccepting answers new requests with 503 and leaves the connections alone.
-func (s *WebSocket) StopAccepting() { s.door.refuse() }
+// StopAccepting answers new requests with 503 and keeps the connections.
+func (s *WebSocket) StopAccepting() { s.server.stopAccepting() }
 
 // Stop ends all connections, with close code 1001, and waits until their
 // Handlers have returned. When ctx ends before, it returns an error that says
 // how many have not. It is harmless to repeat.
-func (s *WebSocket) Stop(ctx context.Context) error { return s.door.stop(ctx) }
+func (s *WebSocket) Stop(ctx context.Context) error { return s.server.stop(ctx) }
 
-// hijacker puts the wire between Gorilla and the socket.
-type hijacker struct {
+// hijackWrapper puts a wire between Gorilla and the socket.
+type hijackWrapper struct {
 	http.ResponseWriter
 	wire *wire
 }
 
 // Hijack implements http.Hijacker.
-func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (h *hijackWrapper) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
@@ -236,7 +238,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.wire, rw, nil
 }
 
-// noBuffers is a pool that keeps nothing, as nothing is ever taken.
+// noBuffers is an empty pool; Gorilla never takes a buffer from it.
 type noBuffers struct{}
 
 // Get implements websocket.BufferPool.

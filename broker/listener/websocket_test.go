@@ -24,7 +24,7 @@ import (
 	"mynah/internal/waitfor"
 )
 
-// startWS mounts a WebSocket door at /mqtt and returns its URL.
+// startWS mounts a WebSocket listener at /mqtt and returns its URL.
 func startWS(tb testing.TB, cfg listener.WSConfig) (*listener.WebSocket, string) {
 	tb.Helper()
 	return startWSOn(tb, cfg, (*httptest.Server).Start)
@@ -98,8 +98,8 @@ func readWS(tb testing.TB, c *websocket.Conn, want []byte) {
 	}
 }
 
-// mustClose wants the server to end the WebSocket with a code, and the TCP
-// connection after it.
+// mustClose fails the test unless the server closes the WebSocket with the
+// code, and then the TCP connection.
 func mustClose(tb testing.TB, c *websocket.Conn, code int) {
 	tb.Helper()
 	for {
@@ -167,8 +167,8 @@ func TestWebSocketIsAStream(t *testing.T) {
 	})
 }
 
-// Guards against a WebSocket client that gets through to a real Mochi only in
-// part: CONNECT, SUBSCRIBE, PUBLISH and DISCONNECT in one message.
+// Guards against packets of a WebSocket message that do not all reach a real
+// Mochi: CONNECT, SUBSCRIBE, PUBLISH and DISCONNECT in one message.
 func TestWebSocketWithMochi(t *testing.T) {
 	t.Parallel()
 	_, url := startWS(t, listener.WSConfig{Guard: listener.Guard{Handler: mochiHandler(newMochi(t))}})
@@ -224,8 +224,8 @@ func TestWebSocketFrames(t *testing.T) {
 	}
 }
 
-// Guards against clients that are let in though they do not speak MQTT, and
-// against those of old that ask for mqttv3.1.
+// Guards against accepting clients that do not speak MQTT, and against
+// refusing old ones that ask for mqttv3.1.
 func TestWebSocketHandshake(t *testing.T) {
 	t.Parallel()
 	m := listener.NewMetrics()
@@ -285,7 +285,7 @@ func TestOrigins(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		allowed []string
-		origin  string // %h is the door's own host
+		origin  string // %h is the listener's own host
 		ok      bool
 	}{
 		{nil, "", true},
@@ -336,8 +336,7 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// Guards against a page that is refused and nobody knows why, and against a page that fills
-// the log.
+// Guards against a refused page that is not logged, and against a page that fills the log.
 func TestRefusedOriginsAreLogged(t *testing.T) {
 	t.Parallel()
 	log := &syncBuffer{}
@@ -359,8 +358,8 @@ func TestRefusedOriginsAreLogged(t *testing.T) {
 	}
 }
 
-// Guards against a client that chooses its own address, and against the proxy's
-// address standing for everybody's.
+// Guards against a client that chooses its own address, and against taking the
+// proxy's address for that of all clients.
 func TestForwardedAddress(t *testing.T) {
 	t.Parallel()
 	trusted := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
@@ -408,8 +407,8 @@ func TestForwardedAddress(t *testing.T) {
 	}
 }
 
-// Guards against pages of one's own being refused behind a proxy that replaces
-// the host, and against anybody else using that.
+// Guards against refusing the server's own pages behind a proxy that replaces
+// the host, and against others who use that header.
 func TestForwardedHost(t *testing.T) {
 	t.Parallel()
 	header := http.Header{"X-Forwarded-Host": {"chat.example"}, "Origin": {"https://chat.example"}}
@@ -458,8 +457,8 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// Guards against what a WebSocket client must not send, and against the guard
-// being missing on this door.
+// Guards against invalid WebSocket messages, and against a missing guard on
+// this listener.
 func TestWebSocketGuards(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -511,7 +510,7 @@ func TestWebSocketGuards(t *testing.T) {
 			m := listener.NewMetrics()
 			timeout := wait
 			if c.reason == "timeout" {
-				timeout = patience // the handshake has to be over by then
+				timeout = peerDeadline // the handshake has to be over by then
 			}
 			_, url := startWS(t, listener.WSConfig{MessageLimit: 1000, Guard: listener.Guard{
 				Handler: func(string, *listener.Conn) error { t.Error("the handler was called"); return nil },
@@ -718,7 +717,8 @@ func TestWebSocketStopLeavesNothing(t *testing.T) {
 		defer close(silentClosed)
 		mustClose(t, silent, websocket.CloseGoingAway)
 	}()
-	// Who is stopped before the handshake is quite over is just cut off.
+	// A connection that is stopped before the end of its handshake is closed
+	// without a close frame.
 	if err := silent.WriteControl(websocket.PingMessage, nil, time.Now().Add(wait)); err != nil {
 		t.Fatal(err)
 	}
@@ -768,7 +768,7 @@ func TestWebSocketLimits(t *testing.T) {
 			if _, status, err := tryWS(t, url, nil, "mqtt"); err == nil || status != c.status {
 				t.Errorf("the second: %d, %v; want %d", status, err, c.status)
 			}
-			// A handshake that fails gives its place back, as a connection does.
+			// A failed handshake releases its slot, as a connection does.
 			_ = first.Close()
 			waitfor.MustHold(t, "the place is free", func() bool {
 				conn, _, err := tryWS(t, url, nil, "mqtt")

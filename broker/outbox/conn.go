@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// ErrSlowConsumer ends a connection whose outbox cannot even take the control
-// packets that the protocol demands.
+// ErrSlowConsumer is the reason for the end of a connection whose outbox has
+// no room even for the control packets that the protocol requires.
 var ErrSlowConsumer = errors.New("the client reads too slowly")
 
 // Defaults of Limits.
@@ -23,9 +23,9 @@ const (
 // Limits bounds what waits to be written to clients. One value is shared by
 // all connections of a broker.
 type Limits struct {
-	PerConn int           // bytes that may wait on one connection; default 256 KiB
-	Total   int64         // bytes that may wait on all together; default 1 GiB
-	Timeout time.Duration // how long one write may take before the connection is given up; default 60 s
+	PerConn int           // bytes that may wait for one connection; default 256 KiB
+	Total   int64         // bytes that may wait for all connections together; default 1 GiB
+	Timeout time.Duration // how long one write may take before the connection is closed; default 60 s
 
 	held    atomic.Int64 // bytes of buffers in use
 	writers writers
@@ -40,24 +40,26 @@ func (l *Limits) SetDefaults() {
 // Held returns the bytes of all outbox buffers in use.
 func (l *Limits) Held() int64 { return l.held.Load() }
 
-// controlReserve is what Mochi's own packets may use beyond PerConn, so that a
-// PINGRESP or SUBACK still gets through to a client that is behind on messages.
+// controlReserve is the number of bytes above PerConn that control packets may
+// use, so that a client that is behind on messages still gets a PINGRESP or
+// SUBACK.
 const controlReserve = 64 << 10
 
-// closeLinger bounds how long Close waits for the last packets, such as a
-// DISCONNECT with its reason, to leave.
+// closeLinger bounds how long the last packets, such as a DISCONNECT with its
+// reason, may take to be written after Close.
 const closeLinger = 2 * time.Second
 
-// Conn is the connection that Mochi is handed. Writing to it never blocks: bytes
-// go to a bounded outbox, and writers that exist only while there is something to
-// write pass them on, as many as there are in each system call.
+// Conn is the connection that Mochi uses. A write to it never blocks: the bytes
+// go to a bounded outbox. Writers, which exist only while bytes wait, pass them
+// to the socket, as many as possible in each system call.
 type Conn struct {
 	net.Conn
 	limits *Limits
 	direct syscall.RawConn // nil unless the socket can be written to directly
 
-	// OnDrain is called, without any lock, when an outbox that has refused
-	// frames has room again. It is set before frames are offered; nil for nobody.
+	// OnDrain is called, without any lock, when an outbox that has refused frames
+	// has room again. It must be set before frames are offered. nil means no
+	// call.
 	OnDrain func()
 
 	// Attachment is when the connection was attached to its session, in the order of
@@ -68,28 +70,28 @@ type Conn struct {
 
 	mu            sync.Mutex
 	buf           *Buffer   // frames that wait; nil if none
-	flight        int       // bytes handed to the socket and not yet taken by it
-	writing       bool      // a writer has it, or will
-	starved       bool      // frames were refused since the last OnDrain
+	inFlight      int       // bytes handed to the socket and not yet taken by it
+	writing       bool      // a writer has this connection or will get it
+	refusedFrames bool      // frames were refused since the last OnDrain
 	writeDeadline time.Time // as it was last set
 	closing       bool      // Close was called: write what is there, take nothing more
-	written       sync.Cond // writing has become false; on mu
+	writerIdle    sync.Cond // writing has become false; on mu
 	err           error     // why the connection is broken
 }
 
 // NewConn wraps a client's connection.
 func NewConn(raw net.Conn, limits *Limits) *Conn {
 	c := &Conn{Conn: raw, limits: limits}
-	c.written.L = &c.mu
+	c.writerIdle.L = &c.mu
 	if p, ok := raw.(DirectSocket); ok {
 		c.direct = p.DirectSocket()
 	}
 	return c
 }
 
-// Write takes one or more whole packets from Mochi. A QoS 0 PUBLISH is dropped when
-// the outbox is full; when any other packet does not fit either, the connection
-// ends, since the protocol has no way to leave it out.
+// Write appends one or more whole packets of Mochi. A QoS 0 PUBLISH is dropped when
+// the outbox is full. If any other packet does not fit, the connection ends, since
+// the protocol does not allow to omit it.
 func (c *Conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,8 +136,8 @@ func (c *Conn) OfferNumbered(frames []byte, offsets []int32, first uint16) bool 
 	return true
 }
 
-// OfferSignal appends a frame that nobody will miss, if the outbox is less than
-// half full.
+// OfferSignal appends a frame that may be lost, such as a signal, if the outbox
+// is less than half full.
 func (c *Conn) OfferSignal(frame []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,8 +148,8 @@ func (c *Conn) OfferSignal(frame []byte) bool {
 	return true
 }
 
-// Force appends frames whether they fit or not; room has been asked before. It
-// reports false if the connection is over.
+// Force appends frames even if they do not fit; the caller has checked Room.
+// It returns false if the connection has ended.
 func (c *Conn) Force(frames []byte, offsets []int32, first uint16) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -161,8 +163,9 @@ func (c *Conn) Force(frames []byte, offsets []int32, first uint16) bool {
 	return true
 }
 
-// Room returns how many bytes of messages the outbox takes. An empty one takes a message
-// of any size, but no more than that when all outboxes together are over their limit.
+// Room returns how many bytes of messages fit into the outbox. An empty outbox accepts
+// one message of any size, and no more than that when all outboxes together are over
+// their limit.
 func (c *Conn) Room() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -188,7 +191,7 @@ func (c *Conn) HasRoom() bool {
 	if w == 0 || w <= c.limits.PerConn/2 && c.limits.held.Load() <= c.limits.Total {
 		return c.stateLocked() == nil
 	}
-	c.starved = true
+	c.refusedFrames = true
 	return false
 }
 
@@ -210,7 +213,7 @@ func (c *Conn) stateLocked() error {
 }
 
 func (c *Conn) waitingLocked() int {
-	n := c.flight
+	n := c.inFlight
 	if c.buf != nil {
 		n += len(c.buf.B)
 	}
@@ -225,14 +228,14 @@ func (c *Conn) roomLocked(n int) bool {
 	}
 	w := c.waitingLocked()
 	if w > 0 && (w+n > c.limits.PerConn || c.limits.held.Load() > c.limits.Total) {
-		c.starved = true
+		c.refusedFrames = true
 		return false
 	}
 	return true
 }
 
-// appendLocked copies p behind what waits, starts the writer and returns where the
-// copy is.
+// appendLocked appends a copy of p to the outbox, starts a writer and returns the
+// copy.
 func (c *Conn) appendLocked(p []byte) []byte {
 	if c.buf == nil {
 		c.buf = c.limits.Buffer(len(p))
@@ -244,18 +247,18 @@ func (c *Conn) appendLocked(p []byte) []byte {
 	if !c.writing {
 		c.writing = true
 		if c.direct != nil {
-			c.limits.writers.add(c)
+			c.limits.writers.enqueue(c)
 		} else {
-			go c.writeOut(nil, 0)
+			go c.writeBlocking(nil, 0)
 		}
 	}
 	return c.buf.B[at:]
 }
 
-// bound sets the deadline of the next write. Setting one costs as much as a small write,
-// so one that has three quarters of its time left will do. c.mu is held, so that Close
-// cannot be followed by a longer one.
-func (c *Conn) bound() {
+// setWriteDeadlineLocked sets the deadline of the next write. That costs as much as a
+// small write, so a deadline with three quarters of its time left is kept. c.mu is held,
+// so that no longer deadline is set after Close.
+func (c *Conn) setWriteDeadlineLocked() {
 	now := time.Now()
 	timeout := c.limits.Timeout
 	if c.closing {
@@ -267,10 +270,10 @@ func (c *Conn) bound() {
 	_ = c.SetWriteDeadline(c.writeDeadline)
 }
 
-// writeOut passes on what waits until nothing is left, and waits for the socket to take
-// it. It begins with the rest of out, of which the first n bytes have been written, unless
-// that is nil.
-func (c *Conn) writeOut(out *Buffer, n int) {
+// writeBlocking writes the outbox until it is empty, and blocks while the socket is full.
+// It begins with the rest of out, of which the first n bytes have been written, unless out
+// is nil.
+func (c *Conn) writeBlocking(out *Buffer, n int) {
 	c.mu.Lock()
 	for {
 		if out == nil {
@@ -278,7 +281,7 @@ func (c *Conn) writeOut(out *Buffer, n int) {
 				break
 			}
 		}
-		c.bound()
+		c.setWriteDeadlineLocked()
 		c.mu.Unlock()
 		_, err := c.Conn.Write(out.B[n:])
 		c.limits.Release(out)
@@ -286,60 +289,61 @@ func (c *Conn) writeOut(out *Buffer, n int) {
 		c.wroteAndLock(err)
 	}
 	if c.direct != nil && !c.closing {
-		// writeNow sets none, and would fail by this one when its time has come.
+		// writeNow sets no deadline, so an old one would make it fail later.
 		c.writeDeadline = time.Time{}
 		_ = c.SetWriteDeadline(c.writeDeadline)
 	}
-	c.idleLocked()
+	c.writerDoneLocked()
 	c.mu.Unlock()
 }
 
-// writeNow passes on what waits, as far as the socket takes it at once. What it does not
-// take is left to writeOut.
-func (c *Conn) writeNow(a *attempt) {
+// writeNow writes as much of the outbox as the socket takes without blocking. The rest
+// is left to writeBlocking.
+func (c *Conn) writeNow(a *writeAttempt) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := c.nextLocked()
 	if out == nil {
-		c.idleLocked()
+		c.writerDoneLocked()
 		return
 	}
 	c.mu.Unlock()
 	n, err := a.write(c.direct, out.B)
 	if err == nil && n < len(out.B) {
-		go c.writeOut(out, n)
+		go c.writeBlocking(out, n)
 		c.mu.Lock()
 		return
 	}
 	c.limits.Release(out)
 	c.wroteAndLock(err)
 	if c.buf != nil {
-		c.limits.writers.add(c) // again, but after the others
+		c.limits.writers.enqueue(c) // to the end of the queue, after other connections
 		return
 	}
-	c.idleLocked()
+	c.writerDoneLocked()
 }
 
-// nextLocked takes what waits, to write it, nil if that is nothing.
+// nextLocked takes the waiting bytes out of the outbox to write them, nil if
+// there are none.
 func (c *Conn) nextLocked() *Buffer {
 	out := c.buf
 	if out != nil {
-		c.buf, c.flight = nil, len(out.B)
+		c.buf, c.inFlight = nil, len(out.B)
 	}
 	return out
 }
 
-// wroteAndLock notes that what was to be written has been, or not, and calls OnDrain if it
-// is due. It takes c.mu.
+// wroteAndLock records the result of a write, and calls OnDrain if it is due. It locks
+// c.mu.
 func (c *Conn) wroteAndLock(err error) {
 	c.mu.Lock()
-	c.flight = 0
+	c.inFlight = 0
 	if err != nil {
 		c.failLocked(err)
 		return
 	}
-	if c.starved && c.waitingLocked() <= c.limits.PerConn/2 {
-		c.starved = false
+	if c.refusedFrames && c.waitingLocked() <= c.limits.PerConn/2 {
+		c.refusedFrames = false
 		if drained := c.OnDrain; drained != nil {
 			c.mu.Unlock()
 			drained()
@@ -348,24 +352,24 @@ func (c *Conn) wroteAndLock(err error) {
 	}
 }
 
-// idleLocked notes that the writer has nothing left to do.
-func (c *Conn) idleLocked() {
+// writerDoneLocked records that no writer works for this connection.
+func (c *Conn) writerDoneLocked() {
 	if c.closing {
 		_ = c.Conn.Close()
 	}
 	c.writing = false
-	c.written.Broadcast()
+	c.writerIdle.Broadcast()
 }
 
-// Flush closes the connection and waits until what was waiting has been written or
-// given up. Whoever owns the connection calls it before letting go of it: a CONNACK
-// that refuses, or a DISCONNECT, is still on its way when Mochi is done with a client.
+// Flush closes the connection and waits until the outbox has been written or given up.
+// The owner calls it at the end of the connection: a refusing CONNACK or a DISCONNECT
+// may still be in the outbox when Mochi has finished with a client.
 func (c *Conn) Flush() {
 	_ = c.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.writing {
-		c.written.Wait()
+		c.writerIdle.Wait()
 	}
 }
 
@@ -382,8 +386,8 @@ func (c *Conn) failLocked(err error) {
 	_ = c.Conn.Close()
 }
 
-// Close ends the connection after what waits has been written, or after a short
-// while. It does not block; reads end at once.
+// Close ends the connection when the outbox has been written, or after
+// closeLinger. It does not block. Reads end at once.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -395,9 +399,10 @@ func (c *Conn) Close() error {
 		return c.Conn.Close()
 	}
 	now := time.Now()
-	if c.flight > 0 {
-		// The writer may be stuck in a write that has a minute to go. One that has
-		// not come to us yet, since there are many, has its time then.
+	if c.inFlight > 0 {
+		// The writer may be in a write with a minute left, so its deadline is
+		// shortened. A writer that has not reached this connection yet sets the
+		// deadline itself.
 		c.writeDeadline = now.Add(closeLinger)
 		_ = c.SetWriteDeadline(c.writeDeadline)
 	}
@@ -405,8 +410,8 @@ func (c *Conn) Close() error {
 }
 
 // SetDeadline sets the read deadline only: writes have their own. Mochi calls it for
-// every packet; a deadline that hardly moves is left alone, since setting one is
-// dearer than reading a small packet.
+// every packet. A deadline that hardly changes is not set again, since that costs
+// more than to read a small packet.
 func (c *Conn) SetDeadline(t time.Time) error {
 	if t.IsZero() {
 		if c.readDeadline == 0 {
@@ -429,6 +434,6 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	return c.SetReadDeadline(t)
 }
 
-// After reports whether c was attached to its session after other was to the same, or to
-// one before it that a clean start has ended. Both have been attached.
-func (c *Conn) After(other *Conn) bool { return c.Attachment > other.Attachment }
+// AttachedAfter reports whether c was attached after other to the same session, or to an
+// earlier session of the same key that a clean start has ended. Both have been attached.
+func (c *Conn) AttachedAfter(other *Conn) bool { return c.Attachment > other.Attachment }

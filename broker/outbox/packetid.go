@@ -1,7 +1,7 @@
 package outbox
 
-// NextPacketID returns the packet id after id: they count from 1 to 65,535, since 0 is
-// none (MQTT 5, 2.2.1).
+// NextPacketID returns the packet id after id. Packet ids count from 1 to 65,535; 0 is
+// not one (MQTT 5, 2.2.1).
 func NextPacketID(id uint16) uint16 {
 	if id == 0xFFFF {
 		return 1

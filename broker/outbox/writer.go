@@ -7,30 +7,31 @@ import (
 	"syscall"
 )
 
-// DirectSocket is what a connection has whose socket takes the client's bytes as they are, which
-// is not so behind TLS or WebSocket.
+// DirectSocket is implemented by a connection that can be written to through its socket, which
+// is not possible with TLS or WebSocket.
 type DirectSocket interface {
-	// DirectSocket returns the socket, or nil if it is not to be written to past Write.
+	// DirectSocket returns the socket, or nil if only Write may be used.
 	DirectSocket() syscall.RawConn
 }
 
-// writers passes on what waits on connections with a plain socket, without ever waiting
-// for one: a message to a group of ten thousand needs a handful of goroutines then, not ten
-// thousand. A connection whose socket is full is given a goroutine of its own, which waits.
+// writers writes the outboxes of connections with a plain socket, without ever blocking on
+// one. So a message to a group of ten thousand needs a few goroutines, not ten thousand. A
+// connection whose socket is full gets a goroutine of its own, which blocks.
 //
 // Its mutex is taken after a Conn's.
 type writers struct {
-	mu    sync.Mutex
-	queue []*Conn // have something to be written
-	head  int     // of them, those that were taken
-	busy  int     // goroutines
+	mu      sync.Mutex
+	queue   []*Conn // connections with waiting bytes
+	head    int     // index of the first connection that was not taken yet
+	running int     // goroutines
 }
 
-// turn is how many connections a writer serves before it lets others have the processor.
-const turn = 32
+// writerTurn is the number of connections that a writer serves before it yields the
+// processor.
+const writerTurn = 32
 
-// add has a connection's outbox written.
-func (w *writers) add(c *Conn) {
+// enqueue queues a connection for the writers.
+func (w *writers) enqueue(c *Conn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.head > len(w.queue)/2 && len(w.queue) == cap(w.queue) {
@@ -39,16 +40,16 @@ func (w *writers) add(c *Conn) {
 		w.queue, w.head = w.queue[:n], 0
 	}
 	w.queue = append(w.queue, c)
-	if w.busy < runtime.GOMAXPROCS(0) {
-		w.busy++
+	if w.running < runtime.GOMAXPROCS(0) {
+		w.running++
 		go w.run()
 	}
 }
 
 // takeLocked moves the next connections to into and returns how many they are.
-func (w *writers) takeLocked(into *[turn]*Conn) int {
+func (w *writers) takeLocked(into *[writerTurn]*Conn) int {
 	n := copy(into[:], w.queue[w.head:])
-	clear(w.queue[w.head : w.head+n]) // a connection that is over must not be kept
+	clear(w.queue[w.head : w.head+n]) // do not keep an ended connection in memory
 	if w.head += n; w.head == len(w.queue) {
 		w.queue, w.head = w.queue[:0], 0
 	}
@@ -56,12 +57,12 @@ func (w *writers) takeLocked(into *[turn]*Conn) int {
 }
 
 func (w *writers) run() {
-	var h Helper
+	var h WriteHelper
 	for {
 		w.mu.Lock()
 		n := w.takeLocked(&h.conns)
 		if n == 0 {
-			w.busy--
+			w.running--
 			w.mu.Unlock()
 			return
 		}
@@ -71,15 +72,15 @@ func (w *writers) run() {
 	}
 }
 
-// HelpWrite writes some of what waits if that is much. Who fills outboxes calls it, since it
-// could do so faster than the writers empty them: the sessions would fall behind, and to
+// WriteSome writes for some connections if many are queued. Code that fills outboxes calls
+// it, since it can be faster than the writers. Otherwise sessions would fall behind, and to
 // catch up costs more than to write.
-func (l *Limits) HelpWrite(h *Helper) {
+func (l *Limits) WriteSome(h *WriteHelper) {
 	w := &l.writers
 	w.mu.Lock()
 	waiting := len(w.queue) - w.head
 	w.mu.Unlock()
-	for ; waiting > 2*turn; waiting -= turn {
+	for ; waiting > 2*writerTurn; waiting -= writerTurn {
 		w.mu.Lock()
 		n := w.takeLocked(&h.conns)
 		w.mu.Unlock()
@@ -87,45 +88,45 @@ func (l *Limits) HelpWrite(h *Helper) {
 	}
 }
 
-// Helper is what is needed to write for some connections. It belongs to one goroutine.
-type Helper struct {
-	conns   [turn]*Conn
-	attempt attempt
+// WriteHelper is the buffer for WriteSome. It belongs to one goroutine.
+type WriteHelper struct {
+	conns   [writerTurn]*Conn
+	attempt writeAttempt
 }
 
-func (h *Helper) write(n int) {
+func (h *WriteHelper) write(n int) {
 	for i, c := range h.conns[:n] {
 		c.writeNow(&h.attempt)
 		h.conns[i] = nil
 	}
 }
 
-// attempt is a write that does not wait.
-type attempt struct {
-	p   []byte
-	n   int
-	err error
-	do  func(fd uintptr) bool // try, bound once: a closure for each write would be garbage
+// writeAttempt is a write that does not block.
+type writeAttempt struct {
+	p       []byte
+	n       int
+	err     error
+	tryFunc func(fd uintptr) bool // try, bound once: a closure for each write would be garbage
 }
 
 // try does one system call.
-func (a *attempt) try(fd uintptr) bool {
+func (a *writeAttempt) try(fd uintptr) bool {
 	for {
 		a.n, a.err = syscall.Write(int(fd), a.p)
 		if !errors.Is(a.err, syscall.EINTR) {
-			return true // whatever came of it: false would be to wait
+			return true // true in any case: with false, RawConn would block
 		}
 	}
 }
 
-// write returns how much of p the socket took; all of it, or it is full, or there is an
-// error.
-func (a *attempt) write(socket syscall.RawConn, p []byte) (n int, err error) {
-	if a.do == nil {
-		a.do = a.try
+// write returns how many bytes of p the socket took. If not all, the socket is full or
+// there is an error.
+func (a *writeAttempt) write(socket syscall.RawConn, p []byte) (n int, err error) {
+	if a.tryFunc == nil {
+		a.tryFunc = a.try
 	}
 	a.p, a.n, a.err = p, 0, nil
-	err = socket.Write(a.do)
+	err = socket.Write(a.tryFunc)
 	a.p = nil
 	switch {
 	case err != nil:

@@ -12,17 +12,17 @@ type nowhere struct{ net.Conn }
 
 func (nowhere) Close() error { return nil }
 
-// The writers' queue holds what waits and not what has been, also if it is never empty; and
-// every connection leaves it once, in the order in which it came.
+// Guards against a writers' queue that grows although it is never empty. Every connection
+// leaves the queue once, in the order of its arrival.
 func TestWritersQueueDoesNotGrow(t *testing.T) {
 	t.Parallel()
-	w := writers{busy: runtime.GOMAXPROCS(0)} // as if they were there, so that none comes
+	w := writers{running: runtime.GOMAXPROCS(0)} // as if they were there, so that none comes
 	conns := make([]*Conn, 100)
 	for i := range conns {
 		conns[i] = &Conn{}
-		w.add(conns[i])
+		w.enqueue(conns[i])
 	}
-	var out [turn]*Conn
+	var out [writerTurn]*Conn
 	next := 0
 	for range 50_000 {
 		n := w.takeLocked(&out)
@@ -31,7 +31,7 @@ func TestWritersQueueDoesNotGrow(t *testing.T) {
 				t.Fatalf("connection %d is not the one whose turn it is", next)
 			}
 			next++
-			w.add(c)
+			w.enqueue(c)
 		}
 	}
 	if waiting := len(w.queue) - w.head; waiting != len(conns) || cap(w.queue) > 8*len(conns) {
@@ -44,7 +44,7 @@ func TestWriteToAFullOutbox(t *testing.T) {
 	t.Parallel()
 	for head, lost := range map[byte]bool{0x30: true, 0x31: true, 0x32: false, 0x3A: false, 0x34: false, 0xD0: false} {
 		c := NewConn(nowhere{}, &Limits{PerConn: 10, Total: 1 << 20})
-		c.flight = 10 + controlReserve
+		c.inFlight = 10 + controlReserve
 		switch n, err := c.Write([]byte{head, 0}); {
 		case lost && (err != nil || n != 2):
 			t.Errorf("packet %x: %d bytes, error %v, want it to be lost", head, n, err)

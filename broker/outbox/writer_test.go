@@ -100,9 +100,8 @@ func (r byteReader) ReadByte() (byte, error) {
 	return b[0], err
 }
 
-// What is written reaches the client whole and in order, however little its socket takes at
-// a time: a part that was written at once and the rest that had to wait do not change
-// places, and nothing is written twice.
+// All bytes reach the client once and in order, however little its socket takes at a time.
+// Guards against swapping the part that was written at once and the rest that had to wait.
 func TestPlainSocketGetsAllInOrder(t *testing.T) {
 	t.Parallel()
 	const conns, senders, each = 16, 3, 400
@@ -141,8 +140,7 @@ type slowly struct{ io.Reader }
 
 func (s slowly) Read(p []byte) (int, error) { return s.Reader.Read(p[:1]) }
 
-// Clients whose sockets are full keep nobody else waiting, however many they are: none of
-// them holds a writer that the others need.
+// Clients whose sockets are full delay no other client, however many they are.
 func TestFullSocketsKeepNobodyWaiting(t *testing.T) {
 	t.Parallel()
 	limits := outbox.Limits{PerConn: 64 << 20, Total: 1 << 30, Timeout: time.Minute}
@@ -174,8 +172,8 @@ func TestFullSocketsKeepNobodyWaiting(t *testing.T) {
 	all.Wait()
 }
 
-// Flush returns when what was waiting has left, and the client gets it before the end of
-// the connection.
+// Flush returns when the outbox has been written, and the client gets it before the end
+// of the connection.
 func TestFlushSendsWhatWaits(t *testing.T) {
 	t.Parallel()
 	limits := outbox.Limits{PerConn: 1 << 20, Total: 1 << 30, Timeout: time.Minute}
@@ -202,7 +200,7 @@ func TestFlushSendsWhatWaits(t *testing.T) {
 	}
 }
 
-// A client that reads nothing holds up the end of its connection for a moment only.
+// A client that reads nothing delays the end of its connection for a moment only.
 func TestFlushGivesUp(t *testing.T) {
 	t.Parallel()
 	limits := outbox.Limits{PerConn: 64 << 20, Total: 1 << 30, Timeout: time.Minute}

@@ -16,10 +16,10 @@ const (
 	connectUsername = 1 << 7
 )
 
-// CheckConnect returns what is wrong with the variable header and the payload of a CONNECT
-// (MQTT 5, 3.1.2 and 3.1.3; 3.1.1, 3.1.2 and 3.1.3). A password without a user name is taken
-// from 3.1.1 clients, too: the token needs none. A will's topic with a wildcard is left to
-// whoever says where it may go.
+// CheckConnect returns an error if the variable header or the payload of a CONNECT is
+// invalid (MQTT 5, 3.1.2 and 3.1.3; 3.1.1, 3.1.2 and 3.1.3). A password without a user name
+// is taken from 3.1.1 clients, too: the token needs none. A will's topic with a wildcard is
+// not checked here; the policy refuses it.
 func CheckConnect(body []byte) error {
 	_, b, ok := cutBytes(body)
 	if !ok || len(b) < 4 {
@@ -62,11 +62,11 @@ func CheckConnect(body []byte) error {
 	return err
 }
 
-// LevelAt returns where in the variable header of a CONNECT the protocol level is (MQTT 5,
-// 3.1.2.2), if CheckConnect has nothing against it.
-func LevelAt(body []byte) int { return 2 + int(body[0])<<8 + int(body[1]) }
+// ProtocolLevelOffset returns the offset of the protocol level in the variable header of a
+// CONNECT (MQTT 5, 3.1.2.2) that CheckConnect accepts.
+func ProtocolLevelOffset(body []byte) int { return 2 + int(body[0])<<8 + int(body[1]) }
 
-// CutPacketID takes a packet id from the front of what is left of a packet.
+// CutPacketID reads a packet id from the front of b and returns the rest.
 func CutPacketID(b []byte) (id uint16, rest []byte, err error) {
 	if len(b) < 2 {
 		return 0, nil, packets.ErrMalformedPacketID
@@ -77,14 +77,14 @@ func CutPacketID(b []byte) (id uint16, rest []byte, err error) {
 	return id, b[2:], nil
 }
 
-// checkReason takes a reason code and properties, both of which may be left out (MQTT 5,
+// checkReason reads a reason code and properties, which may both be omitted (MQTT 5,
 // 3.4.2.1), and returns the code.
 func checkReason(t Type, b []byte) (reason byte, err error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
 	reason = b[0]
-	if !slices.Contains(table[t].reasons, reason) {
+	if !slices.Contains(packetRules[t].reasons, reason) {
 		return 0, packets.ErrProtocolViolationInvalidReason // [MQTT-3.4.2-1] and its like
 	}
 	if b = b[1:]; len(b) > 0 {
@@ -98,9 +98,9 @@ func checkReason(t Type, b []byte) (reason byte, err error) {
 	return reason, nil
 }
 
-// Ack takes a PUBACK, PUBREC, PUBREL or PUBCOMP apart (MQTT 5, 3.4 to 3.7; 3.1.1, 3.4 to
-// 3.7). failed says that it carries a reason code of 0x80 or more.
-func Ack(t Type, body []byte, v5 bool) (id uint16, failed bool, err error) {
+// ParseAck parses a PUBACK, PUBREC, PUBREL or PUBCOMP (MQTT 5, 3.4 to 3.7; 3.1.1, 3.4 to
+// 3.7). failed means that its reason code is 0x80 or more.
+func ParseAck(t Type, body []byte, v5 bool) (id uint16, failed bool, err error) {
 	id, rest, err := CutPacketID(body)
 	switch {
 	case err != nil:
@@ -114,8 +114,8 @@ func Ack(t Type, body []byte, v5 bool) (id uint16, failed bool, err error) {
 	return id, reason >= packets.ErrUnspecifiedError.Code, err
 }
 
-// CheckDisconnect returns the reason code of a DISCONNECT (MQTT 5, 3.14; 3.1.1, 3.14), and
-// what is wrong with it.
+// CheckDisconnect returns the reason code of a DISCONNECT (MQTT 5, 3.14; 3.1.1, 3.14), or
+// an error if the packet is invalid.
 func CheckDisconnect(body []byte, v5 bool) (reason byte, err error) {
 	if !v5 && len(body) > 0 {
 		return 0, packets.ErrMalformedPacket
@@ -123,8 +123,8 @@ func CheckDisconnect(body []byte, v5 bool) (reason byte, err error) {
 	return checkReason(Disconnect, body)
 }
 
-// CheckSubscribe returns what is wrong with the variable header and the payload of a
-// SUBSCRIBE (MQTT 5, 3.8.2 and 3.8.3; 3.1.1, 3.8.3).
+// CheckSubscribe returns an error if the variable header or the payload of a
+// SUBSCRIBE is invalid (MQTT 5, 3.8.2 and 3.8.3; 3.1.1, 3.8.3).
 func CheckSubscribe(body []byte, v5 bool) error {
 	reserved := byte(0xFC)
 	if v5 {
@@ -153,7 +153,8 @@ func CheckUnsubscribe(body []byte, v5 bool) error {
 	return checkFilters(Unsubscribe, body, v5, func(_ string, rest []byte) ([]byte, error) { return rest, nil })
 }
 
-// checkFilters goes through the filters of a packet; after takes what comes behind each.
+// checkFilters checks the filters of a packet. after reads what follows each filter, and
+// returns the rest.
 func checkFilters(t Type, body []byte, v5 bool, after func(filter string, rest []byte) ([]byte, error)) error {
 	_, body, err := CutPacketID(body)
 	if err == nil && v5 {

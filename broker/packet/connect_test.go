@@ -19,7 +19,7 @@ func connectWith(flags byte, props string, payload ...string) string {
 	return b
 }
 
-// A CONNECT that is cut short anywhere, or says what it may not, is refused.
+// A CONNECT that is truncated anywhere or invalid is refused.
 func TestCheckConnect(t *testing.T) {
 	t.Parallel()
 	const session, receive, size = "\x11\x00\x00\x00\x05", "\x21\x00\x0a", "\x27\x00\x00\x10\x00"

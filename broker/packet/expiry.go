@@ -2,9 +2,9 @@ package packet
 
 import "encoding/binary"
 
-// ExpiresAtOnce reports whether properties that CutProperties has returned have a Message
-// Expiry Interval, and it is 0 (MQTT 5, 3.3.2.3.3). Mochi's codec does not tell that from
-// none.
+// ExpiresAtOnce reports whether the properties, as returned by CutProperties, have a
+// Message Expiry Interval of 0 (MQTT 5, 3.3.2.3.3). Mochi's codec does not distinguish
+// that from none.
 func ExpiresAtOnce(props []byte) bool {
 	for len(props) > 0 {
 		id, value := props[0], props[1:]
@@ -20,8 +20,7 @@ func ExpiresAtOnce(props []byte) bool {
 	return false
 }
 
-// WillExpiresAtOnce does the same for the will of a CONNECT that CheckConnect has nothing
-// against.
+// WillExpiresAtOnce does the same for the will of a CONNECT that CheckConnect accepts.
 func WillExpiresAtOnce(body []byte) bool {
 	_, b, ok := cutBytes(body)
 	if !ok || len(b) < 4 || b[0] != 5 || b[1]&connectWill == 0 {

@@ -41,23 +41,23 @@ const (
 	maxVariableByteLength = 4 // bytes of a Variable Byte Integer (1.5.5)
 )
 
-// kind is how a property's value is encoded (MQTT 5, 1.5).
-type kind uint8
+// valueKind is how a property's value is encoded (MQTT 5, 1.5).
+type valueKind uint8
 
 const (
-	unknown  kind = iota
-	number        // of size bytes
-	variable      // Variable Byte Integer
-	text          // UTF-8 Encoded String
-	name          // the same, which names something: see ValidName
+	unknown  valueKind = iota
+	number             // of size bytes
+	variable           // Variable Byte Integer
+	text               // UTF-8 Encoded String
+	name               // the same, which names something: see ValidName
 	binaryData
 	pair // UTF-8 String Pair
 )
 
-// property says what a property's value may be. One that comes twice is a Protocol Error,
-// the pair excepted.
+// property says which values a property may have. A property that comes twice is a
+// Protocol Error, except a pair.
 type property struct {
-	kind     kind
+	kind     valueKind
 	size     int    // bytes of a number
 	min, max uint32 // of a number
 }
@@ -92,20 +92,20 @@ var properties = [propertyCount]property{
 	SharedSubAvailable:   {number, 1, 0, 1},
 }
 
-// set is a set of properties.
-type set uint64
+// propertySet is a set of properties, one bit for each identifier.
+type propertySet uint64
 
-func of(ids ...byte) (s set) {
+func propertiesOf(ids ...byte) (s propertySet) {
 	for _, id := range ids {
 		s |= 1 << id
 	}
 	return s
 }
 
-func (s set) has(id byte) bool { return id < propertyCount && s&(1<<id) != 0 }
+func (s propertySet) has(id byte) bool { return id < propertyCount && s&(1<<id) != 0 }
 
-// CutProperties takes the properties, with their length, from the front of what is left of a
-// packet of a type, and checks them.
+// CutProperties reads the properties, with their length, from the front of b, and checks
+// them for the type of packet.
 func CutProperties(t Type, b []byte) (props, rest []byte, err error) {
 	length, n := binary.Uvarint(b)
 	if n <= 0 || n > maxVariableByteLength || length > uint64(len(b)-n) {
@@ -113,8 +113,8 @@ func CutProperties(t Type, b []byte) (props, rest []byte, err error) {
 	}
 	size := n + int(length) //nolint:gosec // within b
 	props, rest = b[n:size], b[size:]
-	allowed := table[t].properties
-	var seen set
+	allowed := packetRules[t].properties
+	var seen propertySet
 	for left := props; len(left) > 0; {
 		id := left[0]
 		if !allowed.has(id) {
@@ -134,7 +134,7 @@ func CutProperties(t Type, b []byte) (props, rest []byte, err error) {
 	return props, rest, nil
 }
 
-// cutProperty takes a property's value from the front of b.
+// cutProperty reads a property's value from the front of b.
 func cutProperty(id byte, b []byte) (rest []byte, err error) {
 	p := &properties[id]
 	switch p.kind {
@@ -190,16 +190,16 @@ func cutNumber(p *property, b []byte) (rest []byte, err error) {
 	return b[p.size:], nil
 }
 
-// cutText takes the UTF-8 encoded string of a property from the front of b.
+// cutText reads the UTF-8 encoded string of a property from the front of b.
 func cutText(b []byte) (s, rest []byte, err error) {
 	s, rest, ok := cutBytes(b)
-	if !ok || !validText(s) {
+	if !ok || !validUTF8(s) {
 		return nil, nil, packets.ErrMalformedProperties
 	}
 	return s, rest, nil
 }
 
-// cutBytes takes binary data (MQTT 5, 1.5.6) from the front of b.
+// cutBytes reads binary data (MQTT 5, 1.5.6) from the front of b.
 func cutBytes(b []byte) (data, rest []byte, ok bool) {
 	if len(b) < 2 {
 		return nil, nil, false

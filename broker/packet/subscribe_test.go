@@ -10,8 +10,8 @@ import (
 	"mynah/broker/packet"
 )
 
-// A SUBSCRIBE that is cut short anywhere, or says what it may not, is refused before
-// Mochi's codec sees it; what Mochi makes of a sound one is not changed.
+// A SUBSCRIBE that is truncated anywhere or invalid is refused before Mochi's codec
+// gets it. What Mochi decodes of a valid one is not changed.
 func TestCheckSubscribe(t *testing.T) {
 	t.Parallel()
 	const filter = "\x00\x03a/b"

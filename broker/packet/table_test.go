@@ -12,8 +12,8 @@ import (
 	"mynah/broker/packet"
 )
 
-// values holds a sound value of every property of MQTT 5, table 2-4, and, apart from the
-// table that is tested, the packets of clients in which it may come.
+// values holds a valid value of every property of MQTT 5, table 2-4, and the packets of
+// clients in which it may come, independent of the table that is tested.
 var values = map[byte]struct {
 	value string
 	in    []packet.Type
@@ -63,8 +63,8 @@ func withLength(props string) string {
 	return string(binary.AppendUvarint(nil, uint64(len(props)))) + props
 }
 
-// check puts a packet with properties together and has it checked. In MQTT 3.1.1, which
-// has none, the same bytes stand where they would be.
+// check builds a packet with the properties and checks it. In MQTT 3.1.1, which has
+// none, the same bytes stand where they would be.
 func check(t packet.Type, props string, v5 bool) error {
 	p := withLength(props)
 	level := "\x04"
@@ -90,7 +90,7 @@ func check(t packet.Type, props string, v5 bool) error {
 	case packet.Disconnect:
 		_, err = packet.CheckDisconnect([]byte("\x00"+p), v5)
 	default:
-		_, _, err = packet.Ack(t, []byte("\x00\x01\x00"+p), v5)
+		_, _, err = packet.ParseAck(t, []byte("\x00\x01\x00"+p), v5)
 	}
 	return err
 }
@@ -145,14 +145,14 @@ func TestEveryPropertyInEveryPacket(t *testing.T) {
 				}
 			}
 		}
-		// With a length that says more than there is, and in more bytes than four.
+		// With a length that exceeds the packet, and one in more than four bytes.
 		for _, length := range []string{"\x80", "\xff\xff\xff\xff\x7f", "\x80\x80\x80\x80\x00"} {
 			var err error
 			switch in {
 			case packet.Connect, packet.Will, packet.Publish, packet.Subscribe, packet.Unsubscribe, packet.Disconnect:
 				_, _, err = packet.CutProperties(in, []byte(length))
 			default:
-				_, _, err = packet.Ack(in, []byte("\x00\x01\x00"+length), true)
+				_, _, err = packet.ParseAck(in, []byte("\x00\x01\x00"+length), true)
 			}
 			if code(err) != 0x81 {
 				t.Errorf("%s with properties of length %x: %v", names[in], length, err)
@@ -220,7 +220,7 @@ func TestReasonCodes(t *testing.T) {
 			if in == packet.Disconnect {
 				return packet.CheckDisconnect([]byte(body), v5)
 			}
-			id, failed, err := packet.Ack(in, []byte("\x12\x34"+body), v5)
+			id, failed, err := packet.ParseAck(in, []byte("\x12\x34"+body), v5)
 			if err == nil && id != 0x1234 {
 				t.Errorf("%s: packet id %#x", names[in], id)
 			}
@@ -273,13 +273,13 @@ func TestFirstByte(t *testing.T) {
 		case head&15 != only:
 			want = 0x81
 		}
-		if err := packet.CheckHead(byte(head)); code(err) != want || (err == nil) != (want == 0) {
+		if err := packet.CheckFirstByte(byte(head)); code(err) != want || (err == nil) != (want == 0) {
 			t.Errorf("%#x: %v, want %#x", head, err, want)
 		}
 	}
 }
 
-// Names may not have what nobody sees (MQTT 5, 1.5.4), and topics not what is for filters.
+// Names must not have control characters (MQTT 5, 1.5.4), and topics no wildcards.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	for r := range rune(0x3000) {

@@ -9,14 +9,14 @@ import (
 // sharePrefix begins the filter of a shared subscription (MQTT 5, 4.8.2).
 const sharePrefix = "$share/"
 
-// validText reports whether b is a UTF-8 encoded string (MQTT 5, 1.5.4): without U+0000 and
+// validUTF8 reports whether b is a UTF-8 encoded string (MQTT 5, 1.5.4): without U+0000 and
 // without surrogates.
-func validText(b []byte) bool { return utf8.Valid(b) && bytes.IndexByte(b, 0) < 0 }
+func validUTF8(b []byte) bool { return utf8.Valid(b) && bytes.IndexByte(b, 0) < 0 }
 
-// ValidName reports whether b may name something: a topic, a filter, a client or a user. Such
-// a name has no control characters, U+0001 to U+001F and U+007F to U+009F, which nobody sees
-// and a receiver may refuse (MQTT 5, 1.5.4: "SHOULD NOT"). Other text may have them: a user
-// property can well be of several lines.
+// ValidName reports whether b may name something: a topic, a filter, a client or a user. A
+// name must not have control characters, U+0001 to U+001F and U+007F to U+009F, since they
+// are invisible and a receiver may refuse them (MQTT 5, 1.5.4: "SHOULD NOT"). Other text may
+// have them, such as a user property of several lines.
 func ValidName[T string | []byte](b T) bool {
 	ascii := true
 	for i := range len(b) {
@@ -31,7 +31,7 @@ func ValidName[T string | []byte](b T) bool {
 		return true
 	}
 	for i := 0; i < len(b); {
-		r, n := decode(b[i:])
+		r, n := decodeRune(b[i:])
 		if r == utf8.RuneError && n <= 1 || r >= 0x7F && r <= 0x9F {
 			return false
 		}
@@ -40,7 +40,7 @@ func ValidName[T string | []byte](b T) bool {
 	return true
 }
 
-func decode[T string | []byte](b T) (rune, int) {
+func decodeRune[T string | []byte](b T) (rune, int) {
 	var first [utf8.UTFMax]byte
 	return utf8.DecodeRune(first[:copy(first[:], b)])
 }
@@ -64,7 +64,7 @@ func ValidFilter(filter string) bool {
 		return false
 	}
 	if filter+"/" == sharePrefix {
-		return false // neither a share's name nor a filter
+		return false // the share name or the filter is missing
 	}
 	if shared, ok := strings.CutPrefix(filter, sharePrefix); ok {
 		var share string

@@ -30,7 +30,7 @@ func (w *Wills) Wait(k session.Key, conn *outbox.Conn, delay time.Duration, fire
 	if w.waiting == nil {
 		w.waiting = map[session.Key]*Will{}
 	}
-	if other := w.waiting[k]; other != nil && other.conn.After(conn) {
+	if other := w.waiting[k]; other != nil && other.conn.AttachedAfter(conn) {
 		return nil
 	}
 	next := &Will{conn: conn, fire: fire}

@@ -33,11 +33,11 @@ func newDescriptors(log *slog.Logger) descriptors {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err == nil {
 		limit = int(min(r.Cur, math.MaxInt32)) // "unlimited" is a very high one
 	}
-	return descriptors{limit: limit, shared: listener.NewDescriptors(listener.ForConnections(limit), log)}
+	return descriptors{limit: limit, shared: listener.NewDescriptors(listener.MaxConnections(limit), log)}
 }
 
 // connections returns how many connections there may be.
-func (d descriptors) connections() int { return listener.ForConnections(d.limit) }
+func (d descriptors) connections() int { return listener.MaxConnections(d.limit) }
 
 // forLog returns how many files the message log may keep open: of what connections
 // leave, half.
