@@ -135,13 +135,14 @@ func (h *groupHandlers) dissolveGroup(ctx context.Context, in *IDPath) (*empty, 
 	return nil, h.groups.Dissolve(ctx, actor(ctx), in.ID)
 }
 
-type transferInput struct {
+// toInput is named in openapi.json (ToInputBody), so its name stays.
+type toInput struct {
 	IDPath
 	Body struct {
 		To string `json:"to" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9_.~-]+$" doc:"A member"`
 	}
 }
 
-func (h *groupHandlers) transferGroup(ctx context.Context, in *transferInput) (*empty, error) {
+func (h *groupHandlers) transferGroup(ctx context.Context, in *toInput) (*empty, error) {
 	return nil, h.groups.Transfer(ctx, actor(ctx), in.ID, in.Body.To)
 }

@@ -148,13 +148,14 @@ func (h *joiningHandlers) revokeLink(ctx context.Context, in *linkPath) (*empty,
 	return nil, h.groups.Links.Revoke(ctx, actor(ctx), in.ID, in.Link)
 }
 
-type joinByLinkInput struct {
+// followInput is named in openapi.json (FollowInputBody), so its name stays.
+type followInput struct {
 	Body struct {
 		Token string `json:"token" minLength:"1" maxLength:"64" pattern:"^[A-Z0-9]+$" doc:"The link's token"`
 	}
 }
 
-func (h *joiningHandlers) joinByLink(ctx context.Context, in *joinByLinkInput) (*body[groups.Group], error) {
+func (h *joiningHandlers) joinByLink(ctx context.Context, in *followInput) (*body[groups.Group], error) {
 	g, err := h.groups.Links.Join(ctx, actor(ctx), in.Body.Token)
 	if err != nil {
 		return nil, err
