@@ -20,6 +20,7 @@ type publication struct {
 	mid     string
 	line    *line // set by put
 	cost    int32 // what the pipeline is expected to take for it, in nanoseconds; set by put
+	size    int32 // about what it takes in memory, in bytes; set by put
 	id      uint16
 	qos     byte
 	nobody  bool // it is of a topic outside the chat to which nobody has subscribed
@@ -50,13 +51,19 @@ const (
 
 const (
 	// turnCost is what a subject may cost before it is another one's turn.
-	turnCost = 250_000
-	// batchCost bounds a batch while several subjects publish. Who publishes waits for
-	// those batches that are under way, and for no others.
-	batchCost = 1_000_000
-	// batchCostAlone bounds a batch if one subject has been alone for aloneAfter.
-	batchCostAlone = 16 * batchCost
-	aloneAfter     = time.Second
+	turnCost = batchCost
+	// batchCost bounds a batch while several subjects publish, of which one may have much
+	// there. Who publishes waits for those batches that are under way, and for no others.
+	batchCost = 150_000
+	// equalCost is by how much that grows for each subject that has something there beside
+	// those two. Many who publish as much as each other share an fsync: they would wait for
+	// each other in any case.
+	equalCost = 330_000
+	// maxBatchCost bounds any batch, also if one subject has been alone for aloneAfter.
+	maxBatchCost = 16_000_000
+	aloneAfter   = time.Second
+	// smallBatchCost is how little a batch costs that tells what the disk takes.
+	smallBatchCost = 40_000
 )
 
 // queue is where publications wait for the sequencer, in a line for each connection. Their
@@ -74,14 +81,17 @@ type queue struct {
 	fresh    fifo[*share]      // have something that waits since a moment ago
 	old      fifo[*share]      // have had a turn since
 	waiting  int               // publications in the lines
+	busy     int               // shares in whose lines something waits
 	behind   int               // what those cost that were taken and are not done
 	all      held
 	closed   bool
 	arrived  sync.Cond   // there may be something to take, or closed
 	blocked  fifo[*line] // whose connections wait for room, longest first
-	last     string      // subject of the last publication
+	last     *share      // of the last publication
 	several  bool        // not all publications since the last batch were of one subject
-	until    time.Time   // for how long the subjects are taken for several
+	until    time.Time   // for how long the subjects are taken for several; zero if they are not
+	underWay fifo[taken] // batches that are taken and not done
+	disk     int         // what a batch with little in it takes, in nanoseconds
 	noShares []*share    // to be used again
 	noLines  []*line     // to be used again
 }
@@ -91,7 +101,7 @@ type held struct{ publications, bytes int }
 
 func (h *held) add(p *publication, n int) {
 	h.publications += n
-	h.bytes += n * p.size()
+	h.bytes += n * int(p.size)
 }
 
 func (h held) reaches(most held) bool {
@@ -103,13 +113,19 @@ func (h held) halves(most held) bool {
 	return h.publications <= most.publications/2 && h.bytes <= most.bytes/2
 }
 
-// size returns about what a publication takes in memory.
-func (p *publication) size() int {
+// sizeOf returns about what a publication takes in memory.
+func sizeOf(p *publication) int32 {
 	const overhead = 256
 	if p.rec == nil {
 		return overhead
 	}
-	return overhead + len(p.rec.Tail)
+	return int32(overhead + len(p.rec.Tail)) //nolint:gosec // a packet is bounded
+}
+
+// taken is a batch that is under way.
+type taken struct {
+	at   time.Time // when it was the only one, zero if it never was
+	cost int
 }
 
 // share is what the queue has of a subject.
@@ -150,6 +166,8 @@ func (f *fifo[T]) len() int { return len(f.items) - f.head }
 
 func (f *fifo[T]) first() T { return f.items[f.head] }
 
+func (f *fifo[T]) peek() *T { return &f.items[f.head] }
+
 func (f *fifo[T]) push(v T) {
 	if f.head > len(f.items)/2 && len(f.items) == cap(f.items) {
 		n := copy(f.items, f.items[f.head:]) // under load it is never empty
@@ -160,13 +178,18 @@ func (f *fifo[T]) push(v T) {
 }
 
 func (f *fifo[T]) pop() T {
-	var zero T
 	v := f.items[f.head]
+	f.drop()
+	return v
+}
+
+// drop takes the first out.
+func (f *fifo[T]) drop() {
+	var zero T
 	f.items[f.head] = zero
 	if f.head++; f.head == len(f.items) {
 		f.items, f.head = f.items[:0], 0
 	}
-	return v
 }
 
 // shrink gives the memory of an empty fifo back if it is much.
@@ -185,7 +208,7 @@ func newQueue() *queue {
 // put adds a publication. It blocks while its connection has too many in the pipeline, and
 // reports false when the pipeline is closed.
 func (q *queue) put(p publication) bool {
-	p.cost = q.costOf(&p)
+	p.cost, p.size = q.costOf(&p), sizeOf(&p)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if p.c != nil {
@@ -202,6 +225,9 @@ func (q *queue) put(p publication) bool {
 	p.line = l
 	if l.items.push(p); l.items.len() == 1 {
 		s.lines.push(l)
+		if s.lines.len() == 1 {
+			q.busy++
+		}
 	}
 	switch {
 	case s.listed:
@@ -212,9 +238,9 @@ func (q *queue) put(p publication) bool {
 		s.listed, s.credit = true, turnCost
 		q.fresh.push(s)
 	}
-	if s.subject != q.last {
-		q.several = q.several || q.last != ""
-		q.last = s.subject
+	if s != q.last {
+		q.several = q.several || q.last != nil
+		q.last = s
 	}
 	if q.waiting++; q.waiting == 1 {
 		q.arrived.Signal()
@@ -317,14 +343,16 @@ func keep[T any](list *[]*T, v *T) {
 func (q *queue) take(spare []publication) []publication {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.waiting == 0 || q.behind >= 2*q.boundLocked() {
+	bound := q.boundLocked()
+	for q.waiting == 0 || q.behind >= 2*bound {
 		if q.waiting == 0 && q.closed {
 			return nil
 		}
 		q.arrived.Wait()
+		bound = q.boundLocked()
 	}
-	items := spare[:0]
-	for left := q.boundLocked(); left > 0 && q.waiting > 0; {
+	items, cost := spare[:0], 0
+	for cost < bound && q.waiting > 0 {
 		list, fresh := &q.fresh, true
 		if list.len() == 0 {
 			list, fresh = &q.old, false
@@ -335,17 +363,27 @@ func (q *queue) take(spare []publication) []publication {
 			q.endTurnLocked(s, fresh)
 			continue
 		}
-		l := s.lines.pop()
-		p := l.items.pop()
-		if l.items.len() > 0 {
-			s.lines.push(l)
+		l := s.lines.first()
+		items = append(items, *l.items.peek())
+		l.items.drop()
+		if l.items.len() == 0 || s.lines.len() > 1 {
+			if s.lines.drop(); l.items.len() > 0 {
+				s.lines.push(l)
+			} else if s.lines.len() == 0 {
+				q.busy--
+			}
 		}
+		c := int(items[len(items)-1].cost)
 		q.waiting--
-		s.credit -= int(p.cost)
-		left -= int(p.cost)
-		q.behind += int(p.cost)
-		items = append(items, p)
+		s.credit -= c
+		cost += c
 	}
+	t := taken{cost: cost}
+	if q.underWay.len() == 0 && cost < smallBatchCost {
+		t.at = time.Now()
+	}
+	q.underWay.push(t)
+	q.behind += cost
 	if q.waiting == 0 { // then nobody is before anybody
 		for _, list := range [...]*fifo[*share]{&q.fresh, &q.old} {
 			for list.len() > 0 {
@@ -356,16 +394,21 @@ func (q *queue) take(spare []publication) []publication {
 	return items
 }
 
-// boundLocked returns what the next batch may cost.
+// boundLocked returns what the next batch may cost. Half of what the disk takes for any
+// batch nobody feels.
 func (q *queue) boundLocked() int {
-	now := time.Now()
-	if q.several {
-		q.several, q.until = false, now.Add(aloneAfter)
+	if q.several || !q.until.IsZero() {
+		switch now := time.Now(); {
+		case q.several:
+			q.several, q.until = false, now.Add(aloneAfter)
+		case !now.Before(q.until):
+			q.until = time.Time{}
+		}
 	}
-	if now.Before(q.until) {
-		return batchCost
+	if q.until.IsZero() {
+		return maxBatchCost
 	}
-	return batchCostAlone
+	return min(max(batchCost+max(q.busy-2, 0)*equalCost, q.disk/2), maxBatchCost)
 }
 
 // endTurnLocked puts a share that has had its turn behind the others. One of which nothing
@@ -387,9 +430,13 @@ func (q *queue) endTurnLocked(s *share, fresh bool) {
 func (q *queue) done(items []publication) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	t := q.underWay.pop()
+	q.behind -= t.cost
+	if !t.at.IsZero() {
+		q.disk += (int(time.Since(t.at)) - q.disk) / 8
+	}
 	for i := range items {
 		p := &items[i]
-		q.behind -= int(p.cost)
 		q.all.add(p, -1)
 		p.line.share.held.add(p, -1)
 		p.line.held.add(p, -1)
@@ -432,6 +479,9 @@ func (q *queue) forgetLocked(s *share) {
 		return
 	}
 	delete(q.shares, s.subject)
+	if q.last == s {
+		q.last = nil
+	}
 	s.lines.shrink()
 	s.subject, s.credit = "", 0
 	keep(&q.noShares, s)
