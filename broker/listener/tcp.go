@@ -125,14 +125,19 @@ func (t *TCP) StopAccepting() {
 }
 
 // Stop closes the listener and all its connections, and waits until their Handlers
-// have returned. When ctx ends before, it returns an error that says how many
-// have not. A second Stop waits again.
+// have returned. When ctx ends before, it returns an error that says what it gave
+// up on: how many have not. A second Stop waits again.
 func (t *TCP) Stop(ctx context.Context) error {
 	t.StopAccepting()
+	var err error
 	if t.Addr() != nil {
-		<-t.acceptDone
+		select {
+		case <-t.acceptDone:
+		case <-ctx.Done():
+			err = fmt.Errorf("stop %s: gave up on waiting until it accepts nothing more: %w", t.cfg.ID, ctx.Err())
+		}
 	}
-	return t.server.stop(ctx)
+	return errors.Join(err, t.server.stop(ctx)) // connections are closed in any case
 }
 
 // acceptLoop accepts connections until StopAccepting. No error ends it: too many

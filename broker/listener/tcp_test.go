@@ -118,6 +118,42 @@ func TestStopEndsTheRetry(t *testing.T) {
 	mustStop(t, l)
 }
 
+// deafListener is one whose Accept does not end when it is closed, until released.
+type deafListener struct {
+	net.Listener
+	released chan struct{}
+}
+
+func (l deafListener) Accept() (net.Conn, error) {
+	<-l.released
+	return nil, net.ErrClosed
+}
+
+// Stop obeys its context also while it waits for the accept loop. It waited for that for ever.
+func TestStopObeysItsContext(t *testing.T) {
+	t.Parallel()
+	inner, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deaf := deafListener{inner, make(chan struct{})}
+	l := startTCP(t, listener.TCPConfig{Listener: deaf, Guard: listener.Guard{Handler: echo}})
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	stopped := make(chan error, 1)
+	go func() { stopped <- l.Stop(ended) }()
+	select {
+	case err := <-stopped:
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "gave up on waiting until it accepts nothing more") {
+			t.Errorf("Stop: %v, want what it gave up on", err)
+		}
+	case <-time.After(waitfor.Timeout):
+		t.Error("Stop waits for the accept loop")
+	}
+	close(deaf.released)
+	mustStop(t, l) // waits again
+}
+
 // Guards against connections or goroutines that outlive Stop, in whichever
 // state they are.
 func TestStopLeavesNothing(t *testing.T) {
