@@ -45,19 +45,19 @@ const (
 	DefaultMaxBytes  = 256 << 20
 	DefaultKeepAlive = 30 * time.Second
 
-	// queueLen is how many messages wait for the batcher at most. It is above
-	// what any broker's window lets be in flight, see intake.enqueue.
+	// queueLen is the maximum number of messages that wait for the batcher. It
+	// is above any broker's window of messages in flight, see enqueue.
 	queueLen = 1 << 16
 	// batchBytes ends a batch of long messages early, so that its memory and
 	// its transaction stay small.
 	batchBytes = 8 << 20
-	// quiesce is how long the last acknowledgements and DISCONNECT may take to
+	// disconnectTimeout is how long the last acknowledgements and DISCONNECT may take to
 	// be written.
-	quiesce = 2 * time.Second
-	// reportEvery is how often a lag is logged.
-	reportEvery = 10 * time.Second
-	// reportLag is the lag in seconds from which it is logged.
-	reportLag = 5
+	disconnectTimeout = 2 * time.Second
+	// lagLogInterval is how often a lag is logged.
+	lagLogInterval = 10 * time.Second
+	// lagLogThreshold is the lag in seconds from which it is logged.
+	lagLogThreshold = 5
 )
 
 // Config says where messages come from and where they go.
@@ -66,8 +66,8 @@ type Config struct {
 	// wss. Required.
 	BrokerURL string
 	// ClientID is the MQTT client id, which names the session. Default
-	// "archiver". With another one the archive begins anew: every message that
-	// the broker still has is delivered once more.
+	// "archiver". With another one a new session begins: the broker delivers
+	// every message that it still has once more.
 	ClientID string
 	// Token returns the token to connect with. It is called for every
 	// connection, so that a token may be short-lived. Nil connects without.
@@ -84,7 +84,7 @@ type Config struct {
 	// default 5 ms. While a transaction runs messages wait anyhow.
 	Linger time.Duration
 	// MaxBytes bounds the memory that unacknowledged messages take, default
-	// 256 MiB. Beyond it nothing more is read from the broker.
+	// 256 MiB. Above it, nothing is read from the broker.
 	MaxBytes int64
 	// KeepAlive is MQTT's, default 30 s.
 	KeepAlive time.Duration
@@ -141,21 +141,21 @@ type Archiver struct {
 	running *run       // nil if not started
 }
 
-// run is what lives from Start to Stop.
+// run is the state from Start to Stop.
 type run struct {
 	cfg   Config
 	log   *slog.Logger
 	stats *stats
 
-	queue    chan message        // from paho to the batcher
-	memory   *semaphore.Weighted // bytes of unacknowledged messages
-	spare    chan *batch         // done, for their memory
-	draining chan struct{}       // closed by Stop: take nothing more in
+	queue       chan message        // from paho to the batcher
+	memory      *semaphore.Weighted // bytes of unacknowledged messages
+	freeBatches chan *batch         // finished batches, whose memory is used again
+	draining    chan struct{}       // closed by Stop: accept no more messages
 
-	abandon context.CancelFunc // gives up what is not committed
-	leave   context.CancelFunc // ends the MQTT connection
-	stages  sync.WaitGroup     // batcher, committer, acknowledger
-	others  sync.WaitGroup     // connection, report
+	abandon    context.CancelFunc // cancels the work that is not committed
+	disconnect context.CancelFunc // ends the MQTT connection
+	stages     sync.WaitGroup     // batcher, committer, acknowledger
+	others     sync.WaitGroup     // connection, report
 }
 
 // New returns an archiver that is not started, or an error that says what is
@@ -181,33 +181,33 @@ func (a *Archiver) Start(ctx context.Context) error {
 	connected, leave := context.WithCancel(ctx)
 	r := &run{
 		cfg: a.cfg, log: a.cfg.Logger, stats: a.stats,
-		queue:    make(chan message, queueLen),
-		memory:   semaphore.NewWeighted(a.cfg.MaxBytes),
-		spare:    make(chan *batch, 4), // one for each place where one can be
-		draining: make(chan struct{}),
-		abandon:  abandon, leave: leave,
+		queue:       make(chan message, queueLen),
+		memory:      semaphore.NewWeighted(a.cfg.MaxBytes),
+		freeBatches: make(chan *batch, 4), // one for each place where one can be
+		draining:    make(chan struct{}),
+		abandon:     abandon, disconnect: leave,
 	}
 	batches := make(chan *batch) // without a buffer: while the committer is busy the batch grows
 	committed := make(chan *batch, 1)
 	r.stages.Go(func() {
 		defer close(batches)
-		r.collect(work, batches)
+		r.makeBatches(work, batches)
 	})
 	r.stages.Go(func() {
 		defer close(committed)
 		r.commit(work, batches, committed)
 	})
 	r.stages.Go(func() { r.acknowledge(committed) })
-	r.others.Go(func() { r.receive(connected) })
-	r.others.Go(func() { r.report(connected) })
+	r.others.Go(func() { r.keepConnected(connected) })
+	r.others.Go(func() { r.logLag(connected) })
 	a.running = r
 	return nil
 }
 
-// Stop takes in nothing more, commits and acknowledges what was received, and
-// disconnects without ending the MQTT session. What is not committed when ctx ends
-// is given up; the broker delivers it again. Stop does nothing if the archiver is
-// not running.
+// Stop accepts no more messages, commits and acknowledges the received ones, and
+// disconnects without ending the MQTT session. Messages that are not committed
+// when ctx ends are dropped; the broker delivers them again. Stop does nothing if
+// the archiver is not running.
 func (a *Archiver) Stop(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -232,12 +232,12 @@ func (a *Archiver) Stop(ctx context.Context) error {
 	if err != nil {
 		// An acknowledgement may be stuck behind a broker that does not read;
 		// only the end of the connection frees it.
-		r.leave()
+		r.disconnect()
 	}
 	<-done
-	r.leave()
+	r.disconnect()
 	r.others.Wait()
-	a.stats.stopped()
+	a.stats.forgetPending()
 	return err
 }
 
@@ -258,9 +258,9 @@ func (a *Archiver) AwaitConnected(ctx context.Context) bool {
 // Collector returns the archiver's metrics.
 func (a *Archiver) Collector() prometheus.Collector { return a.stats }
 
-// weight is what a message holds of the memory: its payload, its row and what Go
-// and paho need around them.
-func (r *run) weight(m message) int64 {
+// memoryOf returns the memory that a message takes: its payload, its row and the
+// overhead of Go and paho.
+func (r *run) memoryOf(m message) int64 {
 	return min(int64(2*len(m.Payload())+1024), r.cfg.MaxBytes)
 }
 
@@ -270,16 +270,16 @@ func (r *run) acknowledge(committed <-chan *batch) {
 		for i := range b.items {
 			m := b.items[i].message
 			m.Ack() // of a connection that is gone: paho forgets it, the broker delivers again
-			r.memory.Release(r.weight(m))
+			r.memory.Release(r.memoryOf(m))
 		}
 		r.stats.acknowledged(len(b.items))
 		r.recycle(b)
 	}
 }
 
-// report logs the lag from time to time while there is one, and its end.
-func (r *run) report(ctx context.Context) {
-	tick := time.NewTicker(reportEvery)
+// logLag logs the lag repeatedly while there is one, and logs its end.
+func (r *run) logLag(ctx context.Context) {
+	tick := time.NewTicker(lagLogInterval)
 	defer tick.Stop()
 	behind := false
 	for {
@@ -290,7 +290,7 @@ func (r *run) report(ctx context.Context) {
 		}
 		lag := r.stats.lag()
 		switch {
-		case lag.Seconds >= reportLag:
+		case lag.Seconds >= lagLogThreshold:
 			behind = true
 			r.log.WarnContext(ctx, "the archive is behind", "messages", lag.Messages, "seconds", lag.Seconds,
 				"committed", lag.Committed, "broker", lag.Connected, "database", lag.Database)

@@ -573,7 +573,7 @@ func TestSubscriptionRefused(t *testing.T) {
 }
 
 // Guards against a table without the migrations: the archiver must wait for them,
-// not bury what it receives.
+// and not store what it receives as dead letters.
 func TestDatabaseNotMigrated(t *testing.T) {
 	t.Parallel()
 	broker := newFakeBroker(t)

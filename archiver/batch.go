@@ -8,7 +8,7 @@ import (
 	"mynah/chat"
 )
 
-// message is what the archiver needs of a mqtt.Message.
+// message is the part of a mqtt.Message that the archiver needs.
 type message interface {
 	Topic() string
 	Payload() []byte
@@ -24,30 +24,30 @@ type item struct {
 	refused  error  // why it cannot be a row: it is a dead letter
 }
 
-// batch is what is committed and acknowledged at once.
+// batch is a set of messages that are committed and acknowledged together.
 type batch struct {
 	items []item
 	buf   []byte // the rows, in COPY's binary form
 	last  uint64 // the greatest seq so far
 }
 
-// newBatch returns an empty batch, with the memory of one that is done if there is
-// one.
+// newBatch returns an empty batch. It reuses the memory of a finished one if there
+// is one.
 func (r *run) newBatch() *batch {
 	select {
-	case b := <-r.spare:
+	case b := <-r.freeBatches:
 		return b
 	default:
 		return new(batch)
 	}
 }
 
-// recycle keeps the memory of a batch that is done.
+// recycle keeps the memory of a finished batch for newBatch.
 func (r *run) recycle(b *batch) {
 	clear(b.items) // let go of the messages
 	*b = batch{items: b.items[:0], buf: b.buf[:0]}
 	select {
-	case r.spare <- b:
+	case r.freeBatches <- b:
 	default:
 	}
 }
@@ -92,13 +92,13 @@ func (b *batch) has(seq uint64) bool {
 	return false
 }
 
-// full reports whether nothing more goes into the batch.
+// full reports whether the batch takes no more messages.
 func (b *batch) full(size int) bool { return len(b.items) >= size || len(b.buf) >= batchBytes }
 
-// collect makes batches of what is in the queue, until ctx ends or, when draining
-// is closed, until the queue is empty. A batch is handed on when the committer is
-// free and its first message has lingered, or it is full.
-func (r *run) collect(ctx context.Context, out chan<- *batch) {
+// makeBatches makes batches from the queue, until ctx ends or, when draining is
+// closed, until the queue is empty. A batch goes to the committer when the committer
+// is free and the batch is full or its first message has waited for Linger.
+func (r *run) makeBatches(ctx context.Context, out chan<- *batch) {
 	linger := time.NewTimer(0)
 	defer linger.Stop()
 	b, lingered := r.newBatch(), false
@@ -124,14 +124,14 @@ func (r *run) collect(ctx context.Context, out chan<- *batch) {
 		case <-ctx.Done():
 			return
 		case <-r.draining:
-			r.drain(ctx, b, out)
+			r.drainQueue(ctx, b, out)
 			return
 		}
 	}
 }
 
-// drain hands on what has been received, then ends.
-func (r *run) drain(ctx context.Context, b *batch, out chan<- *batch) {
+// drainQueue passes the received messages on, then returns.
+func (r *run) drainQueue(ctx context.Context, b *batch, out chan<- *batch) {
 	for {
 		more := true
 		for more && !b.full(r.cfg.BatchSize) {
@@ -157,6 +157,6 @@ func (r *run) drain(ctx context.Context, b *batch, out chan<- *batch) {
 func (r *run) take(b *batch, m message) {
 	b.add(m)
 	if len(b.items) == 1 {
-		r.stats.collecting(b.items[0].ts)
+		r.stats.batchBegun(b.items[0].ts)
 	}
 }

@@ -52,11 +52,11 @@ func dialer(ctx context.Context, config *tls.Config, end func(), opened func(net
 // pieces; a batch would cost thousands of system calls here and in the broker.
 type conn struct {
 	net.Conn
-	reader *bufio.Reader
-	end    func()
-	wake   chan struct{} // has a token when there may be something to write
-	idle   chan struct{} // closed when the writer has ended
-	once   sync.Once     // guards Close
+	reader     *bufio.Reader
+	end        func()
+	wake       chan struct{} // has a token when there may be something to write
+	writerDone chan struct{} // closed when the writer has ended
+	once       sync.Once     // guards Close
 
 	mu      sync.Mutex // guards what follows
 	pending []byte     // not yet written
@@ -66,11 +66,11 @@ type conn struct {
 
 func newConn(raw net.Conn, end func()) *conn {
 	c := &conn{
-		Conn:   raw,
-		reader: bufio.NewReaderSize(raw, readBuffer),
-		end:    end,
-		wake:   make(chan struct{}, 1),
-		idle:   make(chan struct{}),
+		Conn:       raw,
+		reader:     bufio.NewReaderSize(raw, readBuffer),
+		end:        end,
+		wake:       make(chan struct{}, 1),
+		writerDone: make(chan struct{}),
 	}
 	go c.write()
 	return c
@@ -115,7 +115,7 @@ func (c *conn) signal() {
 
 // write writes what is pending until the connection is closed.
 func (c *conn) write() {
-	defer close(c.idle)
+	defer close(c.writerDone)
 	var spare []byte
 	for range c.wake {
 		c.mu.Lock()
@@ -149,10 +149,10 @@ func (c *conn) Close() error {
 		c.end()
 		c.mu.Lock()
 		c.closing = true
-		_ = c.SetWriteDeadline(time.Now().Add(quiesce)) // of a write that is on its way, too
+		_ = c.SetWriteDeadline(time.Now().Add(disconnectTimeout)) // of a write that is on its way, too
 		c.mu.Unlock()
 		c.signal()
-		<-c.idle
+		<-c.writerDone
 		err = c.Conn.Close()
 	})
 	return err

@@ -86,7 +86,7 @@ func retryPage(ctx context.Context, tx pgx.Tx, after int64) (last int64, stored,
 
 // isRefusal reports whether a message itself was refused, by us or by PostgreSQL.
 func isRefusal(err error) bool {
-	return errors.Is(err, chat.ErrEnvelope) || errors.Is(err, errNoSeq) || errors.Is(err, errNoConversation) || isPoison(err)
+	return errors.Is(err, chat.ErrEnvelope) || errors.Is(err, errNoSeq) || errors.Is(err, errNoConversation) || isDataRefusal(err)
 }
 
 // retryOne stores one message, in a savepoint so that a refusal undoes nothing

@@ -11,17 +11,17 @@ import (
 )
 
 const (
-	uniqueViolation = "23505"
-	notNull         = "23502"
-	undefinedTable  = "42P01"
-	lockNotHad      = "55P03"
-	messagesKey     = "messages_pkey"
+	uniqueViolation  = "23505"
+	notNull          = "23502"
+	undefinedTable   = "42P01"
+	lockNotAvailable = "55P03"
+	messagesKey      = "messages_pkey"
 )
 
 // isLocked reports whether PostgreSQL gave up waiting for somebody else's lock.
 func isLocked(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && pgErr.Code == lockNotHad
+	return ok && pgErr.Code == lockNotAvailable
 }
 
 // isDuplicate reports whether PostgreSQL refused a row because its seq is there
@@ -38,12 +38,12 @@ func isForeignColumn(err error) bool {
 	return ok && pgErr.Code == notNull && !slices.Contains(schema.MessageColumns(), pgErr.ColumnName)
 }
 
-// isPoison reports whether PostgreSQL refused the data itself, so that trying
+// isDataRefusal reports whether PostgreSQL refused the data itself, so that trying
 // again is in vain: classes 22 (data exception), 23 (a constraint), 54 (a limit,
 // such as an index entry too long) and P0 (raised by a trigger of the user's own).
 // Everything else may pass: the server is away, full, read-only, out of memory, or
 // somebody has taken our rights.
-func isPoison(err error) bool {
+func isDataRefusal(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok || isDuplicate(err) || isForeignColumn(err) {
 		return false
@@ -64,7 +64,7 @@ func sqlstate(err error) *string {
 	return nil
 }
 
-// hint says what the operator can do about an error, "" if nothing comes to mind.
+// hint returns what the operator can do about an error, "" if it is unknown.
 func hint(err error) string {
 	if isForeignColumn(err) {
 		return "give that column of table messages a default, or let it be NULL"

@@ -19,13 +19,14 @@ const (
 	connectTimeout = 10 * time.Second
 	backoffMin     = 200 * time.Millisecond
 	backoffMax     = 3 * time.Second
-	// steady is how long a connection must have lasted for the next attempt to
-	// come without a growing pause. Two archivers with one client id end each
-	// other's connection: they must not do it at full speed.
-	steady = 10 * time.Second
+	// stableAfter is how long a connection must have lasted for the next attempt to
+	// have no growing pause. Two archivers with one client id end each other's
+	// connections, and must not do so at full speed.
+	stableAfter = 10 * time.Second
 
-	// tailTopic is where the broker says how far its log has come, as text.
-	tailTopic = "$SYS/mynah/log/last"
+	// logEndTopic is the topic on which the broker publishes the last seq of
+	// its log, as text.
+	logEndTopic = "$SYS/mynah/log/last"
 	// refused is the return code of SUBACK for a refusal (MQTT 3.1.1, 3.9.3).
 	refused = 0x80
 )
@@ -52,23 +53,23 @@ func (b *backoff) wait(ctx context.Context) bool {
 	}
 }
 
-// receive keeps a connection to the broker until ctx ends.
+// keepConnected keeps a connection to the broker until ctx ends.
 //
 // Each connection is a paho client of its own. paho's own reconnecting keeps
 // received messages in its store and acknowledges them on the next connection by
 // their old packet ids, which there may belong to messages that are not committed.
-func (r *run) receive(ctx context.Context) {
+func (r *run) keepConnected(ctx context.Context) {
 	var pause backoff
 	for {
 		began := time.Now()
-		err := r.session(ctx)
+		err := r.runConnection(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		attrs := []any{"broker", r.cfg.BrokerURL, "error", err}
 		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 		switch {
-		case time.Since(began) > steady:
+		case time.Since(began) > stableAfter:
 			pause = 0
 		case untrusted:
 			attrs = append(attrs, "advice", "see that --broker-ca has the authority of the broker's certificate, and that the certificate is for the host in --broker-url")
@@ -94,8 +95,8 @@ func isRefused(err error) bool {
 	return errors.Is(err, packets.ErrorRefusedBadUsernameOrPassword) || errors.Is(err, packets.ErrorRefusedNotAuthorised)
 }
 
-// session connects, subscribes and returns when the connection has ended.
-func (r *run) session(ctx context.Context) error {
+// runConnection connects, subscribes and returns when the connection has ended.
+func (r *run) runConnection(ctx context.Context) error {
 	options := mqtt.NewClientOptions().
 		AddBroker(r.cfg.BrokerURL).
 		SetProtocolVersion(4). // said explicitly: else paho answers a refusal by trying 3.1
@@ -140,7 +141,7 @@ func (r *run) session(ctx context.Context) error {
 	if err := connect.Error(); err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	defer client.Disconnect(uint(quiesce / time.Millisecond))
+	defer client.Disconnect(uint(disconnectTimeout / time.Millisecond))
 	if err := subscribe(ctx, client); err != nil {
 		return err
 	}
@@ -175,16 +176,16 @@ func subscribe(ctx context.Context, client mqtt.Client) error {
 		}
 	}
 	// Only for the lag, and not every broker has it: the answer does not matter.
-	client.Subscribe(tailTopic, 0, nil)
+	client.Subscribe(logEndTopic, 0, nil)
 	return nil
 }
 
 // handle takes a message over from paho. It must not block for long: paho reads
 // no ping while it does.
 func (r *run) handle(ended context.Context, m mqtt.Message) {
-	if m.Topic() == tailTopic {
+	if m.Topic() == logEndTopic {
 		if seq, err := strconv.ParseUint(string(m.Payload()), 10, 64); err == nil {
-			r.stats.tail(seq)
+			r.stats.setLogEnd(seq)
 		}
 		return
 	}
@@ -200,7 +201,7 @@ func (r *run) handle(ended context.Context, m mqtt.Message) {
 // happening; with a broker that sends without end TCP must slow it down, and the
 // connection may be lost to a ping's time-out, which costs a redelivery.
 func (r *run) enqueue(ended context.Context, m mqtt.Message) {
-	weight := r.weight(m)
+	weight := r.memoryOf(m)
 	if r.memory.Acquire(ended, weight) != nil {
 		return // the connection is gone: it comes again
 	}

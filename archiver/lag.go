@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Lag says how far the archive is behind the broker.
+// Lag is how far the archive is behind the broker.
 type Lag struct {
 	// Messages is how many messages the broker has that are not in
 	// PostgreSQL yet. If the broker does not tell how far its log has come,
@@ -25,8 +25,7 @@ type Lag struct {
 	Database bool
 }
 
-// stats is what the stages tell about themselves. It is also the collector of the
-// archiver's metrics.
+// stats holds the counters of all stages, and collects the archiver's metrics.
 type stats struct {
 	now     func() time.Time
 	pending atomic.Int64 // received, not acknowledged
@@ -38,7 +37,7 @@ type stats struct {
 	committing int64      // the same of the batch that is being committed
 	committed  uint64     // greatest seq in PostgreSQL
 	logLast    uint64     // greatest seq in the broker's log, as it last said
-	ahead      time.Time  // since when logLast is above committed
+	aheadSince time.Time  // since when logLast is above committed
 	connected  bool
 	database   bool
 
@@ -82,23 +81,23 @@ func (s *stats) received() { s.pending.Add(1) }
 
 func (s *stats) acknowledged(n int) { s.pending.Add(-int64(n)) }
 
-// stopped forgets what was given up.
-func (s *stats) stopped() {
+// forgetPending resets the counts of messages that were dropped at the stop.
+func (s *stats) forgetPending() {
 	s.pending.Store(0)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.building, s.committing = 0, 0
 }
 
-// collecting says that a batch was begun whose first message is of the time ts.
-func (s *stats) collecting(ts int64) {
+// batchBegun records a new batch. ts is the time of its first message.
+func (s *stats) batchBegun(ts int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.building = ts
 }
 
-// handed says that the batch that was being made is being committed.
-func (s *stats) handed(ts int64) {
+// batchHandedOver records that the committer has the batch now.
+func (s *stats) batchHandedOver(ts int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.building == ts {
@@ -107,8 +106,8 @@ func (s *stats) handed(ts int64) {
 	s.committing = ts
 }
 
-// done says that a batch has been committed whose greatest seq is last.
-func (s *stats) done(messages int, last uint64, began time.Time) {
+// batchCommitted records a committed batch. last is its greatest seq.
+func (s *stats) batchCommitted(messages int, last uint64, began time.Time) {
 	s.batch.Observe(float64(messages))
 	s.seconds.Observe(time.Since(began).Seconds())
 	s.mu.Lock()
@@ -116,32 +115,32 @@ func (s *stats) done(messages int, last uint64, began time.Time) {
 	s.committing = 0
 	s.committed = max(s.committed, last)
 	s.database = true
-	s.compare()
+	s.updateAheadLocked()
 }
 
-// position says what the greatest seq in PostgreSQL is.
-func (s *stats) position(seq uint64) {
+// setCommitted records the greatest seq in PostgreSQL.
+func (s *stats) setCommitted(seq uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.committed = seq
 	s.database = true
-	s.compare()
+	s.updateAheadLocked()
 }
 
-// tail says what the greatest seq in the broker's log is.
-func (s *stats) tail(seq uint64) {
+// setLogEnd records the greatest seq in the broker's log.
+func (s *stats) setLogEnd(seq uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.logLast = seq
-	s.compare()
+	s.updateAheadLocked()
 }
 
-func (s *stats) compare() {
+func (s *stats) updateAheadLocked() {
 	switch {
 	case s.logLast <= s.committed:
-		s.ahead = time.Time{}
-	case s.ahead.IsZero():
-		s.ahead = s.now()
+		s.aheadSince = time.Time{}
+	case s.aheadSince.IsZero():
+		s.aheadSince = s.now()
 	}
 }
 
@@ -184,8 +183,8 @@ func (s *stats) lag() Lag {
 	switch {
 	case oldest > 0:
 		lag.Seconds = max(0, s.now().Sub(time.UnixMilli(oldest)).Seconds())
-	case lag.Messages > 0 && !s.ahead.IsZero():
-		lag.Seconds = max(0, s.now().Sub(s.ahead).Seconds())
+	case lag.Messages > 0 && !s.aheadSince.IsZero():
+		lag.Seconds = max(0, s.now().Sub(s.aheadSince).Seconds())
 	}
 	return lag
 }
@@ -216,11 +215,11 @@ func (s *stats) Collect(out chan<- prometheus.Metric) {
 	gauge(s.lagMessages, float64(lag.Messages))
 	gauge(s.lagSeconds, lag.Seconds)
 	gauge(s.committedSeq, float64(lag.Committed))
-	gauge(s.broker, truth(lag.Connected))
-	gauge(s.postgres, truth(lag.Database))
+	gauge(s.broker, boolValue(lag.Connected))
+	gauge(s.postgres, boolValue(lag.Database))
 }
 
-func truth(b bool) float64 {
+func boolValue(b bool) float64 {
 	if b {
 		return 1
 	}

@@ -29,16 +29,18 @@ const (
 	statementTimeout = "60s"
 	lockTimeout      = "5s"
 	idleTimeout      = "10s"
-	// lookEvery is how often an idle archiver asks whether PostgreSQL is there.
-	lookEvery = 3 * time.Second
-	// tellEvery is how often the same failure is logged.
-	tellEvery = 30 * time.Second
-	// carefulBatches is how many batches go through the staging table after a
-	// duplicate was met: where one is, more follow.
-	carefulBatches = 16
+	// pingInterval is how often an idle archiver checks whether PostgreSQL
+	// answers.
+	pingInterval = 3 * time.Second
+	// logInterval is how often the same failure is logged.
+	logInterval = 30 * time.Second
+	// stagedBatchesAfterDuplicate is the number of batches that use the staging table
+	// after a duplicate, since more duplicates usually follow.
+	stagedBatchesAfterDuplicate = 16
 
 	stagingTable = "pg_temp.mynah_incoming"
-	// application is what PostgreSQL shows of the archiver's session.
+	// application is the application_name of the archiver's session in
+	// PostgreSQL.
 	application = "mynah archiver"
 )
 
@@ -63,14 +65,14 @@ var (
 // store writes batches into PostgreSQL over one connection of its own, so that
 // whoever else uses the database cannot exhaust it. It is used by one goroutine.
 type store struct {
-	address string
-	log     *slog.Logger
-	stats   *stats
-	conn    *pgx.Conn // nil while there is none
-	careful int       // batches that still go through the staging table
+	address       string
+	log           *slog.Logger
+	stats         *stats
+	conn          *pgx.Conn // nil while there is none
+	stagedBatches int       // batches that still go through the staging table
 
-	told     time.Time // when a failure was logged
-	toldWhat string    // and which
+	lastLogged      time.Time // when a failure was logged
+	lastLoggedError string    // and which
 }
 
 // commit stores batch after batch, each for as long as it takes, until in is
@@ -80,8 +82,8 @@ func (r *run) commit(ctx context.Context, in <-chan *batch, out chan<- *batch) {
 	defer s.disconnect()
 	// The first look is at once and not with the first message: the lag needs
 	// the position, and what is wrong shall be seen at the start.
-	s.look(ctx)
-	idle := time.NewTicker(lookEvery)
+	s.pingWhenIdle(ctx)
+	idle := time.NewTicker(pingInterval)
 	defer idle.Stop()
 	for {
 		select {
@@ -91,13 +93,13 @@ func (r *run) commit(ctx context.Context, in <-chan *batch, out chan<- *batch) {
 			}
 			out <- b
 		case <-idle.C:
-			s.look(ctx)
+			s.pingWhenIdle(ctx)
 		}
 	}
 }
 
-// look finds out whether PostgreSQL is there, while there is nothing to store.
-func (s *store) look(ctx context.Context) {
+// pingWhenIdle checks whether PostgreSQL answers, while there is nothing to store.
+func (s *store) pingWhenIdle(ctx context.Context) {
 	err := s.connect(ctx)
 	if err == nil {
 		limited, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -112,12 +114,12 @@ func (s *store) look(ctx context.Context) {
 // store stores a batch and reports whether it is: not if ctx has ended.
 func (s *store) store(ctx context.Context, b *batch) bool {
 	began := time.Now()
-	s.stats.handed(b.items[0].ts)
+	s.stats.batchHandedOver(b.items[0].ts)
 	var pause backoff
 	for {
 		err := s.storeBatch(ctx, b)
 		if err == nil {
-			s.stats.done(len(b.items), b.last, began)
+			s.stats.batchCommitted(len(b.items), b.last, began)
 			return true
 		}
 		if ctx.Err() == nil {
@@ -129,18 +131,18 @@ func (s *store) store(ctx context.Context, b *batch) bool {
 	}
 }
 
-// failed gives up the connection, whatever the error: the next one may lead to a
-// server that is well.
+// failed closes the connection, whatever the error: the next one may lead to a
+// healthy server.
 func (s *store) failed(ctx context.Context, err error) {
 	s.stats.databaseAway()
 	if s.conn != nil && isLocked(err) {
-		s.endStuck(ctx, s.conn)
+		s.endStuckSessions(ctx, s.conn)
 	}
 	s.disconnect()
-	if time.Since(s.told) < tellEvery && err.Error() == s.toldWhat {
+	if time.Since(s.lastLogged) < logInterval && err.Error() == s.lastLoggedError {
 		return
 	}
-	s.told, s.toldWhat = time.Now(), err.Error()
+	s.lastLogged, s.lastLoggedError = time.Now(), err.Error()
 	attrs := []any{"error", err}
 	if advice := hint(err); advice != "" {
 		attrs = append(attrs, "advice", advice)
@@ -175,7 +177,7 @@ func (s *store) connect(ctx context.Context) error {
 	}
 	if err := s.prepare(ctx, conn); err != nil {
 		if isLocked(err) { // behind somebody who wants to change the table and waits as well
-			s.endStuck(ctx, conn)
+			s.endStuckSessions(ctx, conn)
 		}
 		return errors.Join(err, conn.Close(ctx))
 	}
@@ -209,16 +211,16 @@ func (s *store) prepare(ctx context.Context, conn *pgx.Conn) error {
 	if err := conn.QueryRow(ctx, schema.SelectLastSeq).Scan(&last); err != nil {
 		return fmt.Errorf("read the archive's position: %w", err)
 	}
-	s.stats.position(uint64(max(0, last)))
+	s.stats.setCommitted(uint64(max(0, last)))
 	return nil
 }
 
-// endStuck ends older sessions of archivers with our role and application name that have
+// endStuckSessions ends older sessions of archivers with our role and application name that have
 // had a write lock on the table for longer than lockTimeout and wait for their client: an
 // archiver whose connection was lost in the middle of a batch, which PostgreSQL has not
 // noticed. Its rows keep ours waiting, and with them whoever wants to change the table. To
 // end that of an archiver that lives costs it an attempt.
-func (s *store) endStuck(ctx context.Context, conn *pgx.Conn) {
+func (s *store) endStuckSessions(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	rows, err := conn.Query(ctx, schema.EndStuckArchivers, lockTimeout)
@@ -244,30 +246,30 @@ func (s *store) storeBatch(ctx context.Context, b *batch) error {
 	}
 	for i := range b.items {
 		if it := &b.items[i]; it.refused != nil {
-			if err := s.bury(ctx, it, it.refused); err != nil {
+			if err := s.storeDeadLetter(ctx, it, it.refused); err != nil {
 				return err
 			}
 		}
 	}
-	if s.careful > 0 {
-		s.careful--
+	if s.stagedBatches > 0 {
+		s.stagedBatches--
 	}
 	return nil
 }
 
 // storeItems stores consecutive messages in one transaction. If PostgreSQL refuses
-// what is in them it halves them until the one that it refuses stands alone.
+// their content, it halves them until the refused message is alone.
 func (s *store) storeItems(ctx context.Context, b *batch, items []item) error {
 	rows := b.buf[items[0].from:items[len(items)-1].to]
 	if len(rows) == 0 {
 		return nil
 	}
-	err := s.write(ctx, rows)
-	if err == nil || !isPoison(err) {
+	err := s.commitRows(ctx, rows)
+	if err == nil || !isDataRefusal(err) {
 		return err
 	}
 	if len(items) == 1 {
-		return s.bury(ctx, &items[0], err)
+		return s.storeDeadLetter(ctx, &items[0], err)
 	}
 	half := len(items) / 2
 	if err := s.storeItems(ctx, b, items[:half]); err != nil {
@@ -276,12 +278,12 @@ func (s *store) storeItems(ctx context.Context, b *batch, items []item) error {
 	return s.storeItems(ctx, b, items[half:])
 }
 
-// write commits rows. In most cases none of them is there yet and they are copied
+// commitRows commits rows. In most cases none of them is there yet and they are copied
 // straight into the table; a duplicate is known only from PostgreSQL's refusal.
-func (s *store) write(ctx context.Context, rows []byte) error {
+func (s *store) commitRows(ctx context.Context, rows []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	if s.careful == 0 {
+	if s.stagedBatches == 0 {
 		tag, err := s.conn.PgConn().CopyFrom(ctx, copyReader(rows), copyDirect)
 		if err == nil {
 			s.stats.stored.Add(float64(tag.RowsAffected()))
@@ -290,7 +292,7 @@ func (s *store) write(ctx context.Context, rows []byte) error {
 		if !isDuplicate(err) {
 			return fmt.Errorf("copy messages: %w", err)
 		}
-		s.careful = carefulBatches
+		s.stagedBatches = stagedBatchesAfterDuplicate
 	}
 	tx, err := s.conn.Begin(ctx)
 	if err != nil {
@@ -314,7 +316,7 @@ func (s *store) write(ctx context.Context, rows []byte) error {
 	s.stats.stored.Add(float64(inserted.RowsAffected()))
 	s.stats.duplicates.Add(float64(copied.RowsAffected() - inserted.RowsAffected()))
 	if inserted.RowsAffected() < copied.RowsAffected() {
-		s.careful = carefulBatches
+		s.stagedBatches = stagedBatchesAfterDuplicate
 	}
 	return nil
 }
@@ -323,8 +325,8 @@ func copyReader(rows []byte) io.Reader {
 	return io.MultiReader(bytes.NewReader(copyHeader), bytes.NewReader(rows), bytes.NewReader(copyTrailer))
 }
 
-// bury makes a message a dead letter.
-func (s *store) bury(ctx context.Context, it *item, reason error) error {
+// storeDeadLetter stores a message in table dead_letters.
+func (s *store) storeDeadLetter(ctx context.Context, it *item, reason error) error {
 	var seq *uint64
 	if it.seq != 0 {
 		seq = &it.seq

@@ -1,8 +1,9 @@
-// Package authhook decides who a client is and what it may do: it verifies
-// tokens, knows the rights that follow from their claims and from a directory of
-// groups and blocks, and plugs both into Mochi as a hook.
+// Package authhook authenticates clients and authorises what they do. It
+// verifies tokens, derives rights from their claims and from a directory of
+// groups and blocks, and adds both to Mochi as a hook. Make a [Verifier], a
+// [Policy] and a [Hook].
 //
-// What it guarantees:
+// It guarantees:
 //
 //   - A token is accepted only if a configured key signed it with an algorithm
 //     that the key itself stands for. The token's header never chooses.
@@ -21,7 +22,8 @@ import (
 	"time"
 )
 
-// Role is the part that a token's holder plays.
+// Role is the role of a token's holder. It decides the rights, see
+// PROTOCOL.md.
 type Role string
 
 // The roles of PROTOCOL.md.
@@ -49,8 +51,7 @@ var ownRoles = map[string][]Role{
 	SubjectSystem:   {RoleService, RoleAdmin},
 }
 
-// Identity is what a verified token says about its holder. It is not changed
-// after it was made.
+// Identity is the content of a verified token. It is immutable.
 type Identity struct {
 	Subject string    // sub: the id
 	Role    Role      // role, RoleUser if absent
@@ -97,7 +98,7 @@ type ChangeKind uint8
 
 // The kinds of change.
 const (
-	ChangeAll      ChangeKind = iota // anything may have changed: ask anew about everybody connected
+	ChangeAll      ChangeKind = iota // anything may have changed: check every connected client again
 	ChangeJoined                     // Subject is now a member of Group
 	ChangeLeft                       // Subject is no longer a member of Group
 	ChangeRights                     // what Subject may do has changed (mutes, blocks): forget what was remembered; empty Subject: everybody's

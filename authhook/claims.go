@@ -16,7 +16,7 @@ import (
 	"mynah/chat"
 )
 
-// Bounds of what a token may say.
+// Limits for the content of a token.
 const (
 	// MaxTokenLen is the longest token that is looked at, in bytes.
 	MaxTokenLen = 16 << 10
@@ -151,23 +151,24 @@ func (c rawClaims) identity() (*Identity, error) {
 	return id, nil
 }
 
-// check holds the rules that a token must keep, whoever signs or reads it.
+// check returns an error if the identity breaks a rule for tokens, whoever
+// signs or reads the token.
 func (id *Identity) check() error {
 	if !chat.ValidID(id.Subject) {
-		return fmt.Errorf("%w: sub %s is not an id (1 to %d of A-Z a-z 0-9 _ . ~ -)", ErrClaims, quote(id.Subject), chat.MaxIDLen)
+		return fmt.Errorf("%w: sub %s is not an id (1 to %d of A-Z a-z 0-9 _ . ~ -)", ErrClaims, quoteForLog(id.Subject), chat.MaxIDLen)
 	}
 	if rightsOf(id.Role) == nil {
-		return fmt.Errorf("%w: role %s is none of user, device, service, archiver, admin", ErrClaims, quote(string(id.Role)))
+		return fmt.Errorf("%w: role %s is none of user, device, service, archiver, admin", ErrClaims, quoteForLog(string(id.Role)))
 	}
 	if roles, own := ownRoles[id.Subject]; own && !slices.Contains(roles, id.Role) {
-		return fmt.Errorf("%w: sub %s is the server's own and goes with role %s, not %s", ErrClaims, quote(id.Subject), roles[0], id.Role)
+		return fmt.Errorf("%w: sub %s is the server's own and goes with role %s, not %s", ErrClaims, quoteForLog(id.Subject), roles[0], id.Role)
 	}
 	if len(id.Groups) > MaxGroups {
 		return fmt.Errorf("%w: %d groups are too many: at most %d", ErrClaims, len(id.Groups), MaxGroups)
 	}
 	for _, g := range id.Groups {
 		if !chat.ValidID(g) {
-			return fmt.Errorf("%w: group %s is not an id", ErrClaims, quote(g))
+			return fmt.Errorf("%w: group %s is not an id", ErrClaims, quoteForLog(g))
 		}
 	}
 	if err := checkFilters("acl.pub", id.Pub); err != nil {
@@ -182,14 +183,14 @@ func checkFilters(claim string, filters []string) error {
 	}
 	for _, f := range filters {
 		if !validFilter(f) {
-			return fmt.Errorf("%w: %s in %s is not a topic filter", ErrClaims, quote(f), claim)
+			return fmt.Errorf("%w: %s in %s is not a topic filter", ErrClaims, quoteForLog(f), claim)
 		}
 	}
 	return nil
 }
 
-// clip shortens what a client sent to what a log line bears.
-func clip(s string) string {
+// truncateForLog shortens a client's text to the length for a log line.
+func truncateForLog(s string) string {
 	const limit = 80
 	if len(s) <= limit {
 		return s
@@ -201,5 +202,5 @@ func clip(s string) string {
 	return s[:cut] + "…"
 }
 
-// quote is clip in quotes, with everything that is not plain text escaped.
-func quote(s string) string { return strconv.Quote(clip(s)) }
+// quoteForLog is truncateForLog in quotes, with control characters escaped.
+func quoteForLog(s string) string { return strconv.Quote(truncateForLog(s)) }

@@ -9,8 +9,9 @@ import (
 	"mynah/chat"
 )
 
-// verdict is why a CONNECT is refused, in the words of both protocols.
-type verdict struct {
+// connectRefusal is the reason for which a CONNECT is refused, as code of MQTT
+// 5 and of 3.1.1.
+type connectRefusal struct {
 	v5 packets.Code // MQTT 5 section 3.2.2.2
 	v3 byte         // MQTT 3.1.1 section 3.2.2.3
 }
@@ -23,10 +24,10 @@ const (
 	v3NotAuthorised  byte = 5
 )
 
-// verdictOf maps the reason of a refusal to what the client is told. "Bad
+// connectRefusalOf maps the error of a refusal to the codes for the client. "Bad
 // credentials" is for what is no valid token, "not authorised" for a holder who
 // may not come in now, and "unavailable" for who is to try again.
-func verdictOf(err error) verdict {
+func connectRefusalOf(err error) connectRefusal {
 	told := ClientError(err)
 	code := func(c packets.Code) packets.Code {
 		c.Reason = told.Reason
@@ -36,24 +37,24 @@ func verdictOf(err error) verdict {
 	case errors.Is(err, errClientID):
 		c := packets.ErrClientIdentifierNotValid
 		c.Reason = errClientID.Error()
-		return verdict{v5: c, v3: v3BadClientID}
+		return connectRefusal{v5: c, v3: v3BadClientID}
 	case errors.Is(err, errAuthMethod):
 		c := packets.ErrBadAuthenticationMethod
 		c.Reason = errAuthMethod.Error()
-		return verdict{v5: c, v3: v3NotAuthorised}
+		return connectRefusal{v5: c, v3: v3NotAuthorised}
 	case told.Code == chat.CodeRateLimited:
-		return verdict{v5: code(packets.ErrConnectionRateExceeded), v3: v3Unavailable}
+		return connectRefusal{v5: code(packets.ErrConnectionRateExceeded), v3: v3Unavailable}
 	case told.Code == chat.CodeUnavailable:
-		return verdict{v5: code(packets.ErrServerUnavailable), v3: v3Unavailable}
+		return connectRefusal{v5: code(packets.ErrServerUnavailable), v3: v3Unavailable}
 	case told.Code == chat.CodeBadTopic:
-		return verdict{v5: code(packets.ErrTopicNameInvalid), v3: v3NotAuthorised}
+		return connectRefusal{v5: code(packets.ErrTopicNameInvalid), v3: v3NotAuthorised}
 	}
 	for _, reason := range []error{ErrTokenTooLong, ErrMalformed, ErrAlgorithm, ErrUnknownKey, ErrSignature, ErrIssuer, ErrAudience, ErrClaims} {
 		if errors.Is(err, reason) {
-			return verdict{v5: code(packets.ErrBadUsernameOrPassword), v3: v3BadCredentials}
+			return connectRefusal{v5: code(packets.ErrBadUsernameOrPassword), v3: v3BadCredentials}
 		}
 	}
-	return verdict{v5: code(packets.ErrNotAuthorized), v3: v3NotAuthorised}
+	return connectRefusal{v5: code(packets.ErrNotAuthorized), v3: v3NotAuthorised}
 }
 
 // refuse writes the CONNACK and returns the error with which OnConnect ends the
@@ -61,7 +62,7 @@ func verdictOf(err error) verdict {
 // and the one that it writes when OnConnectAuthenticate says no is 0x86 without
 // a reason for MQTT 5 and 5 for MQTT 3.1.1, whatever was wrong. It would also
 // ask every other hook first and take any one's yes.
-func (v verdict) refuse(cl *mqtt.Client) error {
+func (v connectRefusal) refuse(cl *mqtt.Client) error {
 	code := v.v5.Code
 	if cl.Properties.ProtocolVersion < 5 {
 		code = v.v3

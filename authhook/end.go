@@ -13,12 +13,12 @@ import (
 // End ends a connection whose holder may not go on: an MQTT 5 client is sent
 // DISCONNECT with 0x87 and what ClientError says of the reason, then the
 // connection is closed. It is what a Hook does if it is told nothing else, and
-// waits at most endPatience for a client that does not read.
+// waits at most disconnectTimeout for a client that does not read.
 func End(cl *mqtt.Client, _ *Identity, reason error) {
 	code := packets.ErrNotAuthorized
 	code.Reason = ClientError(reason).Reason
 	if cl.Properties.ProtocolVersion == 5 && cl.Net.Conn != nil {
-		_ = cl.Net.Conn.SetWriteDeadline(time.Now().Add(endPatience)) // it is closed below whatever comes of it
+		_ = cl.Net.Conn.SetWriteDeadline(time.Now().Add(disconnectTimeout)) // it is closed below whatever comes of it
 		_ = cl.WritePacket(packets.Packet{
 			FixedHeader: packets.FixedHeader{Type: packets.Disconnect},
 			ReasonCode:  code.Code,
@@ -28,26 +28,27 @@ func End(cl *mqtt.Client, _ *Identity, reason error) {
 	cl.Stop(code)
 }
 
-// end logs the end of a connection and brings it about.
-func (h *Hook) end(l *live, reason error) {
+// end logs the end of a connection and ends it.
+func (h *Hook) end(l *liveClient, reason error) {
 	id := l.id.Load()
-	h.cfg.Log.Info("connection ended", "remote", l.cl.Net.Remote, "client", clip(l.cl.ID), "subject", id.Subject, "reason", reason)
+	h.cfg.Log.Info("connection ended", "remote", l.cl.Net.Remote, "client", truncateForLog(l.cl.ID), "subject", id.Subject, "reason", reason)
 	h.cfg.End(l.cl, id, reason)
 }
 
-// endSoon ends a connection on a goroutine of its own, once.
-func (h *Hook) endSoon(l *live, reason error) {
+// endAsync ends a connection on a new goroutine, once.
+func (h *Hook) endAsync(l *liveClient, reason error) {
 	l.mu.Lock()
 	first := !l.ended
 	l.ended = true
 	l.mu.Unlock()
 	if first {
-		h.endMarked(l, reason)
+		h.endMarkedAsync(l, reason)
 	}
 }
 
-// endMarked is endSoon for a connection that the caller has marked as ended.
-func (h *Hook) endMarked(l *live, reason error) {
+// endMarkedAsync is endAsync for a connection that the caller has marked as
+// ended.
+func (h *Hook) endMarkedAsync(l *liveClient, reason error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closing {
@@ -56,44 +57,44 @@ func (h *Hook) endMarked(l *live, reason error) {
 	h.running.Go(func() { h.end(l, reason) })
 }
 
-// changed follows the directory: who may be connected. Memberships are the
-// broker's to follow.
-func (h *Hook) changed(c Change) {
+// onDirectoryChange handles changes of who may be connected. The broker handles
+// changes of memberships.
+func (h *Hook) onDirectoryChange(c Change) {
 	switch c.Kind {
 	case ChangeDisabled:
-		h.epoch.Add(1) // before looking: see still
-		h.clients.each(func(l *live) {
+		h.epoch.Add(1) // before looking: see recheckIdentity
+		h.clients.each(func(l *liveClient) {
 			id := l.id.Load()
 			if id.Subject == c.Subject && (c.Session == "" || id.Session == c.Session || id.TokenID == c.Session) {
-				h.endSoon(l, refusedToken)
+				h.endAsync(l, refusedToken)
 			}
 		})
 	case ChangeAll:
 		h.epoch.Add(1)
 		select {
-		case h.recheck <- struct{}{}:
+		case h.recheckAll <- struct{}{}:
 		default: // is about to be done anyway
 		}
 	}
 }
 
-// recheckLoop asks about everybody who is connected whenever the directory may
-// have missed something. It does so on a goroutine of its own, since the
-// directory tells one change at a time and may have to wait for its answers.
+// recheckLoop checks every connected client again when the directory may have
+// missed a change. It has a goroutine of its own, since the directory reports
+// one change at a time, and a check may have to wait.
 func (h *Hook) recheckLoop() {
 	for {
 		select {
 		case <-h.stopped:
 			return
-		case <-h.recheck:
+		case <-h.recheckAll:
 		}
 		h.clients.each(h.recheckOne)
 	}
 }
 
-// recheckOne ends a connection that the directory now refuses. One that cannot
-// tell refuses nobody: what was allowed stays allowed.
-func (h *Hook) recheckOne(l *live) {
+// recheckOne ends a connection that the directory now refuses. A directory
+// that cannot answer refuses nobody.
+func (h *Hook) recheckOne(l *liveClient) {
 	select {
 	case <-h.stopped:
 		return
@@ -103,6 +104,6 @@ func (h *Hook) recheckOne(l *live) {
 	defer cancel()
 	err := h.mayConnect(ctx, l.id.Load())
 	if err != nil && ClientError(err).Code != chat.CodeUnavailable {
-		h.endSoon(l, err)
+		h.endAsync(l, err)
 	}
 }

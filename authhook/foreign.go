@@ -46,7 +46,7 @@ func (n ClaimNames) Validate() error {
 			continue
 		}
 		if place := claimPlace(name); slices.Contains(place, "") || !utf8.ValidString(name) {
-			return fmt.Errorf("%s: %w", quote(name), ErrClaimName)
+			return fmt.Errorf("%s: %w", quoteForLog(name), ErrClaimName)
 		}
 	}
 	return nil
@@ -109,9 +109,9 @@ func (c rawClaims) foreign(names ClaimNames) (own rawClaims, noIDs []string, err
 	var sub string
 	switch {
 	case raw == nil:
-		return nil, nil, fmt.Errorf("%w: no %s", ErrClaims, quote(subject))
+		return nil, nil, fmt.Errorf("%w: no %s", ErrClaims, quoteForLog(subject))
 	case json.Unmarshal(raw, &sub) != nil:
-		return nil, nil, fmt.Errorf("%w: %s is of the wrong kind", ErrClaims, quote(subject))
+		return nil, nil, fmt.Errorf("%w: %s is of the wrong kind", ErrClaims, quoteForLog(subject))
 	}
 	id, err := SubjectID(sub)
 	if err != nil {
@@ -184,7 +184,7 @@ func SubjectID(subject string) (string, error) {
 	// The replacement character is what the decoder makes of bytes that are no text:
 	// two subjects might become one.
 	if subject == "" || strings.ContainsRune(subject, utf8.RuneError) {
-		return "", fmt.Errorf("%w: sub %s is no text that could become an id", ErrClaims, quote(subject))
+		return "", fmt.Errorf("%w: sub %s is no text that could become an id", ErrClaims, quoteForLog(subject))
 	}
 	const digits = "0123456789ABCDEF"
 	var id strings.Builder
@@ -196,7 +196,7 @@ func SubjectID(subject string) (string, error) {
 		}
 	}
 	if id.Len() > chat.MaxIDLen {
-		return "", fmt.Errorf("%w: sub %s has %d characters as an id, at most %d; name a shorter claim with --jwt-claim sub=…", ErrClaims, quote(subject), id.Len(), chat.MaxIDLen)
+		return "", fmt.Errorf("%w: sub %s has %d characters as an id, at most %d; name a shorter claim with --jwt-claim sub=…", ErrClaims, quoteForLog(subject), id.Len(), chat.MaxIDLen)
 	}
 	return id.String(), nil
 }
@@ -237,17 +237,19 @@ func hexDigit(c byte) (byte, bool) {
 // How often it is logged that groups of a token are no ids: HTTP verifies a token with
 // every request.
 const (
-	noIDsEvery  = time.Minute
-	noIDsAtOnce = 3
+	invalidGroupsLogInterval = time.Minute
+	invalidGroupsLogBurst    = 3
 )
 
-func newNoIDsLimit() *rate.Limiter { return rate.NewLimiter(rate.Every(noIDsEvery), noIDsAtOnce) }
+func newInvalidGroupsLimiter() *rate.Limiter {
+	return rate.NewLimiter(rate.Every(invalidGroupsLogInterval), invalidGroupsLogBurst)
+}
 
-// reportNoIDs logs that groups of a foreign token are not used.
-func (v *Verifier) reportNoIDs(subject string, noIDs []string) {
-	if len(noIDs) == 0 || !v.noIDs.AllowN(v.cfg.Now(), 1) {
+// logInvalidGroups logs that groups of a foreign token are not used.
+func (v *Verifier) logInvalidGroups(subject string, noIDs []string) {
+	if len(noIDs) == 0 || !v.invalidGroupsLog.AllowN(v.cfg.Now(), 1) {
 		return
 	}
 	v.cfg.Log.Warn("groups of a token are no ids and are not used; others like these are not logged for a while",
-		slog.String("subject", subject), slog.Int("groups", len(noIDs)), slog.String("first", clip(noIDs[0])))
+		slog.String("subject", subject), slog.Int("groups", len(noIDs)), slog.String("first", truncateForLog(noIDs[0])))
 }

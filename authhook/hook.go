@@ -22,8 +22,8 @@ const MaxClientIDLen = 256
 // directory.
 const defaultTimeout = 5 * time.Second
 
-// endPatience bounds the write of a DISCONNECT to a client that may not read.
-const endPatience = 2 * time.Second
+// disconnectTimeout bounds the write of a DISCONNECT to a client that may not read.
+const disconnectTimeout = 2 * time.Second
 
 var (
 	errClientID   = fmt.Errorf("the client id is longer than %d bytes", MaxClientIDLen)
@@ -73,13 +73,13 @@ type Hook struct {
 
 	epoch atomic.Uint64 // counts what the directory said about who may be connected
 
-	once    sync.Once // of Stop
-	stopped chan struct{}
-	unwatch func()
-	recheck chan struct{} // holds one when everybody is to be asked about anew
-	running sync.WaitGroup
-	mu      sync.Mutex // guards closing, so that nothing is started after Stop
-	closing bool
+	once       sync.Once // of Stop
+	stopped    chan struct{}
+	unwatch    func()
+	recheckAll chan struct{} // holds one token when every client has to be checked again
+	running    sync.WaitGroup
+	mu         sync.Mutex // guards closing, so that nothing is started after Stop
+	closing    bool
 }
 
 // NewHook returns the hook. It works at once; Stop (which Mochi calls on Close)
@@ -103,11 +103,11 @@ func NewHook(cfg HookConfig) (*Hook, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	h := &Hook{cfg: cfg, refusals: NewRefusalLog(cfg.Now), stopped: make(chan struct{}), recheck: make(chan struct{}, 1)}
+	h := &Hook{cfg: cfg, refusals: NewRefusalLog(cfg.Now), stopped: make(chan struct{}), recheckAll: make(chan struct{}, 1)}
 	h.clients.now = cfg.Now
-	h.clients.expired = func(l *live) { h.endMarked(l, ErrExpired) }
-	h.clients.untilSweep.Store(leastSweep)
-	h.unwatch = cfg.Policy.Directory().Watch(h.changed)
+	h.clients.expired = func(l *liveClient) { h.endMarkedAsync(l, ErrExpired) }
+	h.clients.untilSweep.Store(minConnectsPerSweep)
+	h.unwatch = cfg.Policy.Directory().Watch(h.onDirectoryChange)
 	h.running.Go(h.recheckLoop)
 	return h, nil
 }
@@ -133,7 +133,7 @@ func (h *Hook) Stop() error {
 		h.closing = true
 		h.mu.Unlock()
 		close(h.stopped)
-		h.clients.each((*live).quiet)
+		h.clients.each((*liveClient).stopTimer)
 	})
 	h.running.Wait()
 	return nil
@@ -150,21 +150,20 @@ func (h *Hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	if err == nil {
 		cl.ID = id.Subject + "/" + cl.ID // before others can see the client
 		h.clients.set(cl, id)
-		if err = h.still(id, epoch); err != nil {
+		if err = h.recheckIdentity(id, epoch); err != nil {
 			h.clients.forget(cl)
 		}
 	}
 	if err != nil {
-		h.refused(cl, err)
-		return verdictOf(err).refuse(cl)
+		h.logRefusedConnect(cl, err)
+		return connectRefusalOf(err).refuse(cl)
 	}
 	return nil
 }
 
-// still asks once more about an identity that has just been given to a client:
-// what was revoked or disabled since epoch found no connection to end, or one
-// with another identity.
-func (h *Hook) still(id *Identity, epoch uint64) error {
+// recheckIdentity checks an identity again that has just been given to a client. A
+// revocation since epoch found no connection to end, or one with another identity.
+func (h *Hook) recheckIdentity(id *Identity, epoch uint64) error {
 	if h.epoch.Load() == epoch {
 		return nil
 	}
@@ -199,7 +198,7 @@ func (h *Hook) admit(cl *mqtt.Client, pk packets.Packet) (*Identity, error) {
 	if pk.Connect.WillFlag {
 		topic := pk.Connect.WillTopic
 		if err := WhyNotPublish(id, topic, h.cfg.Policy.CanWill(ctx, id, topic)); err != nil {
-			return nil, &TokenError{Subject: id.Subject, Err: fmt.Errorf("%w: topic %s: %w", errWill, quote(topic), err)}
+			return nil, &TokenError{Subject: id.Subject, Err: fmt.Errorf("%w: topic %s: %w", errWill, quoteForLog(topic), err)}
 		}
 	}
 	return id, nil
@@ -223,11 +222,10 @@ func connectToken(cl *mqtt.Client, pk packets.Packet) string {
 	return strings.TrimSpace(string(pk.Connect.Password))
 }
 
-// refused counts a refused CONNECT and writes its one log line, unless there have been
-// too many.
-func (h *Hook) refused(cl *mqtt.Client, err error) {
+// logRefusedConnect counts a refused CONNECT and logs it, unless there have been too many.
+func (h *Hook) logRefusedConnect(cl *mqtt.Client, err error) {
 	remote := cl.Net.Remote
-	attrs := []any{"remote", remote, "client", clip(cl.ID), "reason", err}
+	attrs := []any{"remote", remote, "client", truncateForLog(cl.ID), "reason", err}
 	if te, ok := errors.AsType[*TokenError](err); ok && te.Subject != "" {
 		attrs = append(attrs, "subject", te.Subject)
 	}
@@ -286,8 +284,8 @@ func (h *Hook) Renew(ctx context.Context, cl *mqtt.Client, token string) (*Ident
 		return nil, ErrNotConnected
 	}
 	l := h.clients.set(cl, id)
-	if err := h.still(id, epoch); err != nil {
-		h.endSoon(l, err)
+	if err := h.recheckIdentity(id, epoch); err != nil {
+		h.endAsync(l, err)
 		return nil, err
 	}
 	return id, nil

@@ -21,12 +21,12 @@ import (
 // whole set over one bad key and, down at start, comes back only after a full
 // interval.
 const (
-	fileEvery  = 2 * time.Second  // a file is read anew; it is small
-	fileGap    = time.Second      // between two reads that unknown keys ask for
-	fetchLimit = 10 * time.Second // one fetch, whole
-	askLimit   = 3 * time.Second  // how long a CONNECT waits for a fetch
-	firstRetry = time.Second      // after a failure, doubling up to retryLimit
-	retryLimit = 30 * time.Second
+	fileReadInterval = 2 * time.Second  // a file is read anew; it is small
+	minFileReadGap   = time.Second      // between two reads that unknown keys ask for
+	fetchTimeout     = 10 * time.Second // one fetch, whole
+	refreshWait      = 3 * time.Second  // how long a CONNECT waits for a fetch
+	minRetryPause    = time.Second      // after a failure, doubling up to retryLimit
+	maxRetryPause    = 30 * time.Second
 )
 
 // Defaults of VerifierConfig for URLs.
@@ -38,27 +38,27 @@ const (
 // source is one JWKS, a file or a URL, that is read anew for as long as the
 // Verifier lives. The last set that could be read stays in use.
 type source struct {
-	file  bool
-	name  string // path, or URL without user, password and query, for logs
-	read  func(context.Context) ([]byte, error)
-	every time.Duration
-	gap   time.Duration
-	log   *slog.Logger
+	file     bool
+	name     string // path, or URL without user, password and query, for logs
+	read     func(context.Context) ([]byte, error)
+	interval time.Duration
+	minGap   time.Duration
+	log      *slog.Logger
 
-	set  atomic.Pointer[keySet] // nil until it was read once
-	asks chan chan struct{}
-	done chan struct{} // closed when run has returned
+	set             atomic.Pointer[keySet] // nil until it was read once
+	refreshRequests chan chan struct{}
+	done            chan struct{} // closed when run has returned
 
 	// Of run alone.
-	raw     []byte // what set was read from
-	problem string // last failure that was logged
+	raw               []byte // what set was read from
+	lastLoggedFailure string // last failure that was logged
 }
 
 // newSource prepares a source for a file path or an http(s) URL.
 func newSource(location string, cfg *VerifierConfig, client *http.Client) (*source, error) {
-	s := &source{log: cfg.Log, asks: make(chan chan struct{}), done: make(chan struct{})}
+	s := &source{log: cfg.Log, refreshRequests: make(chan chan struct{}), done: make(chan struct{})}
 	if !strings.Contains(location, "://") {
-		s.name, s.every, s.gap = location, min(fileEvery, cfg.RefreshInterval), min(fileGap, cfg.RefreshGap)
+		s.name, s.interval, s.minGap = location, min(fileReadInterval, cfg.RefreshInterval), min(minFileReadGap, cfg.RefreshGap)
 		s.file = true
 		s.read = func(context.Context) ([]byte, error) { return readFile(location) }
 		return s, nil
@@ -69,7 +69,7 @@ func newSource(location string, cfg *VerifierConfig, client *http.Client) (*sour
 		return nil, errors.New("a JWKS must be a file or an http or https URL")
 	}
 	bare := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
-	s.name, s.every, s.gap = bare.String(), cfg.RefreshInterval, cfg.RefreshGap
+	s.name, s.interval, s.minGap = bare.String(), cfg.RefreshInterval, cfg.RefreshGap
 	s.read = func(ctx context.Context) ([]byte, error) { return fetch(ctx, client, location) }
 	if u.Scheme == "http" && !loopbackHost(u.Hostname()) {
 		s.log.Warn("JWKS is fetched without TLS: whoever is on the way can sign tokens", "jwks", s.name)
@@ -84,7 +84,7 @@ func (s *source) run(ctx context.Context, started chan<- struct{}) {
 	ok := s.load(ctx)
 	close(started)
 	last := time.Now()
-	backoff := firstRetry
+	backoff := minRetryPause
 	timer := time.NewTimer(s.wait(ok, &backoff))
 	defer timer.Stop()
 	for {
@@ -93,8 +93,8 @@ func (s *source) run(ctx context.Context, started chan<- struct{}) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
-		case asked = <-s.asks:
-			if time.Since(last) < s.gap {
+		case asked = <-s.refreshRequests:
+			if time.Since(last) < s.minGap {
 				close(asked)
 				continue
 			}
@@ -111,11 +111,11 @@ func (s *source) run(ctx context.Context, started chan<- struct{}) {
 // wait returns how long to rest after an attempt and moves the backoff on.
 func (s *source) wait(ok bool, backoff *time.Duration) time.Duration {
 	if ok {
-		*backoff = firstRetry
-		return s.every
+		*backoff = minRetryPause
+		return s.interval
 	}
-	d := min(*backoff, s.every)
-	*backoff = min(*backoff*2, retryLimit)
+	d := min(*backoff, s.interval)
+	*backoff = min(*backoff*2, maxRetryPause)
 	return d
 }
 
@@ -135,8 +135,8 @@ func (s *source) load(ctx context.Context) bool {
 		set, refused, err = parseKeySet(raw)
 	}
 	if err != nil {
-		if ctx.Err() == nil && err.Error() != s.problem {
-			s.problem = err.Error()
+		if ctx.Err() == nil && err.Error() != s.lastLoggedFailure {
+			s.lastLoggedFailure = err.Error()
 			s.log.Warn("JWKS cannot be read; the keys read before stay in use", "jwks", s.name, "error", err)
 		}
 		return false
@@ -156,21 +156,20 @@ func (s *source) load(ctx context.Context) bool {
 }
 
 func (s *source) recovered() {
-	if s.problem != "" {
-		s.problem = ""
+	if s.lastLoggedFailure != "" {
+		s.lastLoggedFailure = ""
 		s.log.Info("JWKS can be read again", "jwks", s.name)
 	}
 }
 
-// ask has the source read anew because a token named a key that it does not
-// have, unless that was done only just now, and waits for the outcome for at
-// most askLimit.
-func (s *source) ask(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+// requestRefresh reads the source again because a token named an unknown key, unless
+// that was done within minGap. It waits for the result for at most refreshWait.
+func (s *source) requestRefresh(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, refreshWait)
 	defer cancel()
 	answer := make(chan struct{})
 	select {
-	case s.asks <- answer:
+	case s.refreshRequests <- answer:
 	case <-s.done:
 		return
 	case <-ctx.Done():
@@ -195,7 +194,7 @@ func readFile(path string) ([]byte, error) {
 
 // fetch reads a JWKS from a URL.
 func fetch(ctx context.Context, client *http.Client, location string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchLimit)
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, location, http.NoBody)
 	if err != nil {

@@ -93,7 +93,7 @@ func newVerifyKey(kid, alg string, key crypto.PublicKey) (*verifyKey, error) {
 	}
 	if alg != "" {
 		if !slices.Contains(algs, alg) {
-			return nil, fmt.Errorf("alg %s does not fit this key", quote(alg))
+			return nil, fmt.Errorf("alg %s does not fit this key", quoteForLog(alg))
 		}
 		algs = []string{alg}
 	}
@@ -167,7 +167,7 @@ func parseKeySet(raw []byte) (*keySet, []refusedKey, error) {
 				KID string `json:"kid"`
 			}
 			_ = json.Unmarshal(raw, &named) // only for the log line
-			refused = append(refused, refusedKey{kid: clip(named.KID), err: err})
+			refused = append(refused, refusedKey{kid: truncateForLog(named.KID), err: err})
 			continue
 		}
 		set.byKID[key.kid] = append(set.byKID[key.kid], key)

@@ -76,10 +76,10 @@ func NewLimiter(cfg LimiterConfig) *Limiter {
 
 var refusedPublishRate = chat.Refuse(chat.CodeRateLimited, "you are sending too fast; wait a moment")
 
-// publishPatience is how long a publish may have to wait for its turn. A single
+// maxPublishWait is how long a publish may have to wait for its turn. A single
 // connection, which has one publish waiting at most, is never refused at a rate of one
 // message in that time, or more.
-const publishPatience = 5 * time.Second
+const maxPublishWait = 5 * time.Second
 
 // Publish counts one publish of the identity's subject. It returns how long the
 // publish has to wait so that the subject keeps to its rate: 0 mostly. If that is longer
@@ -93,7 +93,7 @@ func (l *Limiter) Publish(id *Identity) (wait time.Duration, err error) {
 	if r := id.rights(); r != nil && r.unlimited {
 		return 0, nil
 	}
-	wait, ok := l.publish.reserve(id.Subject, publishPatience)
+	wait, ok := l.publish.reserve(id.Subject, maxPublishWait)
 	if !ok {
 		return 0, refusedPublishRate
 	}

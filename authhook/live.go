@@ -9,18 +9,19 @@ import (
 )
 
 const (
-	// longestTimer bounds a timer's sleep, since a timer does not see the
-	// wall clock being set, by which tokens expire.
-	longestTimer = time.Hour
-	// closedFor is how long a client is closed before a sweep forgets it. Its
-	// will may still be sent in its name.
-	closedFor = time.Minute
-	// leastSweep is the least number of connects between two sweeps.
-	leastSweep = 1024
+	// maxTimer bounds the duration of a timer. Tokens expire by the wall
+	// clock, and a timer does not notice when that is set.
+	maxTimer = time.Hour
+	// sweepAfterClose is how long a client is closed before a sweep forgets it.
+	// Until then its will may still be sent.
+	sweepAfterClose = time.Minute
+	// minConnectsPerSweep is the smallest number of connects between two
+	// sweeps.
+	minConnectsPerSweep = 1024
 )
 
-// live is the identity behind one connection.
-type live struct {
+// liveClient is one connected client with its identity.
+type liveClient struct {
 	cl *mqtt.Client
 	id atomic.Pointer[Identity]
 
@@ -29,11 +30,11 @@ type live struct {
 	ended bool // forgotten or being ended: the timer stays quiet
 }
 
-// registry knows the identity of every connected client and tells when one's
-// token expires.
+// registry holds the identity of every connected client, and calls expired
+// when its token expires.
 type registry struct {
 	now     func() time.Time
-	expired func(*live)
+	expired func(*liveClient)
 
 	clients    sync.Map // *mqtt.Client → *live
 	count      atomic.Int64
@@ -41,26 +42,26 @@ type registry struct {
 }
 
 // get returns the client's entry, or nil.
-func (r *registry) get(cl *mqtt.Client) *live {
+func (r *registry) get(cl *mqtt.Client) *liveClient {
 	v, _ := r.clients.Load(cl)
-	return asLive(v)
+	return asLiveClient(v)
 }
 
-// asLive is the type of all that the map holds; nil stays nil.
-func asLive(v any) *live {
-	l, _ := v.(*live)
+// asLiveClient is the type of all that the map holds; nil stays nil.
+func asLiveClient(v any) *liveClient {
+	l, _ := v.(*liveClient)
 	return l
 }
 
 // set gives the client an identity, in place of the one that it has if any, and
 // returns its entry.
-func (r *registry) set(cl *mqtt.Client, id *Identity) *live {
+func (r *registry) set(cl *mqtt.Client, id *Identity) *liveClient {
 	l := r.get(cl)
 	if l == nil {
-		fresh := &live{cl: cl}
+		fresh := &liveClient{cl: cl}
 		fresh.id.Store(id)
 		stored, loaded := r.clients.LoadOrStore(cl, fresh)
-		l = asLive(stored)
+		l = asLiveClient(stored)
 		if !loaded {
 			r.count.Add(1)
 			if r.untilSweep.Add(-1) < 0 {
@@ -74,27 +75,27 @@ func (r *registry) set(cl *mqtt.Client, id *Identity) *live {
 	switch {
 	case l.ended:
 	case l.timer == nil:
-		l.timer = time.AfterFunc(r.sleep(id), func() { r.wake(l) })
+		l.timer = time.AfterFunc(r.timerDelay(id), func() { r.onTimer(l) })
 	default:
-		l.timer.Reset(r.sleep(id))
+		l.timer.Reset(r.timerDelay(id))
 	}
 	return l
 }
 
-func (r *registry) sleep(id *Identity) time.Duration {
-	return min(max(id.Expires.Sub(r.now()), 0), longestTimer)
+func (r *registry) timerDelay(id *Identity) time.Duration {
+	return min(max(id.Expires.Sub(r.now()), 0), maxTimer)
 }
 
-// wake runs when the timer has: it reports the expiry, or sleeps on if the token
-// was renewed or is valid for longer than a timer sleeps.
-func (r *registry) wake(l *live) {
+// onTimer runs when the timer fires. It reports the expiry, or sets the timer again
+// if the token was renewed or is valid for longer than maxTimer.
+func (r *registry) onTimer(l *liveClient) {
 	l.mu.Lock()
 	id := l.id.Load()
 	if l.ended {
 		l.mu.Unlock()
 		return
 	}
-	if left := r.sleep(id); left > 0 {
+	if left := r.timerDelay(id); left > 0 {
 		l.timer.Reset(left)
 		l.mu.Unlock()
 		return
@@ -111,11 +112,11 @@ func (r *registry) forget(cl *mqtt.Client) {
 		return
 	}
 	r.count.Add(-1)
-	asLive(v).quiet()
+	asLiveClient(v).stopTimer()
 }
 
-// quiet stops the timer for good.
-func (l *live) quiet() {
+// stopTimer stops the timer for good.
+func (l *liveClient) stopTimer() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ended = true
@@ -129,18 +130,18 @@ func (l *live) quiet() {
 // made Mochi panic. It runs once in as many connects as there are clients.
 func (r *registry) sweep() {
 	now := r.now()
-	r.each(func(l *live) {
-		if l.cl.Closed() && now.Sub(time.Unix(l.cl.StopTime(), 0)) > closedFor {
+	r.each(func(l *liveClient) {
+		if l.cl.Closed() && now.Sub(time.Unix(l.cl.StopTime(), 0)) > sweepAfterClose {
 			r.forget(l.cl)
 		}
 	})
-	r.untilSweep.Store(max(leastSweep, r.count.Load()))
+	r.untilSweep.Store(max(minConnectsPerSweep, r.count.Load()))
 }
 
 // each calls fn for every client.
-func (r *registry) each(fn func(*live)) {
+func (r *registry) each(fn func(*liveClient)) {
 	r.clients.Range(func(_, v any) bool {
-		fn(asLive(v))
+		fn(asLiveClient(v))
 		return true
 	})
 }

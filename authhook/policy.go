@@ -9,11 +9,11 @@ import (
 	"mynah/chat"
 )
 
-// reach says how far a right goes.
-type reach uint8
+// scope says how far a right goes.
+type scope uint8
 
 const (
-	nowhere  reach = iota // never
+	never    scope = iota // never
 	byRule                // where the directory and the token's groups allow it
 	anywhere              // wherever the topic kind is
 )
@@ -22,15 +22,15 @@ const (
 type rights struct {
 	role Role
 	// Publish.
-	toUsers  reach // user/<id> and its signal
-	toGroups reach // group/<id> and its signal
-	toPlain  reach // topics outside the chat; byRule is acl.pub
+	toUsers  scope // user/<id> and its signal
+	toGroups scope // group/<id> and its signal
+	toPlain  scope // topics outside the chat; byRule is acl.pub
 	// Subscribe. Everybody has their own user/<me>…, group/+ and what acl.sub
 	// says of topics outside the chat.
-	groups   reach // group/<id> and its signal
-	presence reach // presence/<id>; anywhere includes presence/+ and presence/#
-	below    reach // filters below user/ and group/: byRule is user/# and group/# alone
-	sys      reach // $SYS/#
+	groups    scope // group/<id> and its signal
+	presence  scope // presence/<id>; anywhere includes presence/+ and presence/#
+	wildcards scope // filters below user/ and group/: byRule is user/# and group/# alone
+	sys       scope // $SYS/#
 
 	unlimited bool // no publish rate
 }
@@ -43,12 +43,12 @@ var roleRights = []rights{
 	{role: RoleDevice, toUsers: byRule, toGroups: byRule, toPlain: byRule, groups: byRule, presence: byRule},
 	{
 		role: RoleService, toUsers: anywhere, toGroups: anywhere, toPlain: byRule,
-		groups: anywhere, presence: anywhere, below: anywhere, sys: anywhere, unlimited: true,
+		groups: anywhere, presence: anywhere, wildcards: anywhere, sys: anywhere, unlimited: true,
 	},
-	{role: RoleArchiver, groups: byRule, presence: byRule, below: byRule, sys: anywhere, unlimited: true},
+	{role: RoleArchiver, groups: byRule, presence: byRule, wildcards: byRule, sys: anywhere, unlimited: true},
 	{
 		role: RoleAdmin, toUsers: anywhere, toGroups: anywhere, toPlain: byRule,
-		groups: anywhere, presence: anywhere, below: anywhere, sys: anywhere, unlimited: true,
+		groups: anywhere, presence: anywhere, wildcards: anywhere, sys: anywhere, unlimited: true,
 	},
 }
 
@@ -115,7 +115,7 @@ func (p *Policy) CanPublish(ctx context.Context, id *Identity, topic string) err
 	switch t := chat.ParseTopic(topic); t.Kind {
 	case chat.KindUser, chat.KindUserSignal:
 		switch {
-		case r.toUsers == nowhere:
+		case r.toUsers == never:
 			return refusedRole
 		case r.toUsers == anywhere, t.ID == id.Subject: // a note to oneself
 			return nil
@@ -123,7 +123,7 @@ func (p *Policy) CanPublish(ctx context.Context, id *Identity, topic string) err
 		return refusal(p.dir.MayWrite(ctx, id.Subject, t.ID))
 	case chat.KindGroup, chat.KindGroupSignal:
 		switch r.toGroups {
-		case nowhere:
+		case never:
 			return refusedRole
 		case anywhere:
 			return nil
@@ -135,7 +135,7 @@ func (p *Policy) CanPublish(ctx context.Context, id *Identity, topic string) err
 		switch {
 		case !validName(topic):
 			return refusedTopic
-		case r.toPlain == nowhere:
+		case r.toPlain == never:
 			return refusedRole
 		case !coveredByAny(id.Pub, topic):
 			return refusedPublish
@@ -215,7 +215,7 @@ func (r *rights) canReadBelow(filter, all string) error {
 	if filter == "user" || filter == "group" { // no topics
 		return refusedSubscribe
 	}
-	if r.below == anywhere || r.below == byRule && filter == all {
+	if r.wildcards == anywhere || r.wildcards == byRule && filter == all {
 		return nil
 	}
 	return refusedSubscribe
@@ -231,7 +231,7 @@ func (p *Policy) canReadGroup(ctx context.Context, id *Identity, r *rights, filt
 		if r.groups == anywhere {
 			return nil
 		}
-		return p.canListen(ctx, id, t.ID, t.Kind == chat.KindGroup && r.toGroups != nowhere)
+		return p.canListen(ctx, id, t.ID, t.Kind == chat.KindGroup && r.toGroups != never)
 	}
 	return r.canReadBelow(filter, "group/#")
 }

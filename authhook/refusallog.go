@@ -12,25 +12,25 @@ import (
 // what a broken device or an office behind one address may need to be understood,
 // and cannot hide what others do; all together stay below 15 MB a day.
 const (
-	refusalsAtOnce = 100              // of one address
-	refusalEvery   = 10 * time.Second // of one address, after that
+	refusalLogBurst    = 100              // of one address
+	refusalLogInterval = 10 * time.Second // of one address, after that
 
-	allRefusalsAtOnce = 1000
-	allRefusalsEvery  = time.Second
+	totalRefusalLogBurst    = 1000
+	totalRefusalLogInterval = time.Second
 
-	// throttledEvery is how often it is logged that an address was throttled.
-	throttledEvery = 10 * time.Minute
+	// throttledLogInterval is how often it is logged that an address was throttled.
+	throttledLogInterval = 10 * time.Minute
 
-	refusalAddresses = 1 << 14 // that are remembered
+	maxRefusalAddresses = 1 << 14 // that are remembered
 )
 
 // RefusalLog decides which refused tokens and CONNECTs are logged, and counts the others.
 type RefusalLog struct {
-	now       func() time.Time
-	refused   *buckets // by address
-	throttled *buckets // by address
-	all       *rate.Limiter
-	leftOut   atomic.Int64
+	now        func() time.Time
+	refused    *buckets // by address
+	throttled  *buckets // by address
+	all        *rate.Limiter
+	suppressed atomic.Int64
 }
 
 // NewRefusalLog returns a RefusalLog by the clock, of one door or of several.
@@ -38,26 +38,26 @@ func NewRefusalLog(now func() time.Time) *RefusalLog {
 	perSecond := func(every time.Duration) float64 { return float64(time.Second) / float64(every) }
 	return &RefusalLog{
 		now:       now,
-		refused:   newBuckets(perSecond(refusalEvery), refusalsAtOnce, refusalAddresses, now),
-		throttled: newBuckets(perSecond(throttledEvery), 1, refusalAddresses, now),
-		all:       rate.NewLimiter(rate.Every(allRefusalsEvery), allRefusalsAtOnce),
+		refused:   newBuckets(perSecond(refusalLogInterval), refusalLogBurst, maxRefusalAddresses, now),
+		throttled: newBuckets(perSecond(throttledLogInterval), 1, maxRefusalAddresses, now),
+		all:       rate.NewLimiter(rate.Every(totalRefusalLogInterval), totalRefusalLogBurst),
 	}
 }
 
 // Refusal reports whether a refusal of the remote address is to be logged, and if so,
 // how many of all addresses were left out since the last that was.
 func (r *RefusalLog) Refusal(remote string) (leftOut int64, ok bool) {
-	if !r.may(r.refused, remote) {
-		r.leftOut.Add(1)
+	if !r.allow(r.refused, remote) {
+		r.suppressed.Add(1)
 		return 0, false
 	}
-	return r.leftOut.Swap(0), true
+	return r.suppressed.Swap(0), true
 }
 
 // throttling reports whether it is to be logged that the remote address is throttled.
-func (r *RefusalLog) throttling(remote string) bool { return r.may(r.throttled, remote) }
+func (r *RefusalLog) throttling(remote string) bool { return r.allow(r.throttled, remote) }
 
-func (r *RefusalLog) may(b *buckets, remote string) bool {
+func (r *RefusalLog) allow(b *buckets, remote string) bool {
 	key, _ := addressKey(remote) // loopback, which is nobody's in particular, is one address too
 	return b.take(key) && r.all.AllowN(r.now(), 1)
 }

@@ -62,13 +62,13 @@ type VerifierConfig struct {
 
 // Verifier turns tokens into identities. It is safe for concurrent use.
 type Verifier struct {
-	cfg     VerifierConfig
-	parser  *jwt.Parser
-	sources []*source
-	stop    context.CancelFunc
-	running sync.WaitGroup
-	client  *http.Client // nil if it is the caller's
-	noIDs   *rate.Limiter
+	cfg              VerifierConfig
+	parser           *jwt.Parser
+	sources          []*source
+	stop             context.CancelFunc
+	running          sync.WaitGroup
+	client           *http.Client // nil if it is the caller's
+	invalidGroupsLog *rate.Limiter
 }
 
 // NewVerifier checks the configuration, reads the key sets and keeps them fresh
@@ -103,7 +103,7 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	}
 	cfg.Secret = slices.Clone(cfg.Secret)
 	v := &Verifier{
-		cfg: cfg, noIDs: newNoIDsLimit(),
+		cfg: cfg, invalidGroupsLog: newInvalidGroupsLimiter(),
 		parser: jwt.NewParser(
 			jwt.WithValidMethods([]string{algHS256, algRS256, algPS256, algES256, algEdDSA}),
 			jwt.WithStrictDecoding(),
@@ -147,7 +147,7 @@ func (v *Verifier) startSources() error {
 		v.running.Go(func() { s.run(ctx, first) })
 		v.sources, firsts = append(v.sources, s), append(firsts, first)
 	}
-	patience := time.NewTimer(askLimit)
+	patience := time.NewTimer(refreshWait)
 	defer patience.Stop()
 	for _, first := range firsts {
 		select {
@@ -222,7 +222,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Identity, error) 
 	if err := v.checkClaims(id, claims, signer == signerOwn); err != nil {
 		return nil, &TokenError{Subject: id.Subject, Err: err}
 	}
-	v.reportNoIDs(id.Subject, noIDs)
+	v.logInvalidGroups(id.Subject, noIDs)
 	return id, nil
 }
 
@@ -230,10 +230,10 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Identity, error) 
 func bind(ctx context.Context, binder KeyBinder, kid string, id *Identity) error {
 	said := id.Subject
 	if err := binder.Bind(ctx, kid, id); err != nil {
-		return fmt.Errorf("%w: key %s: %w", ErrClaims, quote(kid), err)
+		return fmt.Errorf("%w: key %s: %w", ErrClaims, quoteForLog(kid), err)
 	}
 	if id.Subject != said {
-		return fmt.Errorf("%w: key %s is another holder's", ErrClaims, quote(kid))
+		return fmt.Errorf("%w: key %s is another holder's", ErrClaims, quoteForLog(kid))
 	}
 	return id.check()
 }
@@ -311,7 +311,7 @@ func (v *Verifier) candidates(ctx context.Context, t *jwt.Token) (keys []jwt.Ver
 		if public, ok := v.cfg.LocalKeys.PublicKey(ctx, kid); ok {
 			key, err := newVerifyKey(kid, "", public)
 			if err != nil {
-				return nil, 0, fmt.Errorf("%w: local key %s: %w", ErrAlgorithm, quote(kid), err)
+				return nil, 0, fmt.Errorf("%w: local key %s: %w", ErrAlgorithm, quoteForLog(kid), err)
 			}
 			if slices.Contains(key.algs, alg) {
 				return []jwt.VerificationKey{key.key}, signerOwn, nil
@@ -322,14 +322,14 @@ func (v *Verifier) candidates(ctx context.Context, t *jwt.Token) (keys []jwt.Ver
 	named := v.named(kid)
 	if len(named) == 0 {
 		for _, s := range v.sources {
-			s.ask(ctx)
+			s.requestRefresh(ctx)
 		}
 		if named = v.named(kid); len(named) == 0 {
 			named = v.named("") // a set's keys need no ids (RFC 7517 section 4.5)
 		}
 	}
 	if len(named) == 0 {
-		return nil, 0, v.unknown(fmt.Sprintf("kid %s", quote(kid)))
+		return nil, 0, v.unknown(fmt.Sprintf("kid %s", quoteForLog(kid)))
 	}
 	for _, k := range named {
 		if slices.Contains(k.algs, alg) {
@@ -343,7 +343,7 @@ func (v *Verifier) candidates(ctx context.Context, t *jwt.Token) (keys []jwt.Ver
 }
 
 func wrongAlg(kid, alg string) error {
-	return fmt.Errorf("%w: key %s does not stand for %s", ErrAlgorithm, quote(kid), alg)
+	return fmt.Errorf("%w: key %s does not stand for %s", ErrAlgorithm, quoteForLog(kid), alg)
 }
 
 // named returns the keys of all JWKS with the id.
@@ -421,7 +421,7 @@ func (v *Verifier) checkOrigin(claims rawClaims) error {
 			return err
 		}
 		if issuer != v.cfg.Issuer {
-			return fmt.Errorf("%w: %s", ErrIssuer, quote(issuer))
+			return fmt.Errorf("%w: %s", ErrIssuer, quoteForLog(issuer))
 		}
 	}
 	if v.cfg.Audience != "" {

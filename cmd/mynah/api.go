@@ -32,7 +32,7 @@ func (s *server) startAPI(ctx context.Context, dev bool) error {
 	if err := a.Start(ctx); err != nil {
 		return err
 	}
-	s.stops.push("API", a.Stop)
+	s.shutdown.push("API", a.Stop)
 	s.api = a
 	return nil
 }

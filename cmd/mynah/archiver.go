@@ -36,7 +36,7 @@ func (s *server) startArchiver(ctx context.Context, brokerURL string, token func
 	}
 	// It commits and acknowledges what it has received. A PostgreSQL that does not
 	// take it is no failure of the stop.
-	s.stops.push("archiver", func(ctx context.Context) error {
+	s.shutdown.push("archiver", func(ctx context.Context) error {
 		err := a.Stop(ctx)
 		if errors.Is(err, context.DeadlineExceeded) {
 			s.log.Warn("what the archiver holds is not in PostgreSQL yet; the broker delivers it again after the next start", "err", err)

@@ -18,11 +18,11 @@ import (
 // brokerFolder is the broker's part of the data directory.
 const brokerFolder = "broker"
 
-// brokerPatience is how long the broker may take to commit what has arrived, to tell its
-// clients, and to close the log.
-const brokerPatience = 10 * time.Second
+// brokerStopTimeout is how long the broker may take to commit what has arrived, to send
+// DISCONNECT to its clients, and to close the log.
+const brokerStopTimeout = 10 * time.Second
 
-// startBroker opens the message log and then the doors for MQTT.
+// startBroker opens the message log and then the listeners for MQTT.
 func (s *server) startBroker(ctx context.Context) error {
 	proxies, err := s.cfg.proxies()
 	if err != nil {
@@ -69,7 +69,7 @@ func (s *server) startBroker(ctx context.Context) error {
 	if err != nil {
 		return s.brokerError(err)
 	}
-	s.stops.pushSlow("broker", brokerPatience, func(ctx context.Context) error {
+	s.shutdown.pushSlow("broker", brokerStopTimeout, func(ctx context.Context) error {
 		err := b.Stop(ctx)
 		if s.failed && errors.Is(err, msglog.ErrFailed) {
 			return nil // wait has told
@@ -104,7 +104,7 @@ func (s *server) openBroker(ctx context.Context, cfg broker.Config) (*broker.Bro
 		select {
 		case <-ctx.Done():
 			return nil, errStopped
-		case <-time.After(roomPause):
+		case <-time.After(diskFullPause):
 		}
 	}
 }
@@ -140,11 +140,10 @@ func samePort(a, b string) bool {
 	return errA == nil && errB == nil && portA == portB
 }
 
-// ownDoor returns the address by which parts in this process reach the broker. That
-// is the door for everybody where it is open to them; where there is none, or where
-// it expects a load balancer's header, it is a WebSocket on a free port of the
-// loopback interface.
-func (s *server) ownDoor(ctx context.Context) (string, error) {
+// internalBrokerURL returns the address at which parts in this process reach the broker. It
+// is the public listener if that is usable. If there is none, or if it expects a load
+// balancer's header, it is a WebSocket on a free port of the loopback interface.
+func (s *server) internalBrokerURL(ctx context.Context) (string, error) {
 	if s.cfg.MQTTAddr != off && !s.cfg.ProxyProtocol {
 		return "tcp://" + loopback(s.broker.MQTTAddr()), nil
 	}
@@ -152,7 +151,7 @@ func (s *server) ownDoor(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.stops.push("own door", door.stop)
+	s.shutdown.push("own door", door.stop)
 	door.serve(s.broker.WebSocketHandler())
 	return "ws://" + door.listener.Addr().String() + "/mqtt", nil
 }

@@ -42,7 +42,8 @@ const maxMessage = 64 * mib
 // maxSessionExpiry is the longest --session-expiry; MQTT has 136 years.
 const maxSessionExpiry = 10 * 365 * 24 * time.Hour
 
-// off switches a door off that has an address by default.
+// off is the value that switches off a listener that has an address by
+// default.
 const off = "off"
 
 // groupTitles are the groups of flags, as --help and the READMEs list them. The commands
@@ -68,7 +69,7 @@ type Config struct {
 	Storage
 	Retention
 	Web
-	Doors
+	Listeners
 	Clients
 	Identity
 	Database
@@ -110,8 +111,8 @@ type Web struct {
 	Forwarded    string   `name:"forwarded-header" default:"${forwarded_header}" placeholder:"NAME" help:"Where they tell the client's address: X-Forwarded-For, or Forwarded (RFC 7239). The other one is not read."`
 }
 
-// Doors are the ways in by MQTT.
-type Doors struct {
+// Listeners are the ways in by MQTT.
+type Listeners struct {
 	MQTTAddr      string `name:"mqtt-addr" default:":1883" placeholder:"HOST:PORT" help:"Where MQTT over TCP is served; off for not at all."`
 	MQTTSAddr     string `name:"mqtts-addr" default:":8883" placeholder:"HOST:PORT" help:"Where MQTT over TLS is served if --tls-cert is given."`
 	ProxyProtocol bool   `help:"MQTT connections from --trusted-proxy begin with a PROXY header, as HAProxy and load balancers send it."`
@@ -128,7 +129,7 @@ type Clients struct {
 	SessionExpiry  time.Duration `default:"${session_expiry}" placeholder:"DURATION" help:"How long the session of an absent MQTT 3.1.1 client is kept, and the most that an MQTT 5 client may ask for."`
 }
 
-// Identity says whose tokens are believed.
+// Identity says whose tokens are accepted.
 type Identity struct {
 	JWTSecret Secret   `name:"jwt-secret" placeholder:"SECRET" help:"Shared secret of HS256 tokens, at least 32 bytes. Better set by environment than on the command line, where others see it."`
 	JWKS      []string `name:"jwks" placeholder:"URL|FILE" help:"Public keys of RS256, PS256, ES256 and EdDSA tokens as JSON Web Key Sets. They are read again by themselves."`
@@ -150,7 +151,7 @@ type Upstream struct {
 	TokenFile string `placeholder:"FILE" help:"File with a token for the broker, read again whenever it is needed; without it a token is signed with --jwt-secret."`
 }
 
-// Metrics is the operators' door.
+// Metrics is the operators' listener.
 type Metrics struct {
 	MetricsAddr string `name:"metrics-addr" default:"127.0.0.1:9090" placeholder:"HOST:PORT" help:"Where /metrics, /healthz, /readyz and /debug/pprof are served; off for not at all."`
 }

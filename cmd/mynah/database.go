@@ -20,8 +20,8 @@ import (
 // particular part's.
 const application = "mynah"
 
-// connectPatience is how long a database may take to answer at start.
-const connectPatience = 10 * time.Second
+// firstConnectTimeout is how long a database may take to answer at start.
+const firstConnectTimeout = 10 * time.Second
 
 // How long a connection of the pool may take to answer before a request, and a new one
 // to be made: so a call is told that the database is away in seconds.
@@ -30,14 +30,14 @@ const (
 	connectTimeout = 3 * time.Second
 )
 
-// postgresPatience is how long the private PostgreSQL may take to stop.
-const postgresPatience = 15 * time.Second
+// postgresStopTimeout is how long the private PostgreSQL may take to stop.
+const postgresStopTimeout = 15 * time.Second
 
 // openDatabase sees that the database can be used. A database that goes away
 // later is waited for; one that was never there is most likely a wrong address.
 func (s *server) openDatabase(ctx context.Context, migrate bool) error {
 	address := s.cfg.DatabaseURL
-	patience, cancel := context.WithTimeout(ctx, connectPatience)
+	patience, cancel := context.WithTimeout(ctx, firstConnectTimeout)
 	defer cancel()
 	told := s.tellWaiting(ctx, "PostgreSQL at --database-url to answer")
 	conn, err := s.connect(patience)
@@ -91,7 +91,7 @@ func (s *server) startPostgres(ctx context.Context) error {
 		}
 		return fmt.Errorf("--database-url: is not set, and a private PostgreSQL does not start below --data-dir: %w", err)
 	}
-	s.stops.pushSlow("private PostgreSQL", postgresPatience, server.Stop)
+	s.shutdown.pushSlow("private PostgreSQL", postgresStopTimeout, server.Stop)
 	s.cfg.DatabaseURL = SecretURL(server.URL())
 	return nil
 }
@@ -112,18 +112,18 @@ func (s *server) openPool(soft bool) error {
 	if s.pool, err = pgdial.NewPool(context.Background(), config); err != nil {
 		return databaseError(s.cfg.DatabaseURL, err)
 	}
-	s.stops.push("database connections", func(ctx context.Context) error {
+	s.shutdown.push("database connections", func(ctx context.Context) error {
 		pgtx.Close(ctx, s.pool)
 		return nil
 	})
-	s.health.add(check{name: "database", soft: soft, fails: s.databaseFails})
+	s.health.add(check{name: "database", soft: soft, fails: s.checkDatabase})
 	return nil
 }
 
-// databaseFails returns nil if the database answers and takes writes. Where it does not
+// checkDatabase returns nil if the database answers and takes writes. Where it does not
 // take them, the pool's connections are not used again: another server may have taken its
 // place.
-func (s *server) databaseFails(ctx context.Context) error {
+func (s *server) checkDatabase(ctx context.Context) error {
 	err := pgdial.CheckWritable(ctx, s.pool)
 	if errors.Is(err, pgdial.ErrReadOnly) {
 		s.pool.Reset()

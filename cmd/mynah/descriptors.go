@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// fewDescriptors is how many file descriptors a server should be allowed at
+	// minDescriptors is how many file descriptors a server should be allowed at
 	// least; below, it says so. Common limits of 1,024 hold a few hundred clients.
-	fewDescriptors = 4096
+	minDescriptors = 4096
 	// operatorsExtra is how many connections the operators' door, and the one of our
 	// own parts, may have when clients have taken all that they may.
 	operatorsExtra = 16
@@ -46,7 +46,7 @@ func (d descriptors) forLog() int { return min(logFiles, (d.limit-d.connections(
 // warn says that there are few, or fewer than the operator counts on.
 func (d descriptors) warn(maxConnections int, log *slog.Logger) {
 	most := d.connections()
-	if d.limit >= fewDescriptors && maxConnections <= most {
+	if d.limit >= minDescriptors && maxConnections <= most {
 		return
 	}
 	log.Warn("the system allows this process few file descriptors; raise the limit: ulimit -n, LimitNOFILE= in systemd, --ulimit nofile= in Docker",

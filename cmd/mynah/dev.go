@@ -90,8 +90,8 @@ func quoted(word string) string {
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
-// makeDemoPeople registers alice and bob and makes a room that they are in, by the
-// API's own doors. What is there from an earlier start stays as it is.
+// makeDemoPeople registers alice and bob and makes a room with both, through the
+// API's handlers. What an earlier start has made stays unchanged.
 func (s *server) makeDemoPeople(ctx context.Context, secret Secret) error {
 	call := func(subject string, role authhook.Role, method, path string, body any) error {
 		token, err := s.ownToken(secret, subject, role)(ctx)
@@ -102,7 +102,7 @@ func (s *server) makeDemoPeople(ctx context.Context, secret Secret) error {
 		if err != nil {
 			return fmt.Errorf("make demo people: %w", err)
 		}
-		ctx, cancel := context.WithTimeout(ctx, connectPatience)
+		ctx, cancel := context.WithTimeout(ctx, firstConnectTimeout)
 		defer cancel()
 		request, err := http.NewRequestWithContext(ctx, method, "http://"+loopback(s.web.listener.Addr())+path, bytes.NewReader(raw))
 		if err != nil {

@@ -15,7 +15,7 @@ import (
 	"mynah/internal/pgdial"
 )
 
-// check is one condition of readiness.
+// check is one condition of /readyz.
 type check struct {
 	name string
 	// fails returns nil if the condition holds.
@@ -25,7 +25,7 @@ type check struct {
 	soft bool
 }
 
-// checkTimeout bounds all looks of one request.
+// checkTimeout bounds all checks of one request.
 const checkTimeout = 2 * time.Second
 
 // health answers whether the process is alive and whether it can do its work.
@@ -51,8 +51,9 @@ func (h *health) setServing(serving bool) {
 
 var errNotServing = errors.New("starting or stopping")
 
-// look returns what each condition is and whether the process is ready.
-func (h *health) look(ctx context.Context) (results map[string]string, ready bool) {
+// runChecks returns the result of each condition and whether the process is
+// ready.
+func (h *health) runChecks(ctx context.Context) (results map[string]string, ready bool) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	h.mu.Lock()
@@ -66,7 +67,7 @@ func (h *health) look(ctx context.Context) (results map[string]string, ready boo
 		return nil
 	}}
 	for _, c := range append([]check{serves}, checks...) {
-		// Why it fails is in the log; this door is open to everybody.
+		// The cause is in the log only, since everybody can read this answer.
 		switch err := c.fails(ctx); {
 		case err == nil:
 			results[c.name] = "ok"
@@ -90,7 +91,7 @@ func (h *health) routes(mux *http.ServeMux) {
 		writeHealth(w, true, nil)
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		results, ready := h.look(r.Context())
+		results, ready := h.runChecks(r.Context())
 		writeHealth(w, ready, results)
 	})
 }

@@ -15,8 +15,8 @@ import (
 // away, below the data directory.
 const keysFile = "signing-keys.json"
 
-// keysPause is between two attempts of a broker to read the API's keys.
-const keysPause = 2 * time.Second
+// keysRetryPause is between two attempts of a broker to read the API's keys.
+const keysRetryPause = 2 * time.Second
 
 // newKeys returns the API's own signing keys, which the secret seals in the database.
 // The public ones are kept in the file, if one is named.
@@ -37,7 +37,7 @@ func (s *server) startKeys(ctx context.Context, secret Secret, ours bool) error 
 		}
 		return fmt.Errorf("read the signing keys: %w", err)
 	}
-	s.stops.push("signing keys", s.keys.Stop)
+	s.shutdown.push("signing keys", s.keys.Stop)
 	return nil
 }
 
@@ -47,7 +47,7 @@ func (s *server) startKeys(ctx context.Context, secret Secret, ours bool) error 
 func (s *server) followKeys(ctx context.Context, secret Secret) error {
 	file := filepath.Join(s.cfg.DataDir, keysFile)
 	s.keys = s.newKeys(secret, file, false)
-	s.stops.push("signing keys", s.keys.Stop)
+	s.shutdown.push("signing keys", s.keys.Stop)
 	err := s.keys.Start(ctx)
 	switch {
 	case err == nil:
@@ -83,16 +83,16 @@ func (s *server) followKeys(ctx context.Context, secret Secret) error {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(keysPause):
+			case <-time.After(keysRetryPause):
 			}
 		}
 		s.log.Info("tokens of the API are accepted; its keys have been read from the database")
 	}()
-	s.stops.push("wait for signing keys", func(context.Context) error { cancel(); <-done; return nil })
+	s.shutdown.push("wait for signing keys", func(context.Context) error { cancel(); <-done; return nil })
 	return nil
 }
 
-// openVerifier decides whose tokens are believed: those of the secret, of the
+// openVerifier makes the verifier, which accepts tokens of the secret, of the
 // configured key sets, and of the API's own keys if there are any.
 func (s *server) openVerifier(secret Secret) error {
 	cfg := authhook.VerifierConfig{
@@ -107,7 +107,7 @@ func (s *server) openVerifier(secret Secret) error {
 	if err != nil {
 		return refuse("jwks", "%w", err)
 	}
-	s.stops.push("verifier", func(context.Context) error { verifier.Close(); return nil })
+	s.shutdown.push("verifier", func(context.Context) error { verifier.Close(); return nil })
 	s.verifier = verifier
 	return nil
 }

@@ -71,7 +71,7 @@ func TestDefaultsAreWithinTheirBounds(t *testing.T) {
 	t.Parallel()
 	s := parsed(t)
 	cfg := Config{
-		Retention: s.Retention, Web: s.Web, Doors: s.Doors, Clients: s.Clients, Database: s.Database, Rights: s.Rights, Metrics: s.Metrics,
+		Retention: s.Retention, Web: s.Web, Listeners: s.Listeners, Clients: s.Clients, Database: s.Database, Rights: s.Rights, Metrics: s.Metrics,
 		People:       s.People,
 		BrokerLimits: s.BrokerLimits, TokenLimits: s.TokenLimits, ArchiverLimits: s.ArchiverLimits,
 	}

@@ -58,7 +58,7 @@ func (s *server) startDirectory(ctx context.Context) error {
 	if err := d.Start(ctx); err != nil {
 		return fmt.Errorf("start the directory: %w", err)
 	}
-	s.stops.push("directory", d.Stop)
+	s.shutdown.push("directory", d.Stop)
 	s.directory = d
 	return nil
 }
@@ -79,7 +79,7 @@ func (s *server) startNotices(ctx context.Context, brokerURL string, token func(
 	if err := r.Start(ctx); err != nil {
 		return err
 	}
-	s.stops.push("notices", r.Stop)
+	s.shutdown.push("notices", r.Stop)
 	return nil
 }
 

@@ -24,8 +24,8 @@ const (
 	exitUsage   = 2 // the command line could not be understood
 )
 
-// secondSignal is how long after the first signal another one counts as a second.
-const secondSignal = time.Second
+// secondSignalGrace is how long after the first signal another one counts as a second.
+const secondSignalGrace = time.Second
 
 // cli is the grammar of the command line.
 type cli struct {
@@ -43,7 +43,7 @@ type cli struct {
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 }
 
-// process is what a command has of the world besides its settings.
+// process is the environment of a command besides its settings.
 type process struct {
 	program        string // how it was called
 	getenv         func(string) string
@@ -153,7 +153,7 @@ func (p *process) run(ctx context.Context, args []string) int {
 	// signal a process and its group.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, func() { time.AfterFunc(secondSignal, stop) })
+	context.AfterFunc(ctx, func() { time.AfterFunc(secondSignalGrace, stop) })
 
 	command.BindTo(ctx, (*context.Context)(nil))
 	if err := command.Run(p); err != nil {

@@ -16,7 +16,7 @@ type serveCmd struct {
 	Logging        `group:"logging"`
 	Storage        `group:"storage"`
 	Retention      `group:"storage"`
-	Doors          `group:"listeners"`
+	Listeners      `group:"listeners"`
 	Web            `group:"listeners"`
 	Clients        `group:"clients"`
 	Identity       `group:"tokens"`
@@ -35,10 +35,10 @@ func (c *serveCmd) Run(ctx context.Context, p *process) error {
 }
 
 // serve is the whole of Mynah in one process. The order of the start is that of who
-// needs whom; the stop goes backwards, see stops.
+// needs whom; the stop goes backwards, see shutdownStack.
 func (c *serveCmd) serve(ctx context.Context, p *process) (err error) {
 	cfg := Config{
-		Logging: c.Logging, Storage: c.Storage, Retention: c.Retention, Web: c.Web, Doors: c.Doors, Clients: c.Clients,
+		Logging: c.Logging, Storage: c.Storage, Retention: c.Retention, Web: c.Web, Listeners: c.Listeners, Clients: c.Clients,
 		Identity: c.Identity, Database: c.Database, People: c.People, Rights: c.Rights, Metrics: c.Metrics,
 		BrokerLimits: c.BrokerLimits, TokenLimits: c.TokenLimits, ArchiverLimits: c.ArchiverLimits,
 	}
@@ -61,7 +61,7 @@ func (c *serveCmd) serve(ctx context.Context, p *process) (err error) {
 	}
 
 	s := newServer(cfg, p)
-	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
+	defer func() { err = errors.Join(err, s.shutdown.all(ctx)) }()
 
 	// The ports first: that one is taken should be told before anything has been
 	// started or migrated.
@@ -103,7 +103,7 @@ func (c *serveCmd) serve(ctx context.Context, p *process) (err error) {
 	if err := s.startBroker(ctx); err != nil {
 		return err
 	}
-	address, err := s.ownDoor(ctx)
+	address, err := s.internalBrokerURL(ctx)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ type brokerCmd struct {
 	Logging      `group:"logging"`
 	Storage      `group:"storage"`
 	Retention    `group:"storage"`
-	Doors        `group:"listeners"`
+	Listeners    `group:"listeners"`
 	Web          `group:"listeners"`
 	Clients      `group:"clients"`
 	Identity     `group:"tokens"`
@@ -161,7 +161,7 @@ func (c *brokerCmd) Run(ctx context.Context, p *process) error {
 // serve is the broker alone. With a database it knows accounts, groups and blocks.
 func (c *brokerCmd) serve(ctx context.Context, p *process) (err error) {
 	cfg := Config{
-		Logging: c.Logging, Storage: c.Storage, Retention: c.Retention, Web: c.Web, Doors: c.Doors, Clients: c.Clients,
+		Logging: c.Logging, Storage: c.Storage, Retention: c.Retention, Web: c.Web, Listeners: c.Listeners, Clients: c.Clients,
 		Identity: c.Identity, Database: c.Database, Rights: c.Rights, Metrics: c.Metrics,
 		BrokerLimits: c.BrokerLimits, TokenLimits: c.TokenLimits,
 	}
@@ -172,7 +172,7 @@ func (c *brokerCmd) serve(ctx context.Context, p *process) (err error) {
 		return refuse("jwt-secret", "is not set, nor is --jwks, so no token could be believed; give one of them")
 	}
 	s := newServer(cfg, p)
-	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
+	defer func() { err = errors.Join(err, s.shutdown.all(ctx)) }()
 	if err := s.openMetrics(ctx); err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (c *apiCmd) Run(ctx context.Context, p *process) (err error) {
 		cfg.JWTSecret = secret
 	}
 	s := newServer(cfg, p)
-	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
+	defer func() { err = errors.Join(err, s.shutdown.all(ctx)) }()
 	if c.RotateKeys {
 		return s.rotateKeys(ctx, p, c.DistrustKeys)
 	}
@@ -324,7 +324,7 @@ func (c *archiverCmd) Run(ctx context.Context, p *process) (err error) {
 		return errNoDatabase
 	}
 	s := newServer(cfg, p)
-	defer func() { err = errors.Join(err, s.stops.all(ctx)) }()
+	defer func() { err = errors.Join(err, s.shutdown.all(ctx)) }()
 	if c.RetryDeadLetters {
 		return s.retryDeadLetters(ctx, p)
 	}
@@ -382,7 +382,7 @@ func (s *server) retryDeadLetters(ctx context.Context, p *process) error {
 	if err := s.openDatabase(ctx, false); err != nil {
 		return err
 	}
-	patience, cancel := context.WithTimeout(ctx, connectPatience)
+	patience, cancel := context.WithTimeout(ctx, firstConnectTimeout)
 	defer cancel()
 	conn, err := s.connect(patience)
 	if err != nil {

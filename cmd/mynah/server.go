@@ -21,8 +21,8 @@ import (
 	"mynah/people"
 )
 
-// roomPause is between two looks at a disk that is full.
-const roomPause = time.Second
+// diskFullPause is the pause between two checks of a full disk.
+const diskFullPause = time.Second
 
 // server is a long-running mynah: the settings and what has been started so far.
 type server struct {
@@ -30,7 +30,7 @@ type server struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	health   *health
-	stops    stops
+	shutdown shutdownStack
 	files    descriptors
 	timeouts webTimeouts // of all HTTP listeners
 
@@ -48,7 +48,7 @@ type server struct {
 
 func newServer(cfg Config, p *process) *server {
 	s := &server{cfg: cfg, log: cfg.logger(p.stderr), registry: prometheus.NewRegistry(), health: &health{}, timeouts: p.timeouts}
-	s.stops.log = s.log
+	s.shutdown.log = s.log
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.files = newDescriptors(s.log)
 	s.registry.MustRegister(s.files.shared)
@@ -61,8 +61,8 @@ func newServer(cfg Config, p *process) *server {
 	return s
 }
 
-// openMetrics serves the operators' door. It is the first to open and the last to
-// close, so that a start or a stop that takes its time can be watched.
+// openMetrics serves the operators' listener. It opens first and closes last, so
+// that a long start or stop can be watched.
 func (s *server) openMetrics(ctx context.Context) error {
 	if s.cfg.MetricsAddr == off {
 		return nil
@@ -71,7 +71,7 @@ func (s *server) openMetrics(ctx context.Context) error {
 	if s.metrics, err = s.listenWeb(ctx, "metrics", "metrics-addr", s.cfg.MetricsAddr, operatorsExtra); err != nil {
 		return err
 	}
-	s.stops.push("metrics", s.metrics.stop)
+	s.shutdown.push("metrics", s.metrics.stop)
 	s.metrics.serve(metricsRoutes(s.registry, s.health))
 	return nil
 }
@@ -83,7 +83,7 @@ func (s *server) openHTTP(ctx context.Context) error {
 	if s.web, err = s.listenWeb(ctx, "http", "http-addr", s.cfg.HTTPAddr, 0); err != nil {
 		return err
 	}
-	s.stops.push("HTTP listener", s.web.stop)
+	s.shutdown.push("HTTP listener", s.web.stop)
 	if s.cfg.HTTPSAddr == "" || s.cfg.HTTPSAddr == off {
 		return nil
 	}
@@ -95,7 +95,7 @@ func (s *server) openHTTP(ctx context.Context) error {
 		return err
 	}
 	s.webTLS.server.TLSConfig = certificates.TLSConfig()
-	s.stops.push("HTTPS listener", s.webTLS.stop)
+	s.shutdown.push("HTTPS listener", s.webTLS.stop)
 	return nil
 }
 
@@ -112,10 +112,10 @@ func (s *server) serveHTTP() {
 	}
 	s.health.routes(mux)
 	s.web.serve(mux)
-	s.stops.push("HTTP", s.web.stop)
+	s.shutdown.push("HTTP", s.web.stop)
 	if s.webTLS != nil {
 		s.webTLS.serve(mux)
-		s.stops.push("HTTPS", s.webTLS.stop)
+		s.shutdown.push("HTTPS", s.webTLS.stop)
 	}
 }
 
@@ -211,7 +211,7 @@ func anew(ctx context.Context, log *slog.Logger, serve func() error) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(roomPause):
+		case <-time.After(diskFullPause):
 		}
 	}
 }

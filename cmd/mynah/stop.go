@@ -8,43 +8,44 @@ import (
 	"time"
 )
 
-// How long a graceful stop may take. Parts that are not done by then give up what they
-// hold, which is nothing that was acknowledged. Each has a time of its own, so that one
-// that waits for a PostgreSQL or a mail server that does not answer leaves the others
-// theirs: clients are to be told, and the log to be closed.
+// How long a graceful stop may take. A part that is not done by then drops what it
+// holds, which was never acknowledged. Each part has its own time-out, so that one that
+// waits for a PostgreSQL or a mail server leaves time to the others: clients must get
+// DISCONNECT, and the log must be closed.
 const (
-	stopPatience  = 20 * time.Second // in all
-	partPatience  = 5 * time.Second  // of one part
-	leastPatience = time.Second      // of one part, however long those before it took
+	stopTimeout    = 20 * time.Second // in all
+	partTimeout    = 5 * time.Second  // of one part
+	minPartTimeout = time.Second      // of one part, however long those before it took
 )
 
-// stops is what has been started, to be stopped in the opposite order.
-type stops struct {
+// shutdownStack is what has been started, to be stopped in the opposite order.
+type shutdownStack struct {
 	log   *slog.Logger
-	parts []part
+	parts []shutdownStep
 }
 
-type part struct {
-	name     string
-	patience time.Duration
-	stop     func(context.Context) error
+type shutdownStep struct {
+	name    string
+	timeout time.Duration
+	stop    func(context.Context) error
 }
 
-// push notes that a part has been started. Its stop must be harmless to repeat.
-func (s *stops) push(name string, stop func(context.Context) error) {
-	s.pushSlow(name, partPatience, stop)
+// push records that a part has been started. Its stop must be harmless to
+// repeat.
+func (s *shutdownStack) push(name string, stop func(context.Context) error) {
+	s.pushSlow(name, partTimeout, stop)
 }
 
 // pushSlow is push for a part that may take longer.
-func (s *stops) pushSlow(name string, patience time.Duration, stop func(context.Context) error) {
-	s.parts = append(s.parts, part{name, patience, stop})
+func (s *shutdownStack) pushSlow(name string, timeout time.Duration, stop func(context.Context) error) {
+	s.parts = append(s.parts, shutdownStep{name, timeout, stop})
 }
 
-// all stops everything. The context that asked for the stop has ended, so it
-// brings one of its own. A part that does not stop well is told, and the others
-// are stopped nevertheless.
-func (s *stops) all(ctx context.Context) error {
-	end := time.Now().Add(stopPatience)
+// all stops everything. The caller's context has ended, so each part gets a new
+// one. The error of a part is returned, and the others are stopped
+// nevertheless.
+func (s *shutdownStack) all(ctx context.Context) error {
+	end := time.Now().Add(stopTimeout)
 	var errs []error
 	for len(s.parts) > 0 {
 		last := s.parts[len(s.parts)-1]
@@ -59,9 +60,9 @@ func (s *stops) all(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// end stops the part within its patience and what is left of the whole.
-func (p *part) end(ctx context.Context, end time.Time) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(min(p.patience, time.Until(end)), leastPatience))
+// end stops the part within its time-out and the rest of stopTimeout.
+func (p *shutdownStep) end(ctx context.Context, end time.Time) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(min(p.timeout, time.Until(end)), minPartTimeout))
 	defer cancel()
 	return p.stop(ctx)
 }

@@ -15,7 +15,7 @@ import (
 func TestStopsHaveTheirOwnTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := stops{log: slog.New(slog.DiscardHandler)}
+		s := shutdownStack{log: slog.New(slog.DiscardHandler)}
 		var stopped []string
 		var left []time.Duration
 		push := func(name string, patience time.Duration, hangs bool) {
@@ -28,11 +28,11 @@ func TestStopsHaveTheirOwnTime(t *testing.T) {
 				return ctx.Err()
 			})
 		}
-		push("listener", partPatience, false)
-		push("pool", partPatience, true)
+		push("listener", partTimeout, false)
+		push("pool", partTimeout, true)
 		push("broker", 10*time.Second, false)
 		push("slow", 12*time.Second, true)
-		push("archiver", partPatience, true)
+		push("archiver", partTimeout, true)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		err := s.all(ctx)
