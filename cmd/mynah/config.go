@@ -165,7 +165,7 @@ func refuse(flag, format string, args ...any) error {
 // everything right. Groups that a command does not take are at their zero value,
 // which passes.
 func (c *Config) validate() error {
-	return errors.Join(c.Storage.validate(), c.Retention.validate(), c.Web.validate(), c.validateDoors(), c.Clients.validate(), c.Identity.validate(),
+	return errors.Join(c.Storage.validate(), c.Retention.validate(), c.Web.validate(), c.validateListeners(), c.Clients.validate(), c.Identity.validate(),
 		c.Database.validate(), c.Upstream.validate(), c.People.validate(), c.Rights.validate(), c.Metrics.validate(),
 		c.BrokerLimits.validate(), c.TokenLimits.validate(), c.ArchiverLimits.validate())
 }
@@ -224,8 +224,8 @@ func (w *Web) validate() error {
 	return errors.Join(errs...)
 }
 
-// validateDoors checks the addresses for MQTT, and what needs a flag of Web.
-func (c *Config) validateDoors() error {
+// validateListeners checks the addresses for MQTT, and what needs a flag of Web.
+func (c *Config) validateListeners() error {
 	errs := []error{
 		validAddr("mqtt-addr", c.MQTTAddr, true),
 		validAddr("mqtts-addr", c.MQTTSAddr, true),
