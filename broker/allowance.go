@@ -30,7 +30,7 @@ type allowance struct {
 
 // allowance returns that of the connection's session, which may have so many subscriptions.
 func (c *conn) allowance(maxSubscriptions int) *allowance {
-	subs := c.session.Filters()
+	subs := c.session.Subscriptions()
 	a := &allowance{max: maxSubscriptions, filters: make(map[string]struct{}, len(subs))}
 	if privileged(c.holder.Role) {
 		a.shared = -1

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"mynah/authhook"
-	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
 	"mynah/broker/session"
@@ -59,7 +58,7 @@ func BenchmarkAck(b *testing.B) {
 // BenchmarkQueue is the way of a publication through the queue, in batches of 64.
 func BenchmarkQueue(b *testing.B) {
 	q := newQueue()
-	c := &conn{session: &delivery.Session{Key: session.Key{Subject: "alice"}}}
+	c := &conn{session: sessionOf(session.Key{Subject: "alice"})}
 	var spare []publication
 	b.ReportAllocs()
 	for b.Loop() {

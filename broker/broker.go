@@ -251,16 +251,19 @@ func (b *Broker) assemble() (err error) {
 	}); err != nil {
 		return fmt.Errorf("restore presence: %w", err)
 	}
+	limits := &outbox.Limits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal}
+	limits.SetDefaults()
 	if b.topics, err = pubsub.New(pubsub.Config{
-		Store: b.state, Logger: b.logger, MayRead: subscriber.mayReceive, Presence: b.presence, RetainedBytes: b.cfg.RetainedBytes,
+		Store: b.state, Logger: b.logger, Limits: limits, MayRead: subscriber.mayReceive, Presence: b.presence, RetainedBytes: b.cfg.RetainedBytes,
+		Queues: pubsub.QueuesConfig{
+			Messages: b.cfg.QueuedMessages, Bytes: b.cfg.QueuedBytes, Total: b.cfg.QueuedTotal, TooLarge: b.messageTooLarge,
+		},
 	}); err != nil {
 		return fmt.Errorf("restore retained messages: %w", err)
 	}
 	b.engine, err = delivery.New(delivery.Config{
 		Log: b.log, State: b.state, Logger: b.logger, MaxSessions: b.cfg.MaxSessions, Window: b.cfg.Window,
-		PlainMessages: b.cfg.QueuedMessages, PlainBytes: b.cfg.QueuedBytes, PlainTotal: b.cfg.QueuedTotal,
-		PlainTopics: b.topics,
-		Limits:      &outbox.Limits{PerConn: b.cfg.Outbox, Total: b.cfg.OutboxTotal},
+		Observer: b.topics, Limits: limits,
 		OnEnd: func(k session.Key) { // with the session's locks held
 			devices.over(k)
 			b.wills.waiting.SessionEnded(k)
@@ -465,6 +468,7 @@ func (b *Broker) stopParts(ctx context.Context) error {
 		<-disconnected
 		last.begin("to store who was online")
 		b.presence.Stop()
+		b.topics.Stop()
 		last.begin("to store the positions of sessions")
 		b.engine.Stop()
 		last.begin("to close the message log")
@@ -562,4 +566,12 @@ func (b *Broker) Ready() error {
 		return errors.New("the broker is stopping")
 	}
 	return nil
+}
+
+// messageTooLarge tells a client that it misses a message on a topic outside the chat because
+// of its own Maximum Packet Size (MQTT 5, 3.1.2.11.4). It does not wait.
+func (b *Broker) messageTooLarge(s *session.Session, topic string) {
+	refusal := chat.Refuse(chat.CodeTooLarge,
+		fmt.Sprintf("a message on %s is larger than the maximum packet size that you announced; announce a larger one", topic))
+	go b.engine.Signal(chat.ErrorTopic(s.Subject), refusal.Payload(topic, ""))
 }

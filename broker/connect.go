@@ -143,7 +143,7 @@ func (e *endpoint) connect(c *conn, door string) error {
 		return errors.Join(err, e.refuse(cl, packets.ErrServerUnavailable))
 	}
 	if c.resumed {
-		e.subscriber.forgetForbidden(c.session)
+		e.subscriber.forgetForbidden(&c.session.Session)
 	}
 	limits := packets.Properties{MaximumPacketSize: uint32(e.maxPacket)} //nolint:gosec // some hundred KiB
 	if err := e.mochi.SendConnack(cl, packets.CodeSuccess, c.resumed, &limits); err != nil {

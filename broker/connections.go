@@ -3,7 +3,6 @@ package broker
 import (
 	"sync"
 
-	"mynah/broker/delivery"
 	"mynah/broker/outbox"
 	"mynah/broker/session"
 )
@@ -34,8 +33,8 @@ func (cs *connections) of(out *outbox.Conn) *conn {
 }
 
 // ofSession returns the connection that a session has, nil if it has none.
-func (cs *connections) ofSession(s *delivery.Session) *conn {
-	if c := cs.holder(s.Key); c != nil && c.session == s {
+func (cs *connections) ofSession(s *session.Session) *conn {
+	if c := cs.holder(s.Key); c != nil && &c.session.Session == s {
 		return c
 	}
 	return nil

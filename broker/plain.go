@@ -5,13 +5,13 @@ import (
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
-	"mynah/broker/delivery"
 	"mynah/broker/packet"
+	"mynah/broker/pubsub"
 )
 
 // newPlain returns a message of a client.
-func newPlain(topic string, payload []byte, qos byte, retain bool, props *packets.Properties, expiresAtOnce bool) *delivery.PlainMessage {
-	return &delivery.PlainMessage{
+func newPlain(topic string, payload []byte, qos byte, retain bool, props *packets.Properties, expiresAtOnce bool) *pubsub.Message {
+	return &pubsub.Message{
 		Topic: topic, Payload: payload, QoS: qos, Retain: retain,
 		Props: appendForwarded(nil, props), Expires: expiry(0, props.MessageExpiryInterval, expiresAtOnce),
 	}

@@ -44,7 +44,7 @@ func TestRetiredConnectionIsOut(t *testing.T) {
 
 // connOf returns a connection of a subject.
 func connOf(subject string) *conn {
-	return &conn{session: &delivery.Session{Key: session.Key{Subject: subject}}}
+	return &conn{session: sessionOf(session.Key{Subject: subject})}
 }
 
 // mustPut puts publications into the queue that have n bytes each.
@@ -252,4 +252,11 @@ func TestQueueIsBounded(t *testing.T) {
 	for range subjects * 10 {
 		<-blocked
 	}
+}
+
+// sessionOf returns a session that has nothing but a key.
+func sessionOf(k session.Key) *delivery.Session {
+	s := &delivery.Session{}
+	s.Key = k
+	return s
 }

@@ -155,7 +155,7 @@ func (e *endpoint) handleAck(c *conn, head byte, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if !c.session.Acknowledged(c.Conn, head>>4, id, failed) {
+	if !c.session.Acknowledged(c.Conn, packet.Type(head>>4), id, failed) {
 		return errWrongAck
 	}
 	return nil

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"mynah/authhook"
-	"mynah/broker/delivery"
+	"mynah/broker/session"
 )
 
 // renew lets a client stay with a fresh token of the same holder.
@@ -24,13 +24,13 @@ func (sub *subscriber) renew(c *conn, token []byte) error {
 		})
 		return authhook.ClientError(err)
 	}
-	sub.forgetForbidden(c.session)
+	sub.forgetForbidden(&c.session.Session)
 	groups, unknown := sub.rights.groups(id)
 	if unknown != nil {
 		// Those of the old token are gone for certain; what the directory said stays.
 		sub.logger.Warn("the groups of a client with a fresh token cannot be looked up; it keeps those that it had not from its old token",
 			"subject", c.subject(), "error", unknown)
-		kept := slices.DeleteFunc(c.session.Groups(), func(g string) bool { return slices.Contains(old.Groups, g) })
+		kept := slices.DeleteFunc(c.session.GroupIDs(), func(g string) bool { return slices.Contains(old.Groups, g) })
 		groups = append(kept, groups...)
 	}
 	return c.session.SetGroups(groups)
@@ -38,7 +38,7 @@ func (sub *subscriber) renew(c *conn, token []byte) error {
 
 // mayReceive reports whether a session's client may read a topic by the token that it has
 // now. What comes while it is away is kept, and asked about when it is back.
-func (sub *subscriber) mayReceive(s *delivery.Session, topic string) bool {
+func (sub *subscriber) mayReceive(s *session.Session, topic string) bool {
 	c := sub.conns.ofSession(s)
 	if c == nil {
 		return true
@@ -48,14 +48,14 @@ func (sub *subscriber) mayReceive(s *delivery.Session, topic string) bool {
 }
 
 // forgetForbidden takes out of a session's queue what its client may not read any more.
-func (sub *subscriber) forgetForbidden(s *delivery.Session) {
+func (sub *subscriber) forgetForbidden(s *session.Session) {
 	forbidden := map[string]struct{}{}
-	for _, topic := range s.PlainTopics() {
+	for _, topic := range sub.topics.Queues().Topics(s) {
 		if !sub.mayReceive(s, topic) {
 			forbidden[topic] = struct{}{}
 		}
 	}
 	if len(forbidden) > 0 {
-		s.ForgetPlain(forbidden)
+		sub.topics.Queues().ForgetTopics(s, forbidden)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"mynah/authhook"
-	"mynah/broker/delivery"
 	"mynah/broker/pubsub"
 	"mynah/broker/session"
 	"mynah/chat"
@@ -227,7 +226,7 @@ func (sub *subscriber) grant(c *conn, subs []session.Subscription) error {
 	if err != nil {
 		// What may be read was decided before. The rest of the session goes on with
 		// the memberships that are known.
-		groups = append(c.session.Groups(), groups...)
+		groups = append(c.session.GroupIDs(), groups...)
 	}
 	if err := c.session.Subscribe(subs, groups); err != nil {
 		return err
@@ -242,17 +241,18 @@ func (sub *subscriber) queueRetained(c *conn, subs []session.Subscription, isNew
 	subs = slices.DeleteFunc(subs, func(f session.Subscription) bool {
 		return session.IsChatFilter(f.Filter) || mqtt.IsSharedFilter(f.Filter) || f.RetainHandling == 2 || f.RetainHandling == 1 && !isNew[f.Filter]
 	})
+	s, queues := &c.session.Session, sub.topics.Queues()
 	filters := make([]string, len(subs))
 	for i, f := range subs {
 		filters[i] = f.Filter
 	}
-	c.session.ForgetRetained(filters...)
+	queues.ForgetRetained(s, filters...)
 	for _, f := range subs {
-		o := delivery.PlainOptions{QoS: f.QoS}
+		o := pubsub.Options{QoS: f.QoS}
 		if f.Identifier != 0 {
 			o.IDs = []int{f.Identifier}
 		}
-		c.session.QueueRetained(f.Filter, sub.topics.RetainedFor(c.session, f.Filter), o)
+		queues.PutRetained(s, f.Filter, sub.topics.RetainedFor(s, f.Filter), o)
 	}
 }
 

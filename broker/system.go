@@ -36,7 +36,7 @@ func (s *system) gone() { s.clients.Add(-1) }
 func (m *maintenance) publishSystem() {
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
-	stats, now := m.engine.Stats(), time.Now()
+	stats, plain, now := m.engine.Stats(), m.topics.Queues().Stats(), time.Now()
 	connected, sessions := m.system.clients.Load(), int64(m.engine.Count())
 	m.topics.PublishLatest("$SYS/broker/version", []byte(m.version), 0)
 	for topic, value := range map[string]int64{
@@ -44,8 +44,8 @@ func (m *maintenance) publishSystem() {
 		"clients/connected": connected, "clients/maximum": m.system.maximum.Load(),
 		"clients/total": sessions, "clients/disconnected": max(sessions-connected, 0),
 		"messages/received": m.system.received.Load(),
-		"messages/sent":     int64(stats.Deliveries.Load() + stats.Signals.Load()),   //nolint:gosec // far from 63 bits
-		"messages/dropped":  int64(stats.Dropped.Load() + stats.PlainDropped.Load()), //nolint:gosec // the same
+		"messages/sent":     int64(stats.Deliveries.Load() + stats.Signals.Load() + plain.Deliveries.Load()), //nolint:gosec // far from 63 bits
+		"messages/dropped":  int64(stats.Dropped.Load() + plain.Dropped.Load()),                              //nolint:gosec // the same
 		"retained":          int64(m.topics.RetainedCount()),
 		"subscriptions":     int64(m.engine.Subscriptions()),
 		"system/memory":     int64(memory.HeapInuse), //nolint:gosec // the same

@@ -41,6 +41,20 @@ type Message struct {
 // moment it is there.
 const AtOnce = -1
 
+// SecondsLeft returns how many seconds an Expires of a message that has not expired leaves at
+// now, in milliseconds since 1970, to the nearest, but at least one: the Message Expiry
+// Interval with which it is sent (MQTT 5, 3.3.2.3.3). It is 0 for AtOnce and -1 for a message
+// that does not expire.
+func SecondsLeft(expires, now int64) int64 {
+	switch {
+	case expires == AtOnce:
+		return 0
+	case expires > 0:
+		return max((expires-now+500)/1000, 1)
+	}
+	return -1
+}
+
 // Types of messages that change something.
 const (
 	TypeRead     = "read"

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mynah/broker/outbox"
+	"mynah/broker/packet"
 	"mynah/broker/session"
 )
 
@@ -34,28 +35,28 @@ var ErrArchiverSession = errors.New("this is the archiver's session")
 // that had the session before loses it. Nothing is delivered before Start.
 func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	if !a.AnyTopic {
-		defer e.makeRoom(a.Subject)
+		defer e.enforceMaxSessions(a.Subject)
 	}
 	for {
 		if !a.Archiver && e.isArchiver(a.Key) {
 			return nil, false, ErrArchiverSession
 		}
 		s, resumed = e.session(a.Key, a.Clean)
-		s.subsMu.Lock()
-		if !s.ended {
+		s.Changes.Lock()
+		if !s.Ended {
 			break
 		}
-		s.subsMu.Unlock() // it ended between the two lines above
+		s.Changes.Unlock() // it ended between the two lines above
 	}
-	defer s.subsMu.Unlock()
+	defer s.Changes.Unlock()
 
 	s.detachLocked(nil)
 	a.Conn.OnDrain = s.wake
-	groups := setOf(a.Groups)
+	groups := session.SetOf(a.Groups)
 	if a.KeepGroups {
-		maps.Copy(groups, s.groups)
+		maps.Copy(groups, s.Groups)
 	}
-	s.groups = groups
+	s.Groups = groups
 
 	s.bind(a)
 	if err := s.subscribeLocked(false); err != nil {
@@ -68,72 +69,67 @@ func (e *Engine) Attach(a Attachment) (s *Session, resumed bool, err error) {
 	return s, resumed, nil
 }
 
-// bind gives the session a connection, which has had nothing yet. subsMu is held.
+// session returns the session of a key, or a new one. A session that ends with its
+// connection is not passed on to the next one, though that be faster than the end, nor is
+// one whose time is over.
+func (e *Engine) session(key session.Key, clean bool) (s *Session, existed bool) {
+	if s := e.sessions.get(key); s != nil && (clean || s.EndsWithConnection(e.now())) {
+		s.end()
+	}
+	_, last := e.log.Bounds()
+	// If another connection was faster, this one takes over from it.
+	return e.sessions.getOrAdd(key, func() *Session { return newSession(e, key, last) })
+}
+
+// bind gives the session a connection, which has had nothing yet. Changes is held.
 func (s *Session) bind(a Attachment) {
 	e := s.engine
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.archiver, s.anyTopic = a.Archiver, a.AnyTopic
-	s.attached = e.attachments.Add(1)
-	a.Conn.Attachment = s.attached
-	s.conn, s.v5, s.maxPacket = a.Conn, a.V5, a.MaxPacket
-	s.limit = e.cfg.Window
+	limit := e.cfg.Window
 	if a.Archiver {
-		s.limit = e.cfg.ArchiverWindow
+		limit = e.cfg.ArchiverWindow
 	}
 	if a.ReceiveMaximum > 0 {
-		s.limit = min(s.limit, int(a.ReceiveMaximum))
+		limit = min(limit, int(a.ReceiveMaximum))
 	}
-	s.expiry, s.expiresAt = a.Expiry, time.Time{}
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	s.Bind(session.Connection{
+		Conn: a.Conn, Number: e.attachments.Add(1), V5: a.V5, Limit: limit, MaxPacket: a.MaxPacket,
+		Expiry: a.Expiry, AnyTopic: a.AnyTopic, Archiver: a.Archiver,
+	})
 	s.noticed = nil
-	s.onWire, s.resends = 0, s.win.Len() > 0
-	for i := range s.win.Len() {
-		s.win.At(i).OnWire = false
-	}
-	s.attachPlainLocked()
+	s.resends = s.Window.Len() > 0
 }
 
 // isArchiver reports whether a session is the archiver's.
 func (e *Engine) isArchiver(k session.Key) bool {
-	e.mu.RLock()
-	s := e.sessions[k]
-	e.mu.RUnlock()
-	return s != nil && s.archives()
+	s := e.sessions.get(k)
+	return s != nil && s.IsArchiver()
 }
 
-// archives reports whether the session is an archiver's.
-func (s *Session) archives() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.archiver
-}
-
-// makeRoom ends the sessions of a subject that have been offline for longest if it has
+// enforceMaxSessions ends the sessions of a subject that have been offline for longest if it has
 // more than one may have. Everybody may make sessions that outlive their connections by a
 // month, and each is kept on disk and in memory. Those that may read any topic belong to
 // services, of which there may be many instances; they neither count nor end.
-func (e *Engine) makeRoom(subject string) {
-	e.mu.RLock()
-	n := len(e.subjects[subject])
-	e.mu.RUnlock()
-	if n <= e.cfg.MaxSessions {
+func (e *Engine) enforceMaxSessions(subject string) {
+	if e.sessions.countOf(subject) <= e.cfg.MaxSessions {
 		return
 	}
 	// One at a time, or two end others for the same one that is too many.
-	e.room.Lock()
-	defer e.room.Unlock()
-	sessions := e.Sessions(subject)
+	e.makingRoom.Lock()
+	defer e.makingRoom.Unlock()
+	sessions := e.sessions.of(subject)
 	over := len(sessions) - e.cfg.MaxSessions
 	since := make(map[*Session]time.Time, len(sessions))
 	for _, s := range sessions {
-		s.mu.Lock()
+		s.Mu.Lock()
 		switch {
-		case s.anyTopic:
+		case s.AnyTopic:
 			over--
-		case !s.expiresAt.IsZero() && !s.archiver:
-			since[s] = s.expiresAt.Add(-s.expiry)
+		case !s.ExpiresAt.IsZero() && !s.Archiver:
+			since[s] = s.ExpiresAt.Add(-s.Expiry)
 		}
-		s.mu.Unlock()
+		s.Mu.Unlock()
 	}
 	if over <= 0 {
 		return
@@ -144,20 +140,13 @@ func (e *Engine) makeRoom(subject string) {
 	}
 }
 
-// Superseded reports whether the session has had another connection after the given one.
-func (s *Session) Superseded(conn *outbox.Conn) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.attached != conn.Attachment
-}
-
 // Start begins delivery: first what the client has not acknowledged, then what it
 // missed, then what comes, of the log and of the topics outside the chat each. It is
 // called when the CONNACK is on its way.
 func (s *Session) Start(conn *outbox.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.conn == conn && s.mode == offline {
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	if s.Conn == conn && s.mode == offline {
 		s.mode = behind
 		s.promptFrom = s.engine.started.Load() + 1
 		s.wakeLocked()
@@ -168,22 +157,22 @@ func (s *Session) Start(conn *outbox.Conn) {
 // offline and lives on for expiry, or ends if that is 0 or its subject has too many.
 func (s *Session) Detach(conn *outbox.Conn, expiry time.Duration) {
 	if s.detach(conn, expiry) {
-		s.engine.makeRoom(s.Subject)
+		s.engine.enforceMaxSessions(s.Subject)
 	}
 }
 
 // detach is Detach without regard to how many sessions the subject has. It reports whether
 // there is one more that is offline and counts.
 func (s *Session) detach(conn *outbox.Conn, expiry time.Duration) (left bool) {
-	s.subsMu.Lock()
-	defer s.subsMu.Unlock()
-	s.mu.Lock()
-	current := s.conn == conn
+	s.Changes.Lock()
+	defer s.Changes.Unlock()
+	s.Mu.Lock()
+	current := s.Conn == conn
 	if current {
-		s.expiry = expiry
+		s.Expiry = expiry
 	}
-	s.mu.Unlock()
-	if !current || s.ended {
+	s.Mu.Unlock()
+	if !current || s.Ended {
 		return false
 	}
 	s.detachLocked(conn)
@@ -191,20 +180,20 @@ func (s *Session) detach(conn *outbox.Conn, expiry time.Duration) (left bool) {
 		s.endLocked()
 		return false
 	}
-	s.engine.store.saveLogged(s, false)
-	return !s.anyTopic
+	s.engine.savePosition(&s.feed, false)
+	return !s.AnyTopic
 }
 
 // detachLocked takes the session from its connection. A connection other than the
-// one given is told that it was taken over, and closed. subsMu is held.
+// one given is told that it was taken over, and closed. Changes is held.
 func (s *Session) detachLocked(own *outbox.Conn) {
 	old, v5, topics := s.unbind()
 	for _, t := range topics {
-		s.engine.unregister(t)
+		s.engine.topics.remove(t)
 	}
 	if old != nil && old != own {
 		if v5 {
-			old.Send(disconnect(reasonTakenOver))
+			old.Send(packet.EncodeDisconnect(packet.ReasonSessionTakenOver))
 		}
 		_ = old.Close()
 	}
@@ -214,21 +203,16 @@ func (s *Session) detachLocked(own *outbox.Conn) {
 // MQTT 5, and its topics.
 func (s *Session) unbind() (old *outbox.Conn, v5 bool, topics map[string]*topicSub) {
 	delivered := s.engine.delivered.Load()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	old = s.conn
-	s.conn = nil
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	if s.mode == live {
 		// Everything of ours up to there was handed to us.
 		s.pos = max(s.pos, delivered)
 	}
 	s.mode = offline
-	s.win.Shrink()
-	s.detachPlainLocked()
-	s.movedLocked()
-	if old != nil {
-		s.expiresAt = s.engine.now().Add(s.expiry)
-		s.engine.lookForExpired()
+	if old = s.Unbind(s.engine.now()); old != nil {
+		s.engine.checkExpirySoon()
 	}
-	return old, s.v5, s.topics
+	s.markCursorDirtyLocked()
+	return old, s.V5, s.topics
 }

@@ -10,6 +10,7 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/packet"
 	"mynah/broker/session"
 	"mynah/chat"
 	"mynah/internal/waitfor"
@@ -90,7 +91,7 @@ func BenchmarkDeliver(b *testing.B) {
 					for i, s := range all {
 						at := id
 						for range batch {
-							s.Acknowledged(conns[i], typePuback, at, false)
+							s.Acknowledged(conns[i], packet.Puback, at, false)
 							at = outbox.NextPacketID(at)
 						}
 					}

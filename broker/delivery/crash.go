@@ -4,12 +4,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
 
 	"mynah/broker/outbox"
+	"mynah/broker/packet"
 	"mynah/broker/session"
 )
 
@@ -23,99 +25,83 @@ import (
 // If a session cannot be put in order that way, the process ends after all. It loses nothing
 // that was acknowledged.
 
-// reasonImplementationError is a reason code of MQTT 5 (2.4).
-const reasonImplementationError = 0x83
-
-// survive is deferred, before any lock is taken, by what runs for a session on a goroutine
-// that others need too. After a panic it has the pump start the session anew.
-func (s *Session) survive() {
-	v := recover()
-	if v == nil {
-		return
-	}
-	s.engine.crashes.log(s, v)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// Panicked implements session.Feed: the pump restarts the session from the store.
+func (s *feed) Panicked(v any) {
+	s.engine.crashes.log(s.engine.logger, &s.Session, v)
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	s.broken = true
 	s.pumpLocked()
 }
 
-// guarded calls do with s.mu held.
-func (s *Session) guarded(do func(*Session)) {
-	defer s.survive()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// guarded calls do with Mu held.
+func (s *feed) guarded(do func(*feed)) {
+	defer s.Survive()
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	do(s)
 }
 
-// isBroken reports whether the session is to be started anew.
-func (s *Session) isBroken() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// isBroken reports whether the session is to be restarted from the store.
+func (s *feed) isBroken() bool {
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	return s.broken
 }
 
-// startAnew ends the session's connection and has the session go on from what is stored of
-// it, or ends it too if nothing is. The pump calls it.
-func (s *Session) startAnew() {
-	s.subsMu.Lock()
-	defer s.subsMu.Unlock()
+// restartFromStore ends the session's connection and has the session go on from what is
+// stored of it, or ends it too if nothing is. The pump calls it.
+func (s *Session) restartFromStore() {
+	s.Changes.Lock()
+	defer s.Changes.Unlock()
 	conn, v5 := s.forgetAll()
 	if conn != nil && v5 {
-		conn.Send(disconnect(reasonImplementationError))
+		conn.Send(packet.EncodeDisconnect(packet.ReasonImplementationError))
 	}
 	if conn != nil {
 		_ = conn.Close()
 	}
-	if s.ended {
+	if s.Ended {
 		return
 	}
 	s.detachLocked(conn)
-	if !s.kept {
+	if !s.Stored {
 		s.endLocked()
 		return
 	}
-	if err := s.engine.store.reload(s); err != nil {
-		panic(fmt.Errorf("read a session that is to start anew: %w", err))
+	if err := s.reload(); err != nil {
+		panic(fmt.Errorf("read a session that is to be restarted: %w", err))
 	}
 }
 
-// forgetAll throws away what is in memory only, and returns the session's connection. subsMu
+// forgetAll throws away what is in memory only, and returns the session's connection. Changes
 // is held.
 func (s *Session) forgetAll() (conn *outbox.Conn, v5 bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.broken, s.roomy = false, false
-	s.engine.orphaned(s.dropPlainLocked())
-	s.win, s.onWire = session.Window{}, 0
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	s.broken, s.oversized = false, false
+	s.dropQueueLocked()
+	s.Window, s.OnWire = session.Window{}, 0
 	s.resends, s.rewinds, s.noticed = false, 0, nil
-	s.stored, s.restored = nil, nil
-	return s.conn, s.v5
+	s.storedExchanges, s.restored = nil, nil
+	return s.Conn, s.V5
 }
 
-// reload has a session go on as it is stored. subsMu is held, and the session is offline.
-func (st *store) reload(s *Session) error {
-	var pos uint64
-	found := false
-	key := cursorPrefix + s.Bytes()
-	err := st.kv.Scan(key, func(k string, v []byte) bool {
-		if k == key && len(v) == cursorLen {
-			pos, found = binary.BigEndian.Uint64(v), true
-		}
-		return !found
-	})
+// reload has the session go on as it is stored. Changes is held, and the session is offline.
+func (s *Session) reload() error {
+	pos, found, err := s.engine.store.Cursor(s.Key)
 	if err != nil {
 		return err
 	}
 	if !found {
 		return fmt.Errorf("the position of session %q is not stored", strings.ReplaceAll(s.Bytes(), "\x00", "/"))
 	}
-	xs, err := st.exchanges(s.Bytes())
+	xs, err := s.engine.store.Exchanges(s.Key)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	s.pos = pos
 	s.restoreLocked(xs)
 	return nil
@@ -130,7 +116,7 @@ type crashes struct {
 
 // log logs a panic while its stack is still there. What is not the runtime's own may hold a
 // payload, so only its type is logged.
-func (c *crashes) log(s *Session, v any) {
+func (c *crashes) log(logger *slog.Logger, s *session.Session, v any) {
 	text := fmt.Sprintf("%T", v)
 	if err, ok := v.(runtime.Error); ok {
 		text = err.Error()
@@ -138,7 +124,7 @@ func (c *crashes) log(s *Session, v any) {
 	attrs := []any{"subject", s.Subject, "client_id", s.ClientID, "panic", text}
 	pcs := make([]uintptr, 16)
 	h := fnv.New64a()
-	for _, pc := range pcs[:runtime.Callers(3, pcs)] {
+	for _, pc := range pcs[:runtime.Callers(4, pcs)] {
 		_, _ = h.Write(binary.BigEndian.AppendUint64(nil, uint64(pc)))
 	}
 	c.mu.Lock()
@@ -151,5 +137,5 @@ func (c *crashes) log(s *Session, v any) {
 	if !known {
 		attrs = append(attrs, "stack", string(debug.Stack()))
 	}
-	s.engine.logger.Error("a session is started anew after a panic: its connection ends, others go on", attrs...)
+	logger.Error("a session is started anew after a panic: its connection ends, others go on", attrs...)
 }

@@ -14,6 +14,8 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/packet"
+	"mynah/broker/pubsub"
 	"mynah/broker/session"
 	"mynah/chat"
 	"mynah/internal/waitfor"
@@ -118,9 +120,9 @@ func brokenWindow(counters ...string) (w session.Window) {
 
 // spoil makes the window one that cannot be: whoever uses it panics.
 func (s *Session) spoil() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.win = brokenWindow("n")
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	s.Window = brokenWindow("n")
 }
 
 // A mistake that shows for one session ends that session's connection and nothing else: the
@@ -132,9 +134,9 @@ func TestPanicEndsOneConnection(t *testing.T) {
 		"while the log is read": func(t *testing.T, e *Engine, l *trap, s *Session) *msglog.Record {
 			t.Helper()
 			l.set.Store(true)
-			s.mu.Lock()
+			s.Mu.Lock()
 			s.mode = behind
-			s.mu.Unlock()
+			s.Mu.Unlock()
 			rec := mustPublish(t, e, 1)
 			s.wake()
 			return rec
@@ -142,16 +144,16 @@ func TestPanicEndsOneConnection(t *testing.T) {
 		"in the pump, under the lock": func(t *testing.T, e *Engine, _ *trap, s *Session) *msglog.Record {
 			t.Helper()
 			s.spoil()
-			s.mu.Lock()
-			defer s.mu.Unlock()
+			s.Mu.Lock()
+			defer s.Mu.Unlock()
 			s.mode, s.resends = behind, true
 			s.wakeLocked()
 			return nil
 		},
 		"in the pump, when it has made the session live": func(_ *testing.T, _ *Engine, _ *trap, s *Session) *msglog.Record {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.plain = &plainQueue{waiting: make([]plainItem, 1)} // with neither message nor topics
+			s.Mu.Lock()
+			defer s.Mu.Unlock()
+			s.Queue = spoiltQueue{}
 			s.mode = behind
 			s.wakeLocked()
 			return nil
@@ -168,15 +170,16 @@ func TestPanicEndsOneConnection(t *testing.T) {
 		},
 		"when the outbox has room again": func(_ *testing.T, _ *Engine, _ *trap, s *Session) *msglog.Record {
 			s.spoil()
-			s.mu.Lock()
-			s.plain = &plainQueue{again: []uint16{1}}
-			s.mu.Unlock()
+			s.Mu.Lock()
+			s.Queue = spoiltQueue{}
+			s.Mu.Unlock()
 			s.wake()
 			return nil
 		},
 		"when a topic outside the chat has something": func(_ *testing.T, _ *Engine, _ *trap, s *Session) *msglog.Record {
 			s.spoil()
-			s.Queue(&PlainMessage{Topic: "a", QoS: 1}, PlainOptions{QoS: 1})
+			queues := pubsub.NewQueues(pubsub.QueuesConfig{Limits: s.engine.limits})
+			queues.Put(&s.Session, &pubsub.Message{Topic: "a", QoS: 1}, pubsub.Options{QoS: 1})
 			return nil
 		},
 		"when it has been stored that a message has arrived": func(_ *testing.T, _ *Engine, _ *trap, s *Session) *msglog.Record {
@@ -185,15 +188,15 @@ func TestPanicEndsOneConnection(t *testing.T) {
 			return nil
 		},
 		"in the housekeeping": func(_ *testing.T, e *Engine, _ *trap, s *Session) *msglog.Record {
-			e.lagging.add(s)
-			e.lagging.each(func(*Session) { panic("a mistake") })
+			e.refillSoon.add(&s.feed)
+			e.refillSoon.each(func(*feed) { panic("a mistake") })
 			return nil
 		},
 		"when its position is stored": func(_ *testing.T, _ *Engine, _ *trap, s *Session) *msglog.Record {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.movedLocked()
-			s.win = brokenWindow("n", "open")
+			s.Mu.Lock()
+			defer s.Mu.Unlock()
+			s.markCursorDirtyLocked()
+			s.Window = brokenWindow("n", "open")
 			return nil
 		},
 	} {
@@ -231,7 +234,7 @@ func TestPanicEndsOneConnection(t *testing.T) {
 				for _, l := range []interface {
 					sync.Locker
 					TryLock() bool
-				}{&victim.subsMu, &victim.mu, &e.mu} {
+				}{&victim.Changes, &victim.Mu, &e.sessions.mu, &e.topics.mu} {
 					if !l.TryLock() { // somebody may just need it
 						unlock(held)
 						held = nil
@@ -241,8 +244,8 @@ func TestPanicEndsOneConnection(t *testing.T) {
 				}
 				return true
 			})
-			if victim.pumping || victim.broken || victim.win.Len() != 0 || victim.onWire != 0 {
-				t.Errorf("what is left: pumping %t, broken %t, %d in the window, %d on the wire", victim.pumping, victim.broken, victim.win.Len(), victim.onWire)
+			if victim.pumping || victim.broken || victim.Window.Len() != 0 || victim.OnWire != 0 {
+				t.Errorf("what is left: pumping %t, broken %t, %d in the window, %d on the wire", victim.pumping, victim.broken, victim.Window.Len(), victim.OnWire)
 			}
 			unlock(held)
 			_, out = mustJoin(t, e, "victim", qos, time.Hour)
@@ -283,11 +286,12 @@ func TestStackIsLoggedOnce(t *testing.T) {
 	e := mustNew(t, Config{})
 	logged := &bytes.Buffer{}
 	e.logger = slog.New(slog.NewTextHandler(logged, nil))
-	s := &Session{Key: session.Key{Subject: "alice", ClientID: "c"}, engine: e}
+	s := newSession(e, session.Key{Subject: "alice", ClientID: "c"}, 0)
+	s.plan = nil
 	for range 10 {
-		s.guarded(func(s *Session) { s.win.At(0).QoS = 1 })
+		s.guarded(func(s *feed) { s.Window.At(0).QoS = 1 })
 	}
-	s.guarded(func(s *Session) { s.plan.topics = nil })
+	s.guarded(func(s *feed) { s.plan.topics = nil })
 	if lines, stacks := bytes.Count(logged.Bytes(), []byte("level=ERROR")), bytes.Count(logged.Bytes(), []byte("stack=")); lines != 11 || stacks != 2 {
 		t.Errorf("%d lines with %d stacks, want 11 and 2", lines, stacks)
 	}
@@ -305,7 +309,7 @@ func TestPanicOfTheClientReleasesLocks(t *testing.T) {
 		return time.Now()
 	}})
 	for name, do := range map[string]func(s *Session){
-		"an acknowledgement": func(s *Session) { s.Acknowledged(s.Attached(), typePuback, 1, false) },
+		"an acknowledgement": func(s *Session) { s.Acknowledged(s.Attached(), packet.Puback, 1, false) },
 		"another connection": func(s *Session) {
 			_, _, _ = e.Attach(Attachment{Key: s.Key, Conn: outbox.NewConn(&recorder{}, e.Limits())})
 		},
@@ -317,9 +321,9 @@ func TestPanicOfTheClientReleasesLocks(t *testing.T) {
 	} {
 		s, _ := mustJoin(t, e, name, 1, time.Hour)
 		waitfor.MustHold(t, "the session is live", s.Live)
-		s.mu.Lock()
-		s.win = brokenWindow("n")
-		s.mu.Unlock()
+		s.Mu.Lock()
+		s.Window = brokenWindow("n")
+		s.Mu.Unlock()
 		panicked := func() (v any) {
 			defer func() { v = recover() }()
 			do(s)
@@ -328,42 +332,48 @@ func TestPanicOfTheClientReleasesLocks(t *testing.T) {
 		if panicked == nil {
 			t.Errorf("%s: no panic, so nothing is shown", name)
 		}
-		if !s.mu.TryLock() || !s.subsMu.TryLock() || !e.mu.TryLock() {
+		if !s.Mu.TryLock() || !s.Changes.TryLock() || !e.sessions.mu.TryLock() || !e.topics.mu.TryLock() {
 			t.Fatalf("%s: a lock is still held", name)
 		}
-		s.win = session.Window{} // so that the engine can be stopped
-		s.mu.Unlock()
-		s.subsMu.Unlock()
-		e.mu.Unlock()
+		s.Window = session.Window{} // so that the engine can be stopped
+		s.Mu.Unlock()
+		s.Changes.Unlock()
+		e.sessions.mu.Unlock()
+		e.topics.mu.Unlock()
 	}
 }
 
-// orphanage is a tree of subscriptions that takes what sessions leave behind.
-type orphanage struct{ got chan []Orphan }
+// spoiltQueue is a queue whose turn it is, and that cannot be sent from.
+type spoiltQueue struct{}
 
-func (orphanage) Subscribed(*Session, session.Subscription) {}
-func (orphanage) Unsubscribed(*Session, string)             {}
-func (orphanage) Retained(string) (*PlainMessage, bool)     { return nil, true }
-func (orphanage) LookUpRetained(string) *PlainMessage       { return nil }
-func (o orphanage) Orphaned(orphans []Orphan)               { o.got <- orphans }
+func (spoiltQueue) Idle() bool         { return false }
+func (spoiltQueue) HasQoS0() bool      { return true }
+func (spoiltQueue) Send(int, int) bool { panic("a mistake") }
+func (spoiltQueue) Delayed()           {}
+func (spoiltQueue) Forget(uint16)      {}
+func (spoiltQueue) Attached()          {}
+func (spoiltQueue) Detached()          {}
+func (spoiltQueue) Shrink()            {}
+func (spoiltQueue) Drop()              {}
 
 // What waits for a session that is started anew is lost as in a restart of the broker, but
 // what any one of several may have goes to another.
 func TestPanicPassesOnWhatIsShared(t *testing.T) {
 	t.Parallel()
-	o := orphanage{make(chan []Orphan, 10)}
-	e := mustEngine(t, Config{PlainTopics: o})
+	got := make(chan []pubsub.Orphan, 10)
+	e := mustEngine(t, Config{})
+	queues := pubsub.NewQueues(pubsub.QueuesConfig{Limits: e.limits, Orphan: func(left []pubsub.Orphan) { got <- left }})
 	s, _ := mustJoin(t, e, "alice", 1, time.Hour)
 	waitfor.MustHold(t, "the session is live", s.Live)
 	s.Detach(s.Attached(), time.Hour)
-	m := &PlainMessage{Topic: "a", QoS: 1}
-	s.Queue(m, PlainOptions{QoS: 1})
-	s.Queue(m, PlainOptions{QoS: 1, Share: "$share/x/a"})
-	s.guarded(func(*Session) { panic("a mistake") })
-	if got := <-o.got; len(got) != 1 || got[0].Message != m || got[0].Share != "$share/x/a" {
-		t.Errorf("passed on %+v, want the shared one", got)
+	m := &pubsub.Message{Topic: "a", QoS: 1}
+	queues.Put(&s.Session, m, pubsub.Options{QoS: 1})
+	queues.Put(&s.Session, m, pubsub.Options{QoS: 1, Share: "$share/x/a"})
+	s.guarded(func(*feed) { panic("a mistake") })
+	if left := <-got; len(left) != 1 || left[0].Message != m || left[0].Share != "$share/x/a" {
+		t.Errorf("passed on %+v, want the shared one", left)
 	}
-	if held := e.PlainHeld(); held != 0 {
+	if held := queues.Held(); held != 0 {
 		t.Errorf("%d bytes are said to be held", held)
 	}
 }

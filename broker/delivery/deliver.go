@@ -14,7 +14,7 @@ func (e *Engine) Deliver(recs []*msglog.Record) {
 	if len(recs) == 0 {
 		return
 	}
-	e.remember(recs)
+	e.recent.add(recs)
 	last := recs[len(recs)-1].Seq
 	e.started.Store(last)
 	now := e.now()
@@ -24,12 +24,12 @@ func (e *Engine) Deliver(recs []*msglog.Record) {
 		recs = recs[n:]
 		to := chat.ParseTopic(part[0].To)
 		if to.Kind == chat.KindGroup {
-			e.deliverRun(part[0].To, false, part, now, allGroups)
+			e.deliverRun(part[0].To, false, part, now, session.AllGroups)
 			e.limits.WriteSome(&e.helper)
 			continue
 		}
 		// The recipient first: a session that subscribes to both gets it there.
-		e.deliverRun(part[0].To, false, part, now, allUsers)
+		e.deliverRun(part[0].To, false, part, now, session.AllUsers)
 		if from := part[0].From; from != to.ID {
 			e.deliverRun(chat.UserTopic(from), true, part, now, "")
 		}
@@ -38,17 +38,7 @@ func (e *Engine) Deliver(recs []*msglog.Record) {
 }
 
 // Audience returns about how many sessions a message on a topic of the chat goes to.
-func (e *Engine) Audience(topic string) int {
-	e.mu.RLock()
-	own := e.topics[topic]
-	e.mu.RUnlock()
-	if own == nil {
-		return 0
-	}
-	own.mu.RLock()
-	defer own.mu.RUnlock()
-	return len(own.subs)
-}
+func (e *Engine) Audience(topic string) int { return e.topics.audience(topic) }
 
 // runLength returns how many messages from the first on can be handled as one.
 func runLength(recs []*msglog.Record) int {
@@ -65,13 +55,7 @@ func runLength(recs []*msglog.Record) int {
 // deliverRun hands a run to the subscribers of a topic and to those of everybody, a
 // wildcard that covers it.
 func (e *Engine) deliverRun(topic string, sender bool, recs []*msglog.Record, now time.Time, everybody string) {
-	e.mu.RLock()
-	own := e.topics[topic]
-	var wild *entry
-	if everybody != "" {
-		wild = e.topics[everybody]
-	}
-	e.mu.RUnlock()
+	own, wild := e.topics.pair(topic, everybody)
 	if own == nil && wild == nil {
 		return
 	}
@@ -83,7 +67,7 @@ func (e *Engine) deliverRun(topic string, sender bool, recs []*msglog.Record, no
 		}
 		en.mu.RLock()
 		for _, t := range en.subs {
-			if t.session.deliver(t, &e.run) {
+			if t.feed.deliver(t, &e.run) {
 				n += len(recs)
 			}
 		}
@@ -94,10 +78,10 @@ func (e *Engine) deliverRun(topic string, sender bool, recs []*msglog.Record, no
 
 // deliver hands a run to a live session and reports whether it took it. It falls behind if
 // it cannot.
-func (s *Session) deliver(t *topicSub, r *run) bool {
-	defer s.survive()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *feed) deliver(t *topicSub, r *run) bool {
+	defer s.Survive()
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	if s.mode != live {
 		return false
 	}
@@ -111,41 +95,41 @@ func (s *Session) deliver(t *topicSub, r *run) bool {
 		s.fallBehindLocked(recs[0].Seq)
 		return false
 	}
-	enc := r.encode(t.qos, s.v5)
-	if enc.qos2 || s.maxPacket > 0 && enc.longest > int(s.maxPacket) {
+	enc := r.encode(t.qos, s.V5)
+	if enc.qos2 || s.MaxPacket > 0 && enc.longest > int(s.MaxPacket) {
 		s.fallBehindLocked(recs[0].Seq)
 		return false
 	}
 	if len(enc.ids) == 0 {
-		if !s.conn.Offer(enc.frames) {
+		if !s.Conn.Offer(enc.frames) {
 			s.fallBehindLocked(recs[0].Seq)
 			return false
 		}
 		s.pos = last
-		s.movedLocked() // what was sent at QoS 0 is not to be sent again after a crash
+		s.markCursorDirtyLocked() // what was sent at QoS 0 is not to be sent again after a crash
 		return true
 	}
-	if len(enc.ids) > s.roomLocked() {
+	if len(enc.ids) > s.Room() {
 		s.fallBehindLocked(recs[0].Seq)
 		return false
 	}
-	if !s.conn.OfferNumbered(enc.frames, enc.ids, s.win.NextID()) {
+	if !s.Conn.OfferNumbered(enc.frames, enc.ids, s.Window.NextID()) {
 		s.fallBehindLocked(recs[0].Seq)
 		return false
 	}
 	for _, rec := range enc.numbers {
-		s.win.Push(session.Inflight{Seq: rec.Seq, Topic: r.topic, QoS: 1, OnWire: true, Sent: true})
+		s.Window.Push(session.Inflight{Seq: rec.Seq, Topic: r.topic, QoS: 1, OnWire: true, Sent: true})
 	}
-	s.onWire += len(enc.ids)
+	s.OnWire += len(enc.ids)
 	s.pos = last
 	return true
 }
 
 // fallBehindLocked makes a live session read on from the log, beginning with the
 // message seq: it has no room for it, or the message wants more care than a run gets.
-func (s *Session) fallBehindLocked(seq uint64) {
+func (s *feed) fallBehindLocked(seq uint64) {
 	s.mode, s.pos = behind, max(s.pos, seq-1)
-	if s.promptFrom = 0; s.roomLocked() > 0 && s.conn.HasRoom() {
+	if s.promptFrom = 0; s.Room() > 0 && s.Conn.HasRoom() {
 		s.promptFrom = seq
 	}
 	s.wakeLocked()

@@ -28,9 +28,9 @@ func TestRunOfWhichSomeWasSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.mu.Lock()
+	s.Mu.Lock()
 	s.pos = recs[0].Seq
-	s.mu.Unlock()
+	s.Mu.Unlock()
 	e.Deliver(recs)
 	waitfor.MustHold(t, "the second message", func() bool { return out.has(recs[1]) })
 	if out.has(recs[0]) {

@@ -5,49 +5,50 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/packet"
 	"mynah/broker/session"
 	"mynah/chat"
 )
 
 // encodeItems renders the items into frames, as many as make up the given bytes. What is
 // not for this client (expired, its own with No Local, too large) becomes an empty frame.
-func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32, bytes int) {
-	e := s.engine
-	if w.out == nil {
-		w.out = e.limits.Buffer(0)
+func (p *pump) encodeItems(v5 bool, maxPacket uint32, bytes int) {
+	e := p.s.engine
+	if p.out == nil {
+		p.out = e.limits.Buffer(0)
 	}
-	w.out.B = w.out.B[:0]
-	w.ids, w.ends, w.idsAt = w.ids[:0], w.ends[:0], w.idsAt[:0]
-	w.again = w.again[:0]
+	p.out.B = p.out.B[:0]
+	p.ids, p.ends, p.idsAt = p.ids[:0], p.ends[:0], p.idsAt[:0]
+	p.restored = p.restored[:0]
 	now := e.now().UnixMilli()
-	for i, it := range w.items {
-		o := s.optionsOf(it.sub)
-		if _, had := s.restored[it.rec.Seq]; had {
-			s.encodeRestored(w, i, o, v5, maxPacket)
-		} else if !s.skips(it, o, now, w.promptFrom) {
+	for i, it := range p.items {
+		o := p.optionsOf(it.sub)
+		if _, had := p.s.restored[it.rec.Seq]; had {
+			p.encodeRestored(i, o, v5, maxPacket)
+		} else if !p.skips(it, o, now, p.promptSince) {
 			topic, prev := it.topic()
-			w.payload = it.rec.AppendEnvelope(w.payload[:0], prev)
-			w.props = w.props[:0]
+			p.payload = it.rec.AppendEnvelope(p.payload[:0], prev)
+			p.props = p.props[:0]
 			if v5 {
-				w.props = appendProps(append(w.props, it.rec.Props...), it.rec.Expires, now, o.ids)
+				p.props = packet.AppendDelivered(append(p.props, it.rec.Props...), chat.SecondsLeft(it.rec.Expires, now), o.ids)
 			}
 			qos := min(it.rec.QoS, o.qos)
-			w.out = e.limits.Grow(w.out, len(topic)+len(w.props)+len(w.payload)+maxFrameOverhead)
-			before := len(w.out.B)
-			frame, at := appendPublish(w.out.B, topic, qos, false, v5, w.props, w.payload)
+			p.out = e.limits.Grow(p.out, len(topic)+len(p.props)+len(p.payload)+packet.MaxPublishOverhead)
+			before := len(p.out.B)
+			frame, at := packet.AppendPublish(p.out.B, topic, qos, false, v5, p.props, p.payload)
 			switch {
 			case maxPacket > 0 && len(frame)-before > int(maxPacket):
-				e.tooLarge(s, it.rec)
+				e.tooLarge(p.s, it.rec)
 			default:
-				w.out.B = frame
+				p.out.B = frame
 				if at >= 0 {
-					w.ids = append(w.ids, int32(at)) //nolint:gosec // a round is bounded
+					p.ids = append(p.ids, int32(at)) //nolint:gosec // a round is bounded
 				}
 			}
 		}
-		w.ends = append(w.ends, len(w.out.B))
-		w.idsAt = append(w.idsAt, len(w.ids))
-		if len(w.out.B) >= bytes {
+		p.ends = append(p.ends, len(p.out.B))
+		p.idsAt = append(p.idsAt, len(p.ids))
+		if len(p.out.B) >= bytes {
 			break // enough for one round
 		}
 	}
@@ -55,42 +56,42 @@ func (s *Session) encodeItems(w *pumpWork, v5 bool, maxPacket uint32, bytes int)
 
 // encodeRestored encodes the next step for a QoS 2 message that was on its way when the
 // broker stopped: the PUBLISH under the packet id that it has, PUBREL, or nothing.
-func (s *Session) encodeRestored(w *pumpWork, i int, o options, v5 bool, maxPacket uint32) {
-	it := w.items[i]
-	id := s.restored[it.rec.Seq]
-	due, received := s.restoredDue(id, it.rec.Seq)
+func (p *pump) encodeRestored(i int, o options, v5 bool, maxPacket uint32) {
+	it := p.items[i]
+	id := p.s.restored[it.rec.Seq]
+	due, received := p.restoredDue(id, it.rec.Seq)
 	if !due {
 		return
 	}
-	frame := pubrel(id)
+	frame := packet.EncodePubrel(id)
 	if !received {
 		topic, _ := it.topic()
-		if frame = s.encodeAgain(w, it.rec, topic, 2, id, o.ids, v5, maxPacket); frame == nil {
-			s.dropRestored(id, it.rec.Seq)
+		if frame = p.encodeAgain(it.rec, topic, 2, id, o.ids, v5, maxPacket); frame == nil {
+			p.dropRestored(id, it.rec.Seq)
 			return
 		}
 	}
-	w.out = s.engine.limits.Grow(w.out, len(frame))
-	w.out.B = append(w.out.B, frame...)
-	w.again = append(w.again, restoredItem{i, id})
+	p.out = p.s.engine.limits.Grow(p.out, len(frame))
+	p.out.B = append(p.out.B, frame...)
+	p.restored = append(p.restored, restoredItem{i, id})
 }
 
 // restoredDue reports whether an exchange of before the broker stopped is to go on, and
 // whether the client has the message.
-func (s *Session) restoredDue(id uint16, seq uint64) (due, received bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := s.win.Get(id)
+func (p *pump) restoredDue(id uint16, seq uint64) (due, received bool) {
+	p.s.Mu.Lock()
+	defer p.s.Mu.Unlock()
+	e := p.s.Window.Get(id)
 	due = e != nil && e.Seq == seq && !e.OnWire && e.State != session.StateReceiving
 	return due, due && e.State == session.StateReceived
 }
 
 // dropRestored has the client forget an exchange whose message is too large for it now.
-func (s *Session) dropRestored(id uint16, seq uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e := s.win.Get(id); e != nil && e.Seq == seq && e.State == session.StateSent {
-		s.arrivedLocked(id, e)
+func (p *pump) dropRestored(id uint16, seq uint64) {
+	p.s.Mu.Lock()
+	defer p.s.Mu.Unlock()
+	if e := p.s.Window.Get(id); e != nil && e.Seq == seq && e.State == session.StateSent {
+		p.s.arrivedLocked(id, e)
 	}
 }
 
@@ -103,47 +104,41 @@ type options struct {
 
 // optionsOf returns the options as they are now. If they change before what was made
 // with them is sent, so does the plan, and sendItems throws it away.
-func (s *Session) optionsOf(t *topicSub) options {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (p *pump) optionsOf(t *topicSub) options {
+	p.s.Mu.Lock()
+	defer p.s.Mu.Unlock()
 	return options{t.qos, t.noLocal, t.ids}
 }
 
 // skips reports whether a message is not for the session. A request (MQTT 5, 4.10) is not
 // for the device that has sent it, which would take it for the response if it listens on a
 // topic where it is itself.
-func (s *Session) skips(it item, o options, now int64, promptFrom uint64) bool {
+func (p *pump) skips(it item, o options, now int64, promptFrom uint64) bool {
 	rec := it.rec
 	if rec.Expires == chat.AtOnce && promptFrom != 0 && rec.Seq >= promptFrom {
 		now = math.MinInt64
 	}
-	return s.isLate(rec, now) || (o.noLocal || rec.Request) && rec.From == s.Subject && rec.Client == s.ClientID
-}
-
-// isLate reports whether the time of a message is over (MQTT 5, 3.3.2.3.3). For an archiver
-// it never is: what was acknowledged is archived, whenever it comes to that.
-func (s *Session) isLate(rec *msglog.Record, now int64) bool {
-	return rec.Expires != 0 && rec.Expires <= now && !s.archives()
+	return p.s.isLate(rec.Expires, now) || (o.noLocal || rec.Request) && rec.From == p.s.Subject && rec.Client == p.s.ClientID
 }
 
 // encodeAgain returns a PUBLISH that the client may have had, with DUP and under the packet
 // id that it had, or nil if it is too large for the client now. It may have expired: at QoS 2
 // that is no reason to give up [MQTT-4.3.3-7].
-func (s *Session) encodeAgain(
-	w *pumpWork, rec *msglog.Record, topic string, qos byte, id uint16, subIDs []int, v5 bool, maxPacket uint32,
+func (p *pump) encodeAgain(
+	rec *msglog.Record, topic string, qos byte, id uint16, subIDs []int, v5 bool, maxPacket uint32,
 ) []byte {
 	prev := rec.Prev
 	if topic != rec.To {
 		prev = rec.PrevSender
 	}
-	w.payload = rec.AppendEnvelope(w.payload[:0], prev)
-	w.props = w.props[:0]
+	p.payload = rec.AppendEnvelope(p.payload[:0], prev)
+	p.props = p.props[:0]
 	if v5 {
-		w.props = appendProps(append(w.props, rec.Props...), rec.Expires, s.engine.now().UnixMilli(), subIDs)
+		p.props = packet.AppendDelivered(append(p.props, rec.Props...), chat.SecondsLeft(rec.Expires, p.s.engine.now().UnixMilli()), subIDs)
 	}
-	frame, at := appendPublish(nil, topic, qos, true, v5, w.props, w.payload)
+	frame, at := packet.AppendPublish(nil, topic, qos, true, v5, p.props, p.payload)
 	if maxPacket > 0 && len(frame) > int(maxPacket) {
-		s.engine.tooLarge(s, rec)
+		p.s.engine.tooLarge(p.s, rec)
 		return nil
 	}
 	outbox.FillPacketIDs(frame, []int32{int32(at)}, id) //nolint:gosec // an offset within a packet

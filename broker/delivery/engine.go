@@ -3,10 +3,8 @@ package delivery
 import (
 	"cmp"
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"mynah/broker/outbox"
 	"mynah/broker/session"
 	"mynah/broker/state"
+	"mynah/internal/loglimit"
 )
 
 // Config is what an Engine needs. A zero field means its default.
@@ -29,13 +28,8 @@ type Config struct {
 	ArchiverWindow int   // the same for the archiver; default 8,192
 	Recent         int64 // bytes of the newest messages that are remembered for sessions slightly behind; default 32 MiB
 
-	// PlainTopics serves topics outside the chat; default: there are none. A session may
-	// have PlainMessages messages of them waiting or unacknowledged, default 10,000, that
-	// weigh PlainBytes, default 8 MiB, and the less the more is held by all together, of
-	// which PlainTotal, default 256 MiB, is the bound. What is beyond that is dropped.
-	PlainTopics               PlainTopics
-	PlainMessages, PlainBytes int
-	PlainTotal                int64
+	// Observer hears of the sessions' subscriptions outside the chat; default: nobody.
+	Observer Observer
 
 	// OnEnd is told, before the key is free for another session, that one has ended. It
 	// is called with locks of the session held and must not call the engine.
@@ -46,12 +40,17 @@ type Config struct {
 
 // Defaults of Config.
 const (
-	DefaultMaxSessions   = 200
-	DefaultWindow        = 1024
-	DefaultPlainMessages = 10_000
-	DefaultPlainBytes    = 8 << 20
-	DefaultPlainTotal    = 256 << 20
+	DefaultMaxSessions = 200
+	DefaultWindow      = 1024
 )
+
+// Observer hears of subscriptions outside the chat: at the start of all stored ones, then of
+// every change, in order, until the session's end. It is called with the session's Changes
+// held and must not call the engine.
+type Observer interface {
+	Subscribed(s *session.Session, sub session.Subscription)
+	Unsubscribed(s *session.Session, filters ...string)
+}
 
 // Engine brings the log's messages to sessions.
 type Engine struct {
@@ -59,9 +58,9 @@ type Engine struct {
 	log     msglog.Reader
 	logger  *slog.Logger
 	limits  *outbox.Limits
-	store   *store
+	store   *session.Store
 	crashes crashes
-	reads   episode // of the log, for sessions that are behind
+	reads   *loglimit.Episode // of the log, for sessions that are behind
 	now     func() time.Time
 	after   func(time.Duration) <-chan time.Time
 
@@ -71,24 +70,19 @@ type Engine struct {
 	closing            atomic.Bool
 	attachments        atomic.Uint64 // how many connections have come
 
-	room     sync.Mutex // held by makeRoom; taken before every lock of a session
-	mu       sync.RWMutex
-	topics   map[string]*entry
-	sessions map[session.Key]*Session
-	subjects map[string]map[*Session]struct{}
+	makingRoom sync.Mutex // held by enforceMaxSessions; taken before every lock of a session
+	sessions   *table
+	topics     *registry
 
-	dirty   *sessionList  // their stored position is out of date
-	lagging *sessionList  // they are to read on soon
-	roomy   *sessionList  // they may give memory back
-	left    chan struct{} // has a value when a session has gone offline
-
-	plainHeld atomic.Int64 // bytes of what sessions hold of topics outside the chat
+	dirty      *sessionList  // their stored position is out of date
+	refillSoon *sessionList  // they are to read on soon
+	oversized  *sessionList  // they may give memory back
+	left       chan struct{} // has a value when a session has gone offline
 
 	// Used by Deliver only.
-	run         run
-	helper      outbox.WriteHelper
-	recentFIFO  []*entry // one for each remembered message, oldest first
-	recentBytes int64
+	run    run
+	helper outbox.WriteHelper
+	recent recent
 
 	ctx    context.Context // ends with Stop
 	cancel context.CancelFunc
@@ -106,14 +100,7 @@ type Stats struct {
 	Signals    atomic.Uint64
 	Dropped    atomic.Uint64 // signals that found no room
 	TooLarge   atomic.Uint64 // messages over a client's Maximum Packet Size
-	// PlainDropped counts messages of topics outside the chat that found no room at a
-	// session.
-	PlainDropped atomic.Uint64
 }
-
-// PlainHeld returns the bytes of messages of topics outside the chat that wait for clients
-// or their acknowledgements.
-func (e *Engine) PlainHeld() int64 { return e.plainHeld.Load() }
 
 // Stats returns the counters.
 func (e *Engine) Stats() *Stats { return &e.stats }
@@ -123,9 +110,6 @@ func (cfg *Config) setDefaults() {
 	cfg.Window = cmp.Or(cfg.Window, DefaultWindow)
 	cfg.ArchiverWindow = cmp.Or(cfg.ArchiverWindow, 8192)
 	cfg.Recent = cmp.Or(cfg.Recent, 32<<20)
-	cfg.PlainMessages = cmp.Or(cfg.PlainMessages, DefaultPlainMessages)
-	cfg.PlainBytes = cmp.Or(cfg.PlainBytes, DefaultPlainBytes)
-	cfg.PlainTotal = cmp.Or(cfg.PlainTotal, DefaultPlainTotal)
 	cfg.Limits = cmp.Or(cfg.Limits, &outbox.Limits{})
 	cfg.Limits.SetDefaults()
 	if cfg.Now == nil {
@@ -138,12 +122,11 @@ func New(cfg Config) (*Engine, error) {
 	cfg.setDefaults()
 	e := &Engine{
 		cfg: cfg, log: cfg.Log, logger: cfg.Logger, limits: cfg.Limits, now: cfg.Now,
-		store:    newStore(cfg.State, cfg.Logger, cfg.Now),
-		reads:    episode{fault: "reading the message log for sessions", logger: cfg.Logger, now: cfg.Now},
-		topics:   map[string]*entry{},
-		sessions: map[session.Key]*Session{},
-		subjects: map[string]map[*Session]struct{}{},
-		dirty:    newSessionList(), lagging: newSessionList(), roomy: newSessionList(),
+		store:    session.NewStore(cfg.State, cfg.Logger, cfg.Now),
+		reads:    loglimit.NewEpisode("reading the message log for sessions", cfg.Logger, cfg.Now),
+		sessions: newTable(),
+		topics:   &registry{log: cfg.Log, topics: map[string]*entry{}},
+		dirty:    newSessionList(), refillSoon: newSessionList(), oversized: newSessionList(),
 		left:  make(chan struct{}, 1),
 		after: time.After,
 	}
@@ -151,8 +134,9 @@ func New(cfg Config) (*Engine, error) {
 	_, last := e.log.Bounds()
 	e.started.Store(last)
 	e.delivered.Store(last)
-	if err := e.store.load(e); err != nil {
-		return nil, fmt.Errorf("load sessions: %w", err)
+	e.recent = recent{topics: e.topics, max: cfg.Recent}
+	if err := e.load(); err != nil {
+		return nil, err
 	}
 	return e, nil
 }
@@ -163,21 +147,18 @@ func (e *Engine) Limits() *outbox.Limits { return e.limits }
 // Start begins to store positions and to end expired sessions, and those of which a subject
 // has too many.
 func (e *Engine) Start() {
-	e.mu.RLock()
-	subjects := slices.Collect(maps.Keys(e.subjects))
-	e.mu.RUnlock()
-	for _, subject := range subjects {
-		e.makeRoom(subject)
+	for _, subject := range e.sessions.subjects() {
+		e.enforceMaxSessions(subject)
 	}
-	e.lookForExpired() // the store may have had some
+	e.checkExpirySoon() // the store may have had some
 	e.tasks.Add(2)
 	go func() {
 		defer e.tasks.Done()
-		e.store.commit(e.ctx.Done())
+		e.store.Run(e.ctx.Done())
 	}()
 	go func() {
 		defer e.tasks.Done()
-		e.keepHouse()
+		e.runMaintenance()
 	}()
 }
 
@@ -190,53 +171,28 @@ func (e *Engine) Stop() {
 	e.cancel()
 	e.tasks.Wait() // first, since they wake sessions
 	e.pumps.Wait()
-	for _, s := range e.all() {
-		s.mu.Lock()
-		persistent := s.expiry > 0
-		s.mu.Unlock()
-		if persistent {
-			e.store.saveLogged(s, false)
+	for _, s := range e.sessions.all() {
+		if s.Persistent() {
+			e.savePosition(&s.feed, false)
 		}
 	}
-	if err := e.store.kv.Apply(nil, true); err != nil {
+	if err := e.store.Sync(); err != nil {
 		e.logger.Error("cannot store the positions of sessions", "error", err)
 	}
 }
 
-func (e *Engine) all() []*Session {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	all := make([]*Session, 0, len(e.sessions))
-	for _, s := range e.sessions {
-		all = append(all, s)
-	}
-	return all
-}
-
 // Sessions returns the sessions of a subject, attached or not.
-func (e *Engine) Sessions(subject string) []*Session {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	of := make([]*Session, 0, len(e.subjects[subject]))
-	for s := range e.subjects[subject] {
-		of = append(of, s)
-	}
-	return of
-}
+func (e *Engine) Sessions(subject string) []*Session { return e.sessions.of(subject) }
 
 // Count returns how many sessions there are, attached or not.
-func (e *Engine) Count() int {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	return len(e.sessions)
-}
+func (e *Engine) Count() int { return e.sessions.count() }
 
 // Subscriptions returns how many subscriptions all sessions have.
 func (e *Engine) Subscriptions() (n int) {
-	for _, s := range e.all() {
-		s.subsMu.Lock()
-		n += len(s.filters)
-		s.subsMu.Unlock()
+	for _, s := range e.sessions.all() {
+		s.Changes.Lock()
+		n += len(s.Filters)
+		s.Changes.Unlock()
 	}
 	return n
 }
@@ -244,18 +200,21 @@ func (e *Engine) Subscriptions() (n int) {
 // Archived returns the seq up to which every archiver has acknowledged, durably, and
 // whether there is an archiver's session at all.
 func (e *Engine) Archived() (seq uint64, known bool) {
-	for _, s := range e.all() {
-		s.mu.Lock()
-		is := s.archiver
-		s.mu.Unlock()
-		if !is {
+	for _, s := range e.sessions.all() {
+		if !s.IsArchiver() {
 			continue
 		}
 		c := s.Cursor() // before it is stored, so that what is stored is no less
-		e.store.saveLogged(s, true)
+		e.savePosition(&s.feed, true)
 		if !known || c < seq {
 			seq, known = c, true
 		}
 	}
 	return seq, known
+}
+
+// readFailed reports whether the outcome of reading the log for a session is to be logged as
+// the beginning of a fault. That it has been closed is none.
+func (e *Engine) readFailed(err error) bool {
+	return !errors.Is(err, msglog.ErrClosed) && e.reads.Observe(err)
 }

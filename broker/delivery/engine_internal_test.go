@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"encoding/binary"
 	"log/slog"
 	"net"
 	"testing"
@@ -9,6 +8,7 @@ import (
 
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/packet"
 	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
@@ -52,18 +52,19 @@ func mustAttach(t *testing.T, e *Engine, a Attachment) *Session {
 func TestPumpIsNotStoppedOverAWake(t *testing.T) {
 	t.Parallel()
 	e := mustEngine(t, Config{})
-	s := &Session{engine: e, plan: &plan{}, mode: behind, pumping: true, conn: outbox.NewConn(nowhere{}, e.Limits())}
+	s := newSession(e, session.Key{Subject: "alice", ClientID: "c"}, 0)
+	s.mode, s.pumping, s.Conn = behind, true, outbox.NewConn(nowhere{}, e.Limits())
+	p := &pump{s: &s.feed}
 	s.wake()
-	if !s.pause() {
+	if !p.pause() {
 		t.Error("the pump stopped though it was woken")
 	}
-	var w pumpWork
 	e.started.Store(0)
-	s.limit, s.pos = 1, 0
-	for s.pumpRound(&w) { // takes the wake in
+	s.Limit, s.pos = 1, 0
+	for p.round() { // takes the wake in
 	}
 	s.mode, s.pumping = behind, true
-	if s.pause() || s.pumping {
+	if p.pause() || s.pumping {
 		t.Error("the pump goes on though nobody woke it")
 	}
 }
@@ -82,19 +83,19 @@ func TestMemoryIsBounded(t *testing.T) {
 	for range 20 {
 		e.Deliver(batchOf(10, 0, last))
 		last += 10
-		if e.recentBytes > most {
-			t.Fatalf("%d bytes are remembered, %d are allowed", e.recentBytes, most)
+		if e.recent.bytes > most {
+			t.Fatalf("%d bytes are remembered, %d are allowed", e.recent.bytes, most)
 		}
 	}
-	en := e.entryOf("group/room")
+	en := e.topics.get("group/room")
 	if n := len(en.recent); n == 0 || en.recent[0].Prev != en.recentFrom {
 		t.Errorf("%d messages are remembered, all after %d", n, en.recentFrom)
 	}
-	if n := len(e.topics); n != 3 {
+	if n := len(e.topics.topics); n != 3 {
 		t.Errorf("%d topics, want 3", n)
 	}
 	s.Detach(s.Attached(), 0)
-	if n := len(e.topics); n != 0 {
+	if n := len(e.topics.topics); n != 0 {
 		t.Errorf("%d topics are left of nobody's subscriptions", n)
 	}
 }
@@ -121,27 +122,16 @@ func TestEndedSessionIsNotStored(t *testing.T) {
 	t.Parallel()
 	e := mustEngine(t, Config{})
 	s := mustAttach(t, e, Attachment{Key: session.Key{Subject: "alice", ClientID: "c"}, Expiry: time.Hour})
-	if len(e.store.movedOps(s)) == 0 {
+	if len(e.dirtyPosition(&s.feed)) == 0 {
 		t.Error("the position of a session is not stored")
 	}
 	s.Detach(s.Attached(), 0)
-	if ops := e.store.movedOps(s); len(ops) != 0 {
+	if ops := e.dirtyPosition(&s.feed); len(ops) != 0 {
 		t.Errorf("%v of an ended session", ops)
 	}
 	s = mustAttach(t, e, Attachment{Key: session.Key{Subject: "bob", ClientID: "c"}})
-	if ops := e.store.movedOps(s); len(ops) != 0 {
+	if ops := e.dirtyPosition(&s.feed); len(ops) != 0 {
 		t.Errorf("%v of a session that ends with its connection", ops)
-	}
-}
-
-// The length of a variable byte integer is right on both sides of where it needs another
-// byte (MQTT 5, table 1-1).
-func TestVarintLen(t *testing.T) {
-	t.Parallel()
-	for n, want := range map[int]int{0: 1, 127: 1, 128: 2, 16_383: 2, 16_384: 3, 2_097_151: 3, 2_097_152: 4, 268_435_455: 4} {
-		if got := varintLen(n); got != want || got != len(binary.AppendUvarint(nil, uint64(n))) {
-			t.Errorf("varintLen(%d) is %d, want %d", n, got, want)
-		}
 	}
 }
 
@@ -161,15 +151,15 @@ func TestLiveBehindWhatHasBegun(t *testing.T) {
 		return s
 	}
 	open := func(s *Session) int {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.win.Len()
+		s.Mu.Lock()
+		defer s.Mu.Unlock()
+		return s.Window.Len()
 	}
 	passed, served, next := subscribed("passed"), subscribed("served"), subscribed("next") // in this order
-	passed.mu.Lock()
+	passed.Mu.Lock()
 	passed.mode = behind
-	passed.mu.Unlock()
-	next.mu.Lock() // where Deliver has to wait
+	passed.Mu.Unlock()
+	next.Mu.Lock() // where Deliver has to wait
 	delivered := make(chan struct{})
 	go func() {
 		defer close(delivered)
@@ -182,7 +172,7 @@ func TestLiveBehindWhatHasBegun(t *testing.T) {
 	if open(passed) != 1 {
 		t.Error("a session became live without the message that was just being delivered")
 	}
-	next.mu.Unlock()
+	next.Mu.Unlock()
 	<-delivered
 	if open(passed) != 1 || open(served) != 1 || open(next) != 1 {
 		t.Errorf("the sessions have %d, %d and %d messages, want one each", open(passed), open(served), open(next))
@@ -200,18 +190,18 @@ func TestHalfAWindowIsRefilledAtOnce(t *testing.T) {
 		mustPublish(t, e, 1)
 	}
 	full := func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.win.Len() == 100 && !s.pumping
+		s.Mu.Lock()
+		defer s.Mu.Unlock()
+		return s.Window.Len() == 100 && !s.pumping
 	}
 	waitfor.MustHold(t, "a full window", full)
 	for id := range uint16(49) {
-		s.Acknowledged(s.Attached(), typePuback, id+1, false)
+		s.Acknowledged(s.Attached(), packet.Puback, id+1, false)
 	}
 	if full() {
 		t.Error("more was sent before half of the window was free, a few messages at a time")
 	}
-	s.Acknowledged(s.Attached(), typePuback, 50, false)
+	s.Acknowledged(s.Attached(), packet.Puback, 50, false)
 	waitfor.MustHold(t, "a full window again", full)
 }
 
@@ -225,9 +215,10 @@ func TestCollectAllIsBounded(t *testing.T) {
 		recs = append(recs, mustPublish(t, e, 1))
 	}
 	_, last := e.log.Bounds()
-	w := pumpWork{}
-	p := newPlan(map[string]*topicSub{allUsers: {topic: allUsers}}) // of which there is nothing
-	horizon, err := e.collectAll(&w, p, 0, last, 2)
+	s := newSession(e, session.Key{Subject: "watch", ClientID: "c"}, 0)
+	w := pump{s: &s.feed}
+	p := newPlan(map[string]*topicSub{session.AllUsers: {topic: session.AllUsers}}) // of which there is nothing
+	horizon, err := w.collectAll(p, 0, last, 2)
 	if err != nil || len(w.items) > 0 || horizon != recs[15].Seq {
 		t.Errorf("read up to %d with %d messages, error %v; want up to %d with none", horizon, len(w.items), err, recs[15].Seq)
 	}
@@ -244,20 +235,21 @@ func TestFit(t *testing.T) {
 	if _, err := full.Write(make([]byte, 100)); err != nil {
 		t.Fatal(err)
 	}
-	s := &Session{engine: e, limit: 10}
-	w := &pumpWork{ends: []int{150, 200}, idsAt: []int{1, 2}}
-	if n := s.fit(w, full); n != 0 {
+	s := newSession(e, session.Key{Subject: "alice", ClientID: "c"}, 0)
+	s.Limit = 10
+	w := &pump{s: &s.feed, ends: []int{150, 200}, idsAt: []int{1, 2}}
+	if n := w.fit(full); n != 0 {
 		t.Errorf("%d messages fit a full outbox", n)
 	}
-	if n := s.fit(w, empty); n != 1 {
+	if n := w.fit(empty); n != 1 {
 		t.Errorf("%d messages fit, want the one that is larger than an outbox", n)
 	}
 	w.ends = []int{50, 100}
-	if n := s.fit(w, empty); n != 2 {
+	if n := w.fit(empty); n != 2 {
 		t.Errorf("%d messages fit, want both", n)
 	}
-	s.onWire = 9
-	if n := s.fit(w, empty); n != 1 {
+	s.OnWire = 9
+	if n := w.fit(empty); n != 1 {
 		t.Errorf("%d messages fit a window of 1", n)
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/packet"
+	"mynah/broker/pubsub"
 	"mynah/broker/session"
 	"mynah/broker/state"
 	"mynah/chat"
@@ -26,25 +28,33 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// rig is an engine on a log of its own.
+// rig is an engine on a log of its own, with queues of what its sessions have waiting outside
+// the chat.
 type rig struct {
 	tb     testing.TB
 	cfg    delivery.Config
+	plain  pubsub.QueuesConfig
 	log    *msglog.Pebble
 	engine *delivery.Engine
+	queues *pubsub.Queues
 }
 
 func mustRig(tb testing.TB, cfg delivery.Config) *rig {
+	tb.Helper()
+	return mustRigWith(tb, cfg, pubsub.QueuesConfig{})
+}
+
+func mustRigWith(tb testing.TB, cfg delivery.Config, plain pubsub.QueuesConfig) *rig {
 	tb.Helper()
 	l, err := msglog.Open(tb.TempDir(), msglog.Options{NoSync: true})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	cfg.Log, cfg.State, cfg.Logger = l, l.State(), slog.New(slog.DiscardHandler)
-	r := &rig{tb: tb, cfg: cfg, log: l}
+	r := &rig{tb: tb, cfg: cfg, plain: plain, log: l}
 	r.start()
 	tb.Cleanup(func() {
-		r.engine.Stop()
+		r.stop()
 		if err := l.Close(); err != nil {
 			tb.Error(err)
 		}
@@ -58,15 +68,23 @@ func (r *rig) start() {
 	if err != nil {
 		r.tb.Fatal(err)
 	}
+	r.plain.Logger, r.plain.Limits, r.plain.Now = r.cfg.Logger, e.Limits(), r.cfg.Now
 	e.Start()
-	r.engine = e
+	r.engine, r.queues = e, pubsub.NewQueues(r.plain)
+}
+
+func (r *rig) stop() {
+	if r.queues != nil {
+		r.queues.Stop()
+	}
+	r.engine.Stop()
 }
 
 // restart goes on with a new engine, as after a restart of the broker, that finds the
 // store as it was left and with these changes.
 func (r *rig) restart(changes ...state.Op) {
 	r.tb.Helper()
-	r.engine.Stop()
+	r.stop()
 	if err := r.log.State().Apply(changes, true); err != nil {
 		r.tb.Fatal(err)
 	}
@@ -222,7 +240,7 @@ func (p *peer) read() {
 }
 
 // answer acknowledges, unless the peer is silent.
-func (p *peer) answer(packetType byte, id uint16) {
+func (p *peer) answer(packetType packet.Type, id uint16) {
 	if !p.silent {
 		p.session.Acknowledged(p.out, packetType, id, false)
 	}

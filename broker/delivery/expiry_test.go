@@ -31,7 +31,7 @@ func TestExpiryEndsNoExchange(t *testing.T) {
 		m, plain := message(qos, "bob", "user/alice"), plainMessage(qos, 7)
 		m.Expires, plain.Expires = now.Load()+1000, now.Load()+1000
 		r.commit(m)
-		p.session.Queue(plain, atMost2)
+		r.queues.Put(&p.session.Session, plain, atMost2)
 		waitfor.MustHold(t, "both are sent", func() bool { return p.count() == 2 })
 		had := p.arrivals()
 		p.offline(time.Hour)
@@ -56,7 +56,7 @@ func TestExpiryEndsNoExchange(t *testing.T) {
 				t.Errorf("got %+v, want %+v again, with a second to live", g, had[i])
 			}
 		}
-		waitfor.MustHold(t, "both exchanges end", func() bool { return len(p.released()) == 2 && r.engine.PlainHeld() == 0 && p.session.Cursor() == m.Seq })
+		waitfor.MustHold(t, "both exchanges end", func() bool { return len(p.released()) == 2 && r.queues.Held() == 0 && p.session.Cursor() == m.Seq })
 	}
 }
 
@@ -69,8 +69,8 @@ func TestWhatCannotBeSentAgainIsReleased(t *testing.T) {
 	for name, spoil := range map[string]func(r *rig, a *delivery.Attachment, s *delivery.Session, last uint64){
 		"trimmed":   func(r *rig, _ *delivery.Attachment, _ *delivery.Session, last uint64) { r.trim(last) },
 		"too large": func(_ *rig, a *delivery.Attachment, _ *delivery.Session, _ uint64) { a.MaxPacket = 300 },
-		"forbidden": func(_ *rig, _ *delivery.Attachment, s *delivery.Session, _ uint64) {
-			s.ForgetPlain(map[string]struct{}{"plant/x": {}})
+		"forbidden": func(r *rig, _ *delivery.Attachment, s *delivery.Session, _ uint64) {
+			r.queues.ForgetTopics(&s.Session, map[string]struct{}{"plant/x": {}})
 		},
 	} {
 		for _, qos := range []byte{1, 2} {
@@ -82,7 +82,7 @@ func TestWhatCannotBeSentAgainIsReleased(t *testing.T) {
 			m.Tail = []byte(`"type":"text","body":"` + large + `"}`)
 			plain.Payload = []byte(large)
 			r.commit(m)
-			p.session.Queue(plain, atMost2)
+			r.queues.Put(&p.session.Session, plain, atMost2)
 			waitfor.MustHold(t, "both are sent", func() bool { return p.count() == 2 })
 			had := p.arrivals()
 			p.offline(time.Hour)
@@ -90,7 +90,7 @@ func TestWhatCannotBeSentAgainIsReleased(t *testing.T) {
 
 			p = r.online(a)
 			r.settled(p)
-			waitfor.MustHold(t, what+": all is done", func() bool { return p.session.Cursor() == m.Seq && r.engine.PlainHeld() == 0 })
+			waitfor.MustHold(t, what+": all is done", func() bool { return p.session.Cursor() == m.Seq && r.queues.Held() == 0 })
 			again := slices.DeleteFunc(p.arrivals(), func(a arrival) bool { return a.qos == 0 })
 			var want, got []uint16
 			for _, h := range had {

@@ -108,11 +108,13 @@ func (p *told) count(filter string, n int) {
 	p.has[filter] += n
 }
 
-func (p *told) Subscribed(_ *delivery.Session, sub session.Subscription) { p.count(sub.Filter, 1) }
-func (p *told) Unsubscribed(_ *delivery.Session, filter string)          { p.count(filter, -1) }
-func (p *told) Retained(string) (*delivery.PlainMessage, bool)           { return nil, true }
-func (p *told) LookUpRetained(string) *delivery.PlainMessage             { return nil }
-func (p *told) Orphaned([]delivery.Orphan)                               {}
+func (p *told) Subscribed(_ *session.Session, sub session.Subscription) { p.count(sub.Filter, 1) }
+
+func (p *told) Unsubscribed(_ *session.Session, filters ...string) {
+	for _, f := range filters {
+		p.count(f, -1)
+	}
+}
 
 // A session that ends, for whatever reason, leaves nothing: not among its subject's, not in
 // the tree of topics outside the chat, and not in the store, whatever was still to be
@@ -129,7 +131,7 @@ func TestEndLeavesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			plain := &told{}
-			r := mustRig(t, delivery.Config{PlainTopics: plain})
+			r := mustRig(t, delivery.Config{Observer: plain})
 			a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 			p := r.mute(a, session.Subscription{Filter: "user/alice", QoS: 2}, session.Subscription{Filter: "plant/#"}, signals("alice"))
 			r.publish(2, "bob", "user/alice")

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"mynah/broker/packet"
 	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
@@ -29,14 +30,14 @@ func mustFill(t *testing.T, e *Engine, n int) *Session {
 
 // held returns how many messages are unacknowledged and for how many there is memory.
 func (s *Session) held() (open, ring int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range s.win.Len() {
-		if e := s.win.At(i); e.Seq != 0 && e.State != session.StateDone {
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	for i := range s.Window.Len() {
+		if e := s.Window.At(i); e.Kind == session.Logged && e.State != session.StateDone {
 			open++
 		}
 	}
-	return open, s.win.Capacity()
+	return open, s.Window.Capacity()
 }
 
 // A session that once had much under way and then has little gives the memory back, while
@@ -47,7 +48,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 		e := mustEngine(t, Config{})
 		s := mustFill(t, e, 1000)
 		for id := range uint16(1000 - left) { //nolint:gosec // small
-			s.Acknowledged(s.Attached(), typePuback, id+1, false)
+			s.Acknowledged(s.Attached(), packet.Puback, id+1, false)
 		}
 		waitfor.MustHold(t, "what an idle session does not need is given back", func() bool {
 			_, ring := s.held()
@@ -60,35 +61,11 @@ func TestMemoryIsGivenBack(t *testing.T) {
 		e = mustEngine(t, Config{})
 		s = mustFill(t, e, 1000)
 		for id := range uint16(1000 - left) { //nolint:gosec // small
-			s.Acknowledged(s.Attached(), typePuback, id+1, false)
+			s.Acknowledged(s.Attached(), packet.Puback, id+1, false)
 		}
 		s.Detach(s.Attached(), time.Hour)
 		if open, ring := s.held(); open != left || ring > 2*left {
 			t.Errorf("an offline session has %d messages and memory for %d, want %d messages", open, ring, left)
 		}
-	}
-}
-
-// The queue of topics outside the chat does not keep the room of what was under way once.
-func TestPlainMemoryIsGivenBack(t *testing.T) {
-	t.Parallel()
-	e := mustEngine(t, Config{})
-	s := mustAttach(t, e, Attachment{Key: session.Key{Subject: "alice", ClientID: "c"}, Expiry: time.Hour})
-	s.Start(s.Attached())
-	waitfor.MustHold(t, "the session is live", s.Live)
-	for range 500 {
-		s.Queue(&PlainMessage{Topic: "a/b", QoS: 1}, PlainOptions{QoS: 1})
-	}
-	for id := range uint16(500) {
-		s.Acknowledged(s.Attached(), typePuback, id+1, false)
-	}
-	waitfor.MustHold(t, "what an idle session does not need is given back", func() bool {
-		_, ring := s.held()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return ring <= session.SmallRing && s.plain.sent == nil
-	})
-	if held := e.PlainHeld(); held != 0 {
-		t.Errorf("%d bytes are said to be held", held)
 	}
 }

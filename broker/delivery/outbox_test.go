@@ -13,6 +13,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/pubsub"
 	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
@@ -259,8 +260,8 @@ func TestPlainMessagesWaitForTheOutbox(t *testing.T) {
 		waitfor.MustHold(t, "the session is live", p.session.Live)
 		sizes := []int{300, 300, 300, 300, 5000, 300, 300, 5000, 5000, 300}
 		for _, n := range sizes {
-			m := &delivery.PlainMessage{Topic: "plant/x", QoS: qos, Payload: make([]byte, n)}
-			if !p.session.Queue(m, delivery.PlainOptions{QoS: 1}) {
+			m := &pubsub.Message{Topic: "plant/x", QoS: qos, Payload: make([]byte, n)}
+			if !r.queues.Put(&p.session.Session, m, pubsub.Options{QoS: 1}) {
 				t.Fatal("a message was not taken")
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/pubsub"
 	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
@@ -21,28 +22,30 @@ import (
 type plainTopics struct {
 	mu       sync.Mutex
 	subs     map[string]bool // subject and filter
-	retained map[string]*delivery.PlainMessage
-	orphans  []delivery.Orphan
+	retained map[string]*pubsub.Message
+	orphans  []pubsub.Orphan
 	disk     chan struct{} // what is retained below plant/disk is looked for on a disk that hangs until this is closed; nil for in memory
 }
 
 func newPlainTopics() *plainTopics {
-	return &plainTopics{subs: map[string]bool{}, retained: map[string]*delivery.PlainMessage{}}
+	return &plainTopics{subs: map[string]bool{}, retained: map[string]*pubsub.Message{}}
 }
 
-func (p *plainTopics) Subscribed(s *delivery.Session, sub session.Subscription) {
+func (p *plainTopics) Subscribed(s *session.Session, sub session.Subscription) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.subs[fmt.Sprintf("%p %s", s, sub.Filter)] = true
 }
 
-func (p *plainTopics) Unsubscribed(s *delivery.Session, filter string) {
+func (p *plainTopics) Unsubscribed(s *session.Session, filters ...string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.subs, fmt.Sprintf("%p %s", s, filter))
+	for _, f := range filters {
+		delete(p.subs, fmt.Sprintf("%p %s", s, f))
+	}
 }
 
-func (p *plainTopics) Retained(topic string) (m *delivery.PlainMessage, known bool) {
+func (p *plainTopics) Retained(topic string) (m *pubsub.Message, known bool) {
 	if p.disk != nil && strings.HasPrefix(topic, "plant/disk/") {
 		return nil, false
 	}
@@ -51,32 +54,32 @@ func (p *plainTopics) Retained(topic string) (m *delivery.PlainMessage, known bo
 	return p.retained[topic], true
 }
 
-func (p *plainTopics) LookUpRetained(topic string) *delivery.PlainMessage {
+func (p *plainTopics) LookUpRetained(topic string) *pubsub.Message {
 	<-p.disk
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.retained[topic]
 }
 
-func (p *plainTopics) Orphaned(left []delivery.Orphan) {
+func (p *plainTopics) orphaned(left []pubsub.Orphan) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.orphans = append(p.orphans, left...)
 }
 
-func (p *plainTopics) retain(m *delivery.PlainMessage) {
+func (p *plainTopics) retain(m *pubsub.Message) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.retained[m.Topic] = m
 }
 
 // plainMessage returns a message whose payload is a number.
-func plainMessage(qos byte, i int) *delivery.PlainMessage {
-	return &delivery.PlainMessage{Topic: "plant/x", QoS: qos, Payload: fmt.Append(nil, i)}
+func plainMessage(qos byte, i int) *pubsub.Message {
+	return &pubsub.Message{Topic: "plant/x", QoS: qos, Payload: fmt.Append(nil, i)}
 }
 
 // options of a subscription at QoS 2.
-var atMost2 = delivery.PlainOptions{QoS: 2}
+var atMost2 = pubsub.Options{QoS: 2}
 
 // wantPlain waits for the messages of a topic outside the chat and compares them.
 func (p *peer) wantPlain(tb testing.TB, want ...string) []arrival {
@@ -117,7 +120,7 @@ func TestPlainAndLogShareTheWindow(t *testing.T) {
 				var wg sync.WaitGroup
 				wg.Go(func() {
 					for i := range n {
-						p.session.Queue(plainMessage(byte(1+i%2), i), atMost2)
+						r.queues.Put(&p.session.Session, plainMessage(byte(1+i%2), i), atMost2)
 					}
 				})
 				var seqs []uint64
@@ -174,14 +177,14 @@ func TestPlainAndLogTakeTurns(t *testing.T) {
 			r.publish(1, "bob", "user/logful")
 		}
 		for i := range few {
-			p.session.Queue(plainMessage(1, i), atMost2)
+			r.queues.Put(&p.session.Session, plainMessage(1, i), atMost2)
 		}
 		if at := position(p, func(a arrival) bool { return a.seq == 0 }); at > many/2 {
 			t.Errorf("limit %d: what is not of the log came at %d of %d", limit, at, many)
 		}
 		p = start("plainful")
 		for i := range many {
-			p.session.Queue(plainMessage(1, i), atMost2)
+			r.queues.Put(&p.session.Session, plainMessage(1, i), atMost2)
 		}
 		for range few {
 			r.publish(1, "bob", "user/plainful")
@@ -204,12 +207,12 @@ func TestPlainOverManyConnections(t *testing.T) {
 	}
 	const n = 3000
 	p := r.online(a(), session.Subscription{Filter: "user/alice", QoS: 1})
-	session := p.session
+	session := &p.session.Session
 	var queued atomic.Int64
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := range n {
-			if !session.Queue(plainMessage(1, i), atMost2) {
+			if !r.queues.Put(session, plainMessage(1, i), atMost2) {
 				t.Error("a message was not taken")
 			}
 			queued.Add(1)
@@ -231,10 +234,10 @@ func TestPlainOverManyConnections(t *testing.T) {
 			next = max(next, i+1)
 		}
 	}
-	for queued.Load() < n || r.engine.PlainHeld() > 0 {
+	for queued.Load() < n || r.queues.Held() > 0 {
 		some := rnd.IntN(200)
 		waitfor.MustHold(t, "some messages", func() bool {
-			return p.count() > some || queued.Load() == n && r.engine.PlainHeld() == 0
+			return p.count() > some || queued.Load() == n && r.queues.Held() == 0
 		})
 		p.pause(rnd.IntN(2) == 0)
 		old := p
@@ -257,15 +260,14 @@ func TestPlainBounds(t *testing.T) {
 	t.Parallel()
 	var now atomic.Int64
 	now.Store(time.Now().UnixMilli())
-	r := mustRig(t, delivery.Config{
-		Now: func() time.Time { return time.UnixMilli(now.Load()) }, PlainMessages: 10, PlainBytes: 4000, PlainTotal: 6000,
-	})
+	r := mustRigWith(t, delivery.Config{Now: func() time.Time { return time.UnixMilli(now.Load()) }},
+		pubsub.QueuesConfig{Messages: 10, Bytes: 4000, Total: 6000})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	p := r.online(a)
 	p.offline(time.Hour)
-	queue := func(s *delivery.Session, m *delivery.PlainMessage, want bool) {
+	queue := func(s *delivery.Session, m *pubsub.Message, want bool) {
 		t.Helper()
-		if got := s.Queue(m, atMost2); got != want {
+		if got := r.queues.Put(&s.Session, m, atMost2); got != want {
 			t.Errorf("%.10s: taken %v, want %v", m.Payload, got, want)
 		}
 	}
@@ -280,13 +282,13 @@ func TestPlainBounds(t *testing.T) {
 	now.Add(1000)
 	queue(p.session, plainMessage(1, 10), true) // in the place of the one that has expired
 	queue(p.session, plainMessage(1, 11), false)
-	if n := r.engine.Stats().PlainDropped.Load(); n != 2 {
+	if n := r.queues.Stats().Dropped.Load(); n != 2 {
 		t.Errorf("%d are counted as dropped, want 2", n)
 	}
 	r.online(a).wantPlain(t, append(numbers(0, 9), "10")...)
-	waitfor.MustHold(t, "all is acknowledged", func() bool { return r.engine.PlainHeld() == 0 })
+	waitfor.MustHold(t, "all is acknowledged", func() bool { return r.queues.Held() == 0 })
 
-	big := &delivery.PlainMessage{Topic: "plant/x", QoS: 1, Payload: make([]byte, 3000)}
+	big := &pubsub.Message{Topic: "plant/x", QoS: 1, Payload: make([]byte, 3000)}
 	bob, carol := r.online(delivery.Attachment{Key: key("bob"), Expiry: time.Hour}), r.online(delivery.Attachment{Key: key("carol"), Expiry: time.Hour})
 	bob.offline(time.Hour)
 	carol.offline(time.Hour)
@@ -300,22 +302,22 @@ func TestPlainBounds(t *testing.T) {
 // Whoever fills all its sessions leaves room for the little that others have waiting.
 func TestPlainRoomForOthers(t *testing.T) {
 	t.Parallel()
-	r := mustRig(t, delivery.Config{PlainBytes: 20_000, PlainTotal: 640_000})
+	r := mustRigWith(t, delivery.Config{}, pubsub.QueuesConfig{Bytes: 20_000, Total: 640_000})
 	away := func(name string) *delivery.Session {
 		p := r.online(delivery.Attachment{Key: key(name), Expiry: time.Hour})
 		p.offline(time.Hour)
 		return p.session
 	}
-	big := &delivery.PlainMessage{Topic: "plant/x", QoS: 1, Payload: make([]byte, 100)}
+	big := &pubsub.Message{Topic: "plant/x", QoS: 1, Payload: make([]byte, 100)}
 	for i := range 50 {
 		greedy := away(fmt.Sprint("greedy", i))
-		for greedy.Queue(big, atMost2) {
+		for r.queues.Put(&greedy.Session, big, atMost2) {
 		}
 	}
 	other := away("other")
 	for i := range 20 {
-		if !other.Queue(plainMessage(1, i), atMost2) {
-			t.Fatalf("message %d is dropped while %d of 640,000 bytes are held", i, r.engine.PlainHeld())
+		if !r.queues.Put(&other.Session, plainMessage(1, i), atMost2) {
+			t.Fatalf("message %d is dropped while %d of 640,000 bytes are held", i, r.queues.Held())
 		}
 	}
 }
@@ -335,7 +337,7 @@ func TestPlainExpiry(t *testing.T) {
 		if seconds > 0 {
 			m.Expires = now.Load() + seconds*1000
 		}
-		p.session.Queue(m, atMost2)
+		r.queues.Put(&p.session.Session, m, atMost2)
 	}
 	now.Add(10_000)
 	got := r.online(a).wantPlain(t, "1", "2")
@@ -352,20 +354,20 @@ func TestPlainQoS0(t *testing.T) {
 	p := r.online(a)
 	p.pause(true)
 	for i := range 500 {
-		p.session.Queue(plainMessage(0, i), atMost2)
+		r.queues.Put(&p.session.Session, plainMessage(0, i), atMost2)
 	}
 	p.pause(false)
 	p.wantPlain(t, numbers(0, 500)...)
 	p.pause(true)
 	for i := range 500 {
-		p.session.Queue(plainMessage(0, 500+i), atMost2)
+		r.queues.Put(&p.session.Session, plainMessage(0, 500+i), atMost2)
 	}
 	p.offline(time.Hour)
-	if held := r.engine.PlainHeld(); held != 0 {
+	if held := r.queues.Held(); held != 0 {
 		t.Errorf("%d bytes are held for a connection that is over", held)
 	}
 	p = r.online(a)
-	p.session.Queue(plainMessage(1, 1), atMost2)
+	r.queues.Put(&p.session.Session, plainMessage(1, 1), atMost2)
 	p.wantPlain(t, "1")
 }
 
@@ -374,7 +376,7 @@ func TestPlainQoS0(t *testing.T) {
 func TestPlainRetainedAndLatest(t *testing.T) {
 	t.Parallel()
 	topics := newPlainTopics()
-	r := mustRig(t, delivery.Config{PlainTopics: topics, Limits: &outbox.Limits{PerConn: 300}})
+	r := mustRigWith(t, delivery.Config{Limits: &outbox.Limits{PerConn: 300}}, pubsub.QueuesConfig{Source: topics})
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	p := r.online(a)
 	p.offline(time.Hour)
@@ -385,13 +387,13 @@ func TestPlainRetainedAndLatest(t *testing.T) {
 		topics.retain(m)
 		names = append(names, m.Topic)
 	}
-	p.session.QueueRetained("plant/#", names[:500], atMost2)
-	p.session.QueueRetained("plant/#", names, atMost2) // in the place of the first
+	r.queues.PutRetained(&p.session.Session, "plant/#", names[:500], atMost2)
+	r.queues.PutRetained(&p.session.Session, "plant/#", names, atMost2) // in the place of the first
 	latest := func(i int) {
 		m := plainMessage(1, i)
 		m.Topic, m.Latest = "plant/state", true
 		topics.retain(m)
-		if !p.session.Queue(m, atMost2) {
+		if !r.queues.Put(&p.session.Session, m, atMost2) {
 			t.Error("not taken")
 		}
 	}
@@ -405,7 +407,7 @@ func TestPlainRetainedAndLatest(t *testing.T) {
 	p.wantPlain(t, append(numbers(0, 999), "-1", "99")...)
 	latest(100)
 	p.wantPlain(t, append(numbers(0, 999), "-1", "99", "100")...)
-	waitfor.MustHold(t, "all is acknowledged", func() bool { return r.engine.PlainHeld() == 0 })
+	waitfor.MustHold(t, "all is acknowledged", func() bool { return r.queues.Held() == 0 })
 }
 
 // While it is looked for on disk what is retained, the session gets messages of the log, and so
@@ -415,7 +417,7 @@ func TestNobodyWaitsForWhatIsRetained(t *testing.T) {
 	t.Parallel()
 	topics := newPlainTopics()
 	topics.disk = make(chan struct{})
-	r := mustRig(t, delivery.Config{PlainTopics: topics, Limits: &outbox.Limits{PerConn: 300}})
+	r := mustRigWith(t, delivery.Config{Limits: &outbox.Limits{PerConn: 300}}, pubsub.QueuesConfig{Source: topics})
 	alice := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, ReceiveMaximum: 10},
 		session.Subscription{Filter: "user/alice", QoS: 1})
 	bob := r.online(delivery.Attachment{Key: key("bob"), Expiry: time.Hour}, session.Subscription{Filter: "user/bob", QoS: 1})
@@ -430,8 +432,8 @@ func TestNobodyWaitsForWhatIsRetained(t *testing.T) {
 	}
 	asked := make(chan struct{})
 	go func() {
-		alice.session.QueueRetained("plant/#", names, atMost2)
-		alice.session.Queue(plainMessage(1, 1000), atMost2)
+		r.queues.PutRetained(&alice.session.Session, "plant/#", names, atMost2)
+		r.queues.Put(&alice.session.Session, plainMessage(1, 1000), atMost2)
 		close(asked)
 	}()
 	select {
@@ -452,7 +454,7 @@ func TestNobodyWaitsForWhatIsRetained(t *testing.T) {
 		want = append(want, fmt.Sprint(i))
 	}
 	alice.wantPlain(t, append(want, "1000")...)
-	waitfor.MustHold(t, "all is acknowledged", func() bool { return r.engine.PlainHeld() == 0 })
+	waitfor.MustHold(t, "all is acknowledged", func() bool { return r.queues.Held() == 0 })
 }
 
 // The tree of subscriptions hears of every session's from the engine's start to the
@@ -461,7 +463,7 @@ func TestNobodyWaitsForWhatIsRetained(t *testing.T) {
 func TestPlainTopicsAreTold(t *testing.T) {
 	t.Parallel()
 	topics := newPlainTopics()
-	r := mustRig(t, delivery.Config{PlainTopics: topics})
+	r := mustRigWith(t, delivery.Config{Observer: topics}, pubsub.QueuesConfig{Source: topics, Orphan: topics.orphaned})
 	filters := []session.Subscription{{Filter: "plant/#", QoS: 1}, {Filter: "$share/g/x", QoS: 1}, {Filter: "user/alice", QoS: 1}}
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, filters...)
 	want := func(n int) {
@@ -484,11 +486,11 @@ func TestPlainTopicsAreTold(t *testing.T) {
 	r.restart()
 	want(1)
 	p = r.onlineAs(delivery.Attachment{Key: key("alice"), Expiry: time.Hour, ReceiveMaximum: 2}, true)
-	shared := delivery.PlainOptions{QoS: 2, Share: "$share/g/x"}
+	shared := pubsub.Options{QoS: 2, Share: "$share/g/x"}
 	for i, qos := range []byte{1, 2, 2, 1} { // two are sent
-		p.session.Queue(plainMessage(qos, i), shared)
+		r.queues.Put(&p.session.Session, plainMessage(qos, i), shared)
 	}
-	p.session.Queue(plainMessage(1, 4), atMost2)
+	r.queues.Put(&p.session.Session, plainMessage(1, 4), atMost2)
 	p.wantPlain(t, "0", "1")
 	p.session.Detach(p.out, 0)
 	want(0)
@@ -505,7 +507,7 @@ func TestPlainTopicsAreTold(t *testing.T) {
 	if left != "023" {
 		t.Errorf("given back: %s, want 0, 2 and 3", left)
 	}
-	if held := r.engine.PlainHeld(); held != 0 || p.session.Queue(plainMessage(1, 9), atMost2) {
+	if held := r.queues.Held(); held != 0 || r.queues.Put(&p.session.Session, plainMessage(1, 9), atMost2) {
 		t.Errorf("an ended session takes messages or holds %d bytes", held)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mynah/broker/delivery"
+	"mynah/broker/pubsub"
 	"mynah/internal/waitfor"
 )
 
@@ -17,22 +18,22 @@ func TestForgetPlain(t *testing.T) {
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour, ReceiveMaximum: 2}
 	p := r.mute(a)
 	for i := range 4 {
-		p.session.Queue(plainMessage(1, i), atMost2)
+		r.queues.Put(&p.session.Session, plainMessage(1, i), atMost2)
 	}
 	p.wantPlain(t, "0", "1")
 	gone := map[string]struct{}{"plant/x": {}}
-	p.session.ForgetPlain(gone)
-	p.session.Queue(&delivery.PlainMessage{Topic: "plant/y", QoS: 1, Payload: []byte("y")}, atMost2)
+	r.queues.ForgetTopics(&p.session.Session, gone)
+	r.queues.Put(&p.session.Session, &pubsub.Message{Topic: "plant/y", QoS: 1, Payload: []byte("y")}, atMost2)
 	p.session.Acknowledged(p.out, 4, p.arrivals()[0].id, false)
 	p.wantPlain(t, "0", "1", "y")
-	if topics := p.session.PlainTopics(); len(topics) != 2 {
+	if topics := r.queues.Topics(&p.session.Session); len(topics) != 2 {
 		t.Errorf("messages of %v are under way, want one of each", topics)
 	}
 	p.offline(time.Hour)
-	p.session.ForgetPlain(gone) // on the next connection it would be sent again
+	r.queues.ForgetTopics(&p.session.Session, gone) // on the next connection it would be sent again
 	p = r.online(a)
 	p.wantPlain(t, "y")
-	waitfor.MustHold(t, "nothing is held", func() bool { return r.engine.PlainHeld() == 0 })
+	waitfor.MustHold(t, "nothing is held", func() bool { return r.queues.Held() == 0 })
 }
 
 // That a session's queue is full is logged once, and again when it has been empty in between.
@@ -40,15 +41,15 @@ func TestFullQueueIsLogged(t *testing.T) {
 	t.Parallel()
 	logged := newLines()
 	r := mustRig(t, delivery.Config{})
-	r.cfg.PlainMessages, r.cfg.Logger = 2, slog.New(logged)
+	r.plain.Messages, r.cfg.Logger = 2, slog.New(logged)
 	r.restart()
 	a := delivery.Attachment{Key: key("alice"), Expiry: time.Hour}
 	for range 2 {
 		p := r.online(a)
-		waitfor.MustHold(t, "the queue is empty", func() bool { return len(p.session.PlainTopics()) == 0 && p.session.Live() })
+		waitfor.MustHold(t, "the queue is empty", func() bool { return len(r.queues.Topics(&p.session.Session)) == 0 && p.session.Live() })
 		p.offline(time.Hour)
 		for i := range 5 {
-			p.session.Queue(plainMessage(1, i), atMost2)
+			r.queues.Put(&p.session.Session, plainMessage(1, i), atMost2)
 		}
 		if got := logged.take(); len(got) != 1 || !contains(got[0], "too much waiting") {
 			t.Errorf("logged %q, want one line", got)
@@ -61,13 +62,13 @@ func TestFullQueueIsLogged(t *testing.T) {
 func TestRetainedQoSAndProps(t *testing.T) {
 	t.Parallel()
 	plain := newPlainTopics()
-	r := mustRig(t, delivery.Config{PlainTopics: plain})
+	r := mustRigWith(t, delivery.Config{}, pubsub.QueuesConfig{Source: plain})
 	props := append(make([]byte, 0, 64), 0x01, 0x01) // Payload Format Indicator
-	m := &delivery.PlainMessage{Topic: "plant/x", QoS: 2, Payload: []byte("r"), Props: props, Retain: true}
+	m := &pubsub.Message{Topic: "plant/x", QoS: 2, Payload: []byte("r"), Props: props, Retain: true}
 	plain.retain(m)
 	p := r.mute(delivery.Attachment{Key: key("alice"), V5: true})
 	for qos := range byte(3) {
-		p.session.QueueRetained("plant/#", []string{"plant/x"}, delivery.PlainOptions{QoS: qos, Retain: true, IDs: []int{7}})
+		r.queues.PutRetained(&p.session.Session, "plant/#", []string{"plant/x"}, pubsub.Options{QoS: qos, Retain: true, IDs: []int{7}})
 		got := p.wantPlain(t, []string{"r", "r", "r"}[:qos+1]...)[qos]
 		if got.qos != qos {
 			t.Errorf("it came at QoS %d, want %d", got.qos, qos)

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"mynah/broker/msglog"
+	"mynah/broker/session"
 	"mynah/chat"
 )
 
@@ -20,9 +21,9 @@ func newPlan(topics map[string]*topicSub) *plan {
 	for topic, t := range topics {
 		switch {
 		case t.signal:
-		case topic == allUsers:
+		case topic == session.AllUsers:
 			p.users = t
-		case topic == allGroups:
+		case topic == session.AllGroups:
 			p.groups = t
 		default:
 			p.topics = append(p.topics, t)
@@ -40,7 +41,7 @@ type item struct {
 // topic returns the topic of the item's PUBLISH and the prev that belongs to it.
 func (it item) topic() (topic string, prev uint64) {
 	switch it.sub.topic {
-	case allUsers, allGroups, it.rec.To:
+	case session.AllUsers, session.AllGroups, it.rec.To:
 		return it.rec.To, it.rec.Prev
 	}
 	return it.sub.topic, it.rec.PrevSender

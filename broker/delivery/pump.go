@@ -17,39 +17,42 @@ const (
 // outbox take it, and makes it live when nothing is left. It runs while there is
 // something to do and is woken when there is again: by an acknowledgement, by an
 // outbox that has drained, or by a message that a live session could not take.
-func (s *Session) pump() {
-	defer s.engine.pumps.Done()
-	var w pumpWork
-	defer w.release(s.engine.limits)
-	for more := true; more; {
-		if s.isBroken() {
-			s.startAnew()
-		}
-		more = s.guardedRound(&w)
-	}
-}
+type pump struct {
+	s *feed
 
-// guardedRound is pumpRound. After a panic there is reason for another one.
-func (s *Session) guardedRound(w *pumpWork) (more bool) {
-	more = true
-	defer s.survive()
-	return s.pumpRound(w)
-}
-
-// pumpWork is the pump's scratch memory.
-type pumpWork struct {
-	items      []item
-	payload    []byte
-	props      []byte
-	out        *outbox.Buffer
-	ids        []int32 // offsets of packet ids in out
-	ends       []int   // end of each item's frame in out
-	idsAt      []int   // how many ids there are up to and including each item
-	again      []restoredItem
-	promptFrom uint64 // of the session when the round began
+	// What a round works on, for the next to use its memory.
+	items       []item
+	payload     []byte
+	props       []byte
+	out         *outbox.Buffer
+	ids         []int32 // offsets of packet ids in out
+	ends        []int   // end of each item's frame in out
+	idsAt       []int   // how many ids there are up to and including each item
+	restored    []restoredItem
+	promptSince uint64 // promptFrom of the session when the round began
 
 	gaps  int    // how many of the items, the first, are notices that messages are gone
 	gapTo uint64 // up to here
+}
+
+// runPump runs a pump while there is something to do.
+func (s *feed) runPump() {
+	defer s.engine.pumps.Done()
+	p := pump{s: s}
+	defer p.release()
+	for more := true; more; {
+		if s.isBroken() {
+			s.owner.restartFromStore()
+		}
+		more = p.guardedRound()
+	}
+}
+
+// guardedRound is round. After a panic there is reason for another one.
+func (p *pump) guardedRound() (more bool) {
+	more = true
+	defer p.s.Survive()
+	return p.round()
 }
 
 // restoredItem says that an item goes out under a packet id that it has already.
@@ -58,10 +61,10 @@ type restoredItem struct {
 	id   uint16
 }
 
-func (w *pumpWork) release(l *outbox.Limits) {
-	if w.out != nil {
-		l.Release(w.out)
-		w.out = nil
+func (p *pump) release() {
+	if p.out != nil {
+		p.s.engine.limits.Release(p.out)
+		p.out = nil
 	}
 }
 
@@ -76,8 +79,8 @@ const (
 	stepRead               // send what the log has
 )
 
-// round is what a round of the pump has to know of the session.
-type round struct {
+// roundState is what a round of the pump has to know of the session.
+type roundState struct {
 	conn        *outbox.Conn
 	plan        *plan
 	v5          bool
@@ -89,108 +92,103 @@ type round struct {
 }
 
 // begin begins a round.
-func (s *Session) begin() (r round, do step) {
-	e := s.engine
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.broken {
+func (p *pump) begin() (r roundState, do step) {
+	e := p.s.engine
+	p.s.Mu.Lock()
+	defer p.s.Mu.Unlock()
+	if p.s.broken {
 		return r, stepAgain
 	}
-	s.again = false
-	if s.conn == nil || s.mode != behind || e.closing.Load() {
-		s.pumping = false
+	p.s.again = false
+	if p.s.Conn == nil || p.s.mode != behind || e.closing.Load() {
+		p.s.pumping = false
 		return r, stepStop
 	}
-	s.takeTurnLocked()
-	r = round{
-		conn: s.conn, plan: s.plan, v5: s.v5, maxPacket: s.maxPacket,
-		pos: s.pos, target: e.started.Load(), room: s.roomLocked(), rewinds: s.rewinds,
-		promptFrom: s.promptFrom,
+	p.takeQueueTurnLocked()
+	r = roundState{
+		conn: p.s.Conn, plan: p.s.plan, v5: p.s.V5, maxPacket: p.s.MaxPacket,
+		pos: p.s.pos, target: e.started.Load(), room: p.s.Room(), rewinds: p.s.rewinds,
+		promptFrom: p.s.promptFrom,
 	}
 	switch {
-	case s.resends || s.stuckLocked():
+	case p.s.resends || p.s.stuckLocked():
 		return r, stepResend
 	case r.pos >= r.target:
 		// The engine sets started before it visits a session. So either it has
 		// not come to anything after pos, and will find us live, or we would have
 		// seen a later started.
-		s.mode = live
-		s.movePlainLocked()
-		s.pumping = false // last, since after a panic this pump goes on
+		p.s.mode = live
+		p.s.Advance()
+		p.s.pumping = false // last, since after a panic this pump goes on
 		return r, stepStop
 	case r.room <= 0:
-		s.stallLocked()
+		p.s.stallLocked()
 		return r, stepWait
 	}
 	return r, stepRead
 }
 
-// pumpRound does one round. It reports whether there is reason for another one.
-func (s *Session) pumpRound(w *pumpWork) bool {
-	e := s.engine
-	r, do := s.begin()
+// round does one round. It reports whether there is reason for another one.
+func (p *pump) round() bool {
+	e := p.s.engine
+	r, do := p.begin()
 	switch {
 	case do == stepStop:
 		return false
 	case do == stepAgain:
 		return true
 	case do == stepResend:
-		return s.resendRound(w, r.conn, r.v5, r.maxPacket)
+		return p.resendRound(r.conn, r.v5, r.maxPacket)
 	case do == stepWait:
-		return s.pause()
+		return p.pause()
 	case !r.conn.HasRoom():
-		s.stall()
-		return s.pause()
+		p.stall()
+		return p.pause()
 	}
-	w.promptFrom = r.promptFrom
-	horizon, err := s.collect(w, r.plan, r.pos, r.target, min(r.room, pumpItems))
-	if e.reads.begins(err) {
+	p.promptSince = r.promptFrom
+	horizon, err := p.collect(r.plan, r.pos, r.target, min(r.room, pumpItems))
+	if e.readFailed(err) {
 		e.logger.Error("cannot read the message log for a session; its connection is closed so that it tries again, and so are others'",
-			"subject", s.Subject, "client_id", s.ClientID, "after", r.pos, "error", err)
+			"subject", p.s.Subject, "client_id", p.s.ClientID, "after", r.pos, "error", err)
 	}
 	if err != nil {
 		_ = r.conn.Close()
-		return s.pause()
+		return p.pause()
 	}
-	s.encodeItems(w, r.v5, r.maxPacket, r.conn.Room())
-	s.sendItems(w, r, horizon)
+	p.encodeItems(r.v5, r.maxPacket, r.conn.Room())
+	p.sendItems(r, horizon)
 	return true
 }
 
 // stall says that the client has no room for more: from now on, what comes does not reach
 // it at once.
-func (s *Session) stall() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stallLocked()
-}
-
-func (s *Session) stallLocked() {
-	s.promptFrom = 0
-	s.dropAtOnceLocked()
+func (p *pump) stall() {
+	p.s.Mu.Lock()
+	defer p.s.Mu.Unlock()
+	p.s.stallLocked()
 }
 
 // pause ends the pump unless somebody asked for another round meanwhile.
-func (s *Session) pause() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.again {
+func (p *pump) pause() bool {
+	p.s.Mu.Lock()
+	defer p.s.Mu.Unlock()
+	if p.s.again {
 		return true
 	}
-	s.pumping = false
+	p.s.pumping = false
 	return false
 }
 
 // sendItems passes the encoded items on as far as they fit.
-func (s *Session) sendItems(w *pumpWork, r round, horizon uint64) {
-	b, exactly := s.reserve(w, r, horizon)
+func (p *pump) sendItems(r roundState, horizon uint64) {
+	b, exactly := p.reserve(r, horizon)
 	if len(exactly) == 0 {
 		return
 	}
 	// The client recognises a QoS 2 message that it has had by its packet id,
 	// so the id must be known before the message is sent (MQTT 5, 4.3.3).
-	err := s.engine.store.saveExactly(s, exactly)
-	s.passExactly(w, r, b, exactly, err == nil)
+	err := p.saveExchanges(exactly)
+	p.passStored(r, b, exactly, err == nil)
 	if err != nil {
 		_ = r.conn.Close()
 	}
@@ -206,92 +204,92 @@ type batch struct {
 // reserve gives packet ids to the items that the client and the outbox take, and passes them
 // on if none of the ids has to be stored before. It does nothing if the session is not as it
 // was when the items were collected.
-func (s *Session) reserve(w *pumpWork, r round, horizon uint64) (b batch, exactly []session.Exchange) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.conn != r.conn || s.plan != r.plan || s.mode != behind {
+func (p *pump) reserve(r roundState, horizon uint64) (b batch, exactly []session.Exchange) {
+	p.s.Mu.Lock()
+	defer p.s.Mu.Unlock()
+	if p.s.Conn != r.conn || p.s.plan != r.plan || p.s.mode != behind {
 		return b, nil
 	}
-	b = batch{s.fit(w, r.conn), s.win.NextID(), horizon}
-	if b.n == 0 && len(w.items) > 0 {
+	b = batch{p.fit(r.conn), p.s.Window.NextID(), horizon}
+	if b.n == 0 && len(p.items) > 0 {
 		return b, nil // the next round sees why and waits for it
 	}
 	idsBefore := 0
-	for i, it := range w.items[:b.n] {
-		numbered := w.idsAt[i] > idsBefore
-		idsBefore = w.idsAt[i]
+	for i, it := range p.items[:b.n] {
+		numbered := p.idsAt[i] > idsBefore
+		idsBefore = p.idsAt[i]
 		if !numbered {
 			continue
 		}
 		topic, _ := it.topic()
 		qos := min(it.rec.QoS, it.sub.qos)
-		id := s.win.Push(session.Inflight{Seq: it.rec.Seq, Topic: topic, QoS: qos})
+		id := p.s.Window.Push(session.Inflight{Seq: it.rec.Seq, Topic: topic, QoS: qos})
 		if qos == 2 {
 			exactly = append(exactly, session.Exchange{Seq: it.rec.Seq, ID: id, Topic: topic})
 		}
 	}
 	if len(exactly) == 0 {
-		s.passLocked(w, r.conn, b, true)
+		p.passLocked(r.conn, b, true)
 	}
 	return b, exactly
 }
 
-// passExactly is passLocked for a batch of which some has been stored, or could not be.
-func (s *Session) passExactly(w *pumpWork, r round, b batch, exactly []session.Exchange, stored bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.rewinds != r.rewinds {
+// passStored is passLocked for a batch of which some has been stored, or could not be.
+func (p *pump) passStored(r roundState, b batch, exactly []session.Exchange, stored bool) {
+	p.s.Mu.Lock()
+	defer p.s.Mu.Unlock()
+	if p.s.rewinds != r.rewinds {
 		// It is to read all of that again, and what comes before it.
-		for i := range w.idsAt[b.n-1] {
+		for i := range p.idsAt[b.n-1] {
 			id := session.StepID(b.first, i)
-			s.finishLocked(id, s.win.Get(id))
+			p.s.Finish(id, p.s.Window.Get(id))
 		}
 		return
 	}
 	for _, x := range exactly {
-		s.stored = append(s.stored, x.Seq)
+		p.s.storedExchanges = append(p.s.storedExchanges, x.Seq)
 	}
-	s.passLocked(w, r.conn, b, stored)
+	p.passLocked(r.conn, b, stored)
 }
 
 // passLocked moves the position behind the items of a batch and passes them on. If they must
 // not be sent, or the connection is over, the next attachment sends them: they are in the
-// window. s.mu is held.
-func (s *Session) passLocked(w *pumpWork, conn *outbox.Conn, b batch, send bool) {
-	s.advanceLocked(w, b.n, b.horizon)
-	if !send || s.conn != conn || b.n == 0 {
+// window. p.s.mu is held.
+func (p *pump) passLocked(conn *outbox.Conn, b batch, send bool) {
+	p.advanceLocked(b.n, b.horizon)
+	if !send || p.s.Conn != conn || b.n == 0 {
 		return
 	}
-	s.yieldLocked()
-	ids := w.ids[:w.idsAt[b.n-1]]
-	if !conn.Force(w.out.B[:w.ends[b.n-1]], ids, b.first) {
+	p.s.yieldLocked()
+	ids := p.ids[:p.idsAt[b.n-1]]
+	if !conn.Force(p.out.B[:p.ends[b.n-1]], ids, b.first) {
 		return
 	}
 	for i := range ids {
-		e := s.win.Get(session.StepID(b.first, i)) // it is there: before this, nothing acknowledges it
+		e := p.s.Window.Get(session.StepID(b.first, i)) // it is there: before this, nothing acknowledges it
 		e.OnWire, e.Sent = true, true
 	}
-	s.onWire += len(ids)
-	for _, r := range w.again {
-		if e := s.win.Get(r.id); e != nil && r.item < b.n && !e.OnWire {
+	p.s.OnWire += len(ids)
+	for _, r := range p.restored {
+		if e := p.s.Window.Get(r.id); e != nil && r.item < b.n && !e.OnWire {
 			e.OnWire = true
-			s.onWire++
+			p.s.OnWire++
 		}
 	}
-	s.engine.stats.Deliveries.Add(w.messages(b.n))
+	p.s.engine.stats.Deliveries.Add(p.messages(b.n))
 }
 
 // messages returns how many of the first n items are sent for the first time. Notices are
 // nobody's messages.
-func (w *pumpWork) messages(n int) (count uint64) {
+func (p *pump) messages(n int) (count uint64) {
 	before := 0
-	for i, end := range w.ends[:n] {
-		if end > before && i >= w.gaps {
+	for i, end := range p.ends[:n] {
+		if end > before && i >= p.gaps {
 			count++
 		}
 		before = end
 	}
-	for _, r := range w.again {
+	for _, r := range p.restored {
 		if r.item < n {
 			count--
 		}
@@ -299,16 +297,16 @@ func (w *pumpWork) messages(n int) (count uint64) {
 	return count
 }
 
-// fit returns how many items the window and the outbox take. s.mu is held.
-func (s *Session) fit(w *pumpWork, conn *outbox.Conn) int {
-	quota, ids, bytes := s.quotaLocked(), s.win.FreeIDs(), conn.Room()
+// fit returns how many items the window and the outbox take. p.s.mu is held.
+func (p *pump) fit(conn *outbox.Conn) int {
+	quota, ids, bytes := p.s.Quota(), p.s.Window.FreeIDs(), conn.Room()
 	again := 0 // items that have a packet id already; to the client they count like others
 	n := 0
-	for ; n < len(w.ends); n++ {
-		if again < len(w.again) && w.again[again].item == n {
+	for ; n < len(p.ends); n++ {
+		if again < len(p.restored) && p.restored[again].item == n {
 			again++
 		}
-		if w.idsAt[n] > ids || w.idsAt[n]+again > quota || w.ends[n] > bytes && (n > 0 || bytes == 0) {
+		if p.idsAt[n] > ids || p.idsAt[n]+again > quota || p.ends[n] > bytes && (n > 0 || bytes == 0) {
 			break
 		}
 	}
@@ -317,54 +315,52 @@ func (s *Session) fit(w *pumpWork, conn *outbox.Conn) int {
 
 // advanceLocked moves the position behind the first n items, or to the horizon if these
 // are all.
-func (s *Session) advanceLocked(w *pumpWork, n int, horizon uint64) {
-	s.movedLocked()
+func (p *pump) advanceLocked(n int, horizon uint64) {
+	p.s.markCursorDirtyLocked()
 	// What was restored and turns out to be behind us now goes the way of resends.
-	s.resends = s.resends || s.restored != nil && s.win.Len() > 0
+	p.s.resends = p.s.resends || p.s.restored != nil && p.s.Window.Len() > 0
 	switch {
-	case w.gaps == 0:
-	case n >= w.gaps:
-		s.pos, s.noticed = max(s.pos, w.gapTo), nil
+	case p.gaps == 0:
+	case n >= p.gaps:
+		p.s.pos, p.s.noticed = max(p.s.pos, p.gapTo), nil
 	default: // too many for one round
-		noticed := maps.Clone(s.noticed)
+		noticed := maps.Clone(p.s.noticed)
 		if noticed == nil {
 			noticed = map[string]struct{}{}
 		}
-		for _, it := range w.items[:n] {
+		for _, it := range p.items[:n] {
 			noticed[it.sub.topic] = struct{}{}
 		}
-		s.noticed = noticed
+		p.s.noticed = noticed
 		return
 	}
-	if n == len(w.items) {
-		s.pos = max(s.pos, horizon)
+	if n == len(p.items) {
+		p.s.pos = max(p.s.pos, horizon)
 		return
 	}
-	s.pos = max(s.pos, w.items[n-1].rec.Seq) // a notice has none
+	p.s.pos = max(p.s.pos, p.items[n-1].rec.Seq) // a notice has none
 }
 
-// wake says that the outbox has room again.
-func (s *Session) wake() {
-	s.guarded(func(s *Session) {
-		s.movePlainLocked()
-		s.wakeLocked()
-	})
-}
-
-// wakeLocked makes a session that is behind read on.
-func (s *Session) wakeLocked() {
-	if s.mode == behind {
-		s.pumpLocked()
+// saveExchanges stores the packet ids of QoS 2 messages before they are sent.
+func (p *pump) saveExchanges(xs []session.Exchange) error {
+	if !p.s.Persistent() {
+		return nil
 	}
+	return p.s.engine.store.SaveExchanges(p.s.Key, xs)
 }
 
-// pumpLocked starts the pump, or has it look again.
-func (s *Session) pumpLocked() {
-	if s.pumping {
-		s.again = true
+// takeQueueTurnLocked is the part in a round of what waits outside the chat: some messages
+// whenever the log has had some sent, or can have none sent. So when it is the log's turn, the
+// log does, or finds that it has none, and then the session is live.
+func (p *pump) takeQueueTurnLocked() {
+	s := p.s
+	if s.Queue == nil || s.Queue.Idle() || !s.Conn.HasRoom() {
 		return
 	}
-	s.pumping = true
-	s.engine.pumps.Add(1)
-	go s.pump()
+	if !s.queueTurn && s.Room() > 0 {
+		return
+	}
+	if s.Queue.Send(max(s.Quota()/2, 1), s.engine.limits.PerConn/4) {
+		s.queueTurn = false
+	}
 }

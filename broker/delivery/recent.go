@@ -7,50 +7,60 @@ import (
 	"mynah/chat"
 )
 
-// remember keeps messages of topics that somebody attached subscribes to.
-func (e *Engine) remember(recs []*msglog.Record) {
+// recent keeps the newest messages of topics that somebody attached subscribes to, for
+// sessions that are slightly behind. The messages are in the topics' entries; this is the
+// order in which they are forgotten. Only Deliver uses it.
+type recent struct {
+	topics *registry
+	max    int64    // bytes
+	fifo   []*entry // one for each remembered message, oldest first
+	bytes  int64
+}
+
+// add keeps messages of topics that somebody attached subscribes to.
+func (r *recent) add(recs []*msglog.Record) {
 	for _, rec := range recs {
-		e.rememberOn(rec.To, rec)
+		r.addTo(rec.To, rec)
 		if to := chat.ParseTopic(rec.To); to.Kind == chat.KindUser && to.ID != rec.From {
-			e.rememberOn(chat.UserTopic(rec.From), rec)
+			r.addTo(chat.UserTopic(rec.From), rec)
 		}
 	}
-	for e.recentBytes > e.cfg.Recent {
-		e.forgetOldest()
+	for r.bytes > r.max {
+		r.forgetOldest()
 	}
 }
 
 // recordOverhead is about what a remembered message costs beside its tail.
 const recordOverhead = 256
 
-func (e *Engine) rememberOn(topic string, rec *msglog.Record) {
-	en := e.entryOf(topic)
+func (r *recent) addTo(topic string, rec *msglog.Record) {
+	en := r.topics.get(topic)
 	if en == nil {
 		return
 	}
 	en.mu.Lock()
 	en.recent = append(en.recent, rec)
 	en.mu.Unlock()
-	e.recentFIFO = append(e.recentFIFO, en)
-	e.recentBytes += int64(len(rec.Tail) + recordOverhead)
+	r.fifo = append(r.fifo, en)
+	r.bytes += int64(len(rec.Tail) + recordOverhead)
 }
 
-func (e *Engine) forgetOldest() {
-	en := e.recentFIFO[0]
-	e.recentFIFO[0] = nil
-	e.recentFIFO = e.recentFIFO[1:]
+func (r *recent) forgetOldest() {
+	en := r.fifo[0]
+	r.fifo[0] = nil
+	r.fifo = r.fifo[1:]
 	en.mu.Lock()
 	rec := en.recent[0]
 	en.recent[0] = nil
 	en.recent = en.recent[1:]
 	en.recentFrom = max(en.recentFrom, rec.Seq)
 	en.mu.Unlock()
-	e.recentBytes -= int64(len(rec.Tail) + recordOverhead)
+	r.bytes -= int64(len(rec.Tail) + recordOverhead)
 }
 
-// collectRecent reads from what the engine remembers of a topic. It reports false if
-// that does not reach back far enough.
-func (e *Engine) collectRecent(w *pumpWork, t *topicSub, from, upto uint64, limit int) bool {
+// collectRecent reads from what is remembered of a topic. It reports false if that does not
+// reach back far enough.
+func (p *pump) collectRecent(t *topicSub, from, upto uint64, limit int) bool {
 	en := t.entry.Load()
 	if en == nil {
 		return false
@@ -65,7 +75,7 @@ func (e *Engine) collectRecent(w *pumpWork, t *topicSub, from, upto uint64, limi
 		if rec.Seq > upto {
 			break
 		}
-		w.items = append(w.items, item{rec, t})
+		p.items = append(p.items, item{rec, t})
 	}
 	return true
 }

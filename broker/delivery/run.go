@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"mynah/broker/msglog"
+	"mynah/broker/packet"
+	"mynah/chat"
 )
 
 // Bounds of a run, so that one fits any outbox.
@@ -87,11 +89,11 @@ func (r *run) encode(qos byte, v5 bool) *encoding {
 		q := min(qos, rec.QoS)
 		r.props = r.props[:0]
 		if v5 {
-			r.props = appendProps(append(r.props, rec.Props...), rec.Expires, r.now, nil)
+			r.props = packet.AppendDelivered(append(r.props, rec.Props...), chat.SecondsLeft(rec.Expires, r.now), nil)
 		}
 		before := len(e.frames)
 		var at int
-		e.frames, at = appendPublish(e.frames, r.topic, q, false, v5, r.props, r.payloads[start:r.ends[i]])
+		e.frames, at = packet.AppendPublish(e.frames, r.topic, q, false, v5, r.props, r.payloads[start:r.ends[i]])
 		start = r.ends[i]
 		e.longest = max(e.longest, len(e.frames)-before)
 		if at >= 0 {

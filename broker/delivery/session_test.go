@@ -13,6 +13,7 @@ import (
 	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 	"mynah/broker/outbox"
+	"mynah/broker/pubsub"
 	"mynah/broker/session"
 	"mynah/broker/state"
 	"mynah/internal/waitfor"
@@ -39,7 +40,7 @@ func (r *rig) begin(p *peer, a delivery.Attachment, subs ...session.Subscription
 		r.tb.FailNow()
 	}
 	if len(subs) > 0 {
-		if err := p.session.Subscribe(subs, p.session.Groups()); err != nil {
+		if err := p.session.Subscribe(subs, p.session.GroupIDs()); err != nil {
 			r.tb.Fatal(err)
 		}
 	}
@@ -160,8 +161,8 @@ func TestSessionEndsWithItsConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resumed || len(s.Filters()) != 0 {
-		t.Errorf("resumed %v with filters %v", resumed, s.Filters())
+	if resumed || len(s.Subscriptions()) != 0 {
+		t.Errorf("resumed %v with filters %v", resumed, s.Subscriptions())
 	}
 	s.Detach(s.Attached(), 0)
 }
@@ -309,7 +310,7 @@ func TestSubscriptionsAreDurable(t *testing.T) {
 		t.Error("no error though nothing could be stored")
 	}
 	store.fail.Store(false)
-	for _, f := range p.session.Filters() {
+	for _, f := range p.session.Subscriptions() {
 		if f.Filter == "user/alice" && f.QoS != 1 {
 			t.Errorf("a subscription that could not be stored is in force: %+v", f)
 		}
@@ -342,7 +343,7 @@ func TestPlainAcknowledgementOpensTheWindow(t *testing.T) {
 	r := mustRig(t, delivery.Config{})
 	p := r.online(delivery.Attachment{Key: key("alice"), Expiry: time.Hour}, session.Subscription{Filter: "user/alice", QoS: 1})
 	p.keepBack("plant/x")
-	p.session.Queue(&delivery.PlainMessage{Topic: "plant/x", QoS: 1}, delivery.PlainOptions{QoS: 1})
+	r.queues.Put(&p.session.Session, &pubsub.Message{Topic: "plant/x", QoS: 1}, pubsub.Options{QoS: 1})
 	waitfor.MustHold(t, "the plain message", func() bool { return p.count() == 1 })
 	plain := p.arrivals()[0].id
 	batch := make([]string, 64)

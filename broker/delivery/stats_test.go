@@ -29,7 +29,9 @@ func TestDeliveriesAreCountedOnce(t *testing.T) {
 	counted := func(what string, more int) {
 		t.Helper()
 		want += more
-		is := func() bool { return r.engine.Stats().Deliveries.Load() == uint64(want) } //nolint:gosec // not negative
+		is := func() bool {
+			return r.engine.Stats().Deliveries.Load()+r.queues.Stats().Deliveries.Load() == uint64(want) //nolint:gosec // not negative
+		}
 		waitfor.MustHold(t, what, is)
 	}
 	away := device("away")
@@ -63,8 +65,8 @@ func TestDeliveriesAreCountedOnce(t *testing.T) {
 	back := r.online(away)
 	waitfor.MustHold(t, "what was missed", func() bool { return back.count() == 40 })
 	counted("what was missed", 40)
-	back.session.Queue(plainMessage(1, 1), atMost2)
-	back.session.Queue(plainMessage(0, 2), atMost2)
+	r.queues.Put(&back.session.Session, plainMessage(1, 1), atMost2)
+	r.queues.Put(&back.session.Session, plainMessage(0, 2), atMost2)
 	waitfor.MustHold(t, "the messages of other topics", func() bool { return back.count() == 42 })
 	counted("messages of other topics", 2)
 }

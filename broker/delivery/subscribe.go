@@ -10,117 +10,102 @@ import (
 // Subscribe adds or replaces subscriptions. When it returns without an error, a
 // session that outlives its connection has them on disk.
 func (s *Session) Subscribe(subs []session.Subscription, groups []string) error {
-	s.subsMu.Lock()
-	defer s.subsMu.Unlock()
-	if s.ended {
+	s.Changes.Lock()
+	defer s.Changes.Unlock()
+	if s.Ended {
 		return nil
 	}
-	before := maps.Clone(s.filters)
+	before := maps.Clone(s.Filters)
 	for _, sub := range subs {
-		s.filters[sub.Filter] = sub
+		s.Filters[sub.Filter] = sub
 	}
-	s.groups = setOf(groups)
-	if err := s.subscribeLocked(!maps.Equal(before, s.filters)); err != nil {
-		s.filters = before
-		_ = s.bringInLine()
+	s.Groups = session.SetOf(groups)
+	if err := s.subscribeLocked(!maps.Equal(before, s.Filters)); err != nil {
+		s.Filters = before
+		_ = s.resyncTopics()
 		return err
 	}
-	s.tellPlain(subs...)
+	s.notifySubscribed(subs...)
 	return nil
 }
 
 // Unsubscribe removes subscriptions.
 func (s *Session) Unsubscribe(filters []string) error {
-	s.subsMu.Lock()
-	defer s.subsMu.Unlock()
-	if s.ended {
+	s.Changes.Lock()
+	defer s.Changes.Unlock()
+	if s.Ended {
 		return nil
 	}
 	var had []string
 	for _, f := range filters {
-		if _, ok := s.filters[f]; ok {
-			delete(s.filters, f)
+		if _, ok := s.Filters[f]; ok {
+			delete(s.Filters, f)
 			had = append(had, f)
 		}
 	}
 	if len(had) == 0 {
 		return nil
 	}
-	s.untellPlain(had...)
-	s.ForgetRetained(had...)
+	s.notifyUnsubscribed(had...)
 	return s.subscribeLocked(true)
 }
 
 // SetGroups tells a session which groups its subject is in now.
 func (s *Session) SetGroups(groups []string) error {
-	s.subsMu.Lock()
-	defer s.subsMu.Unlock()
-	next := setOf(groups)
-	if maps.Equal(next, s.groups) {
+	s.Changes.Lock()
+	defer s.Changes.Unlock()
+	next := session.SetOf(groups)
+	if maps.Equal(next, s.Groups) {
 		return nil
 	}
-	s.groups = next
+	s.Groups = next
 	return s.subscribeLocked(false)
 }
 
 // ChangeGroup tells a session that its subject joined or left a group.
 func (s *Session) ChangeGroup(group string, member bool) error {
-	s.subsMu.Lock()
-	defer s.subsMu.Unlock()
-	if _, was := s.groups[group]; was == member {
+	s.Changes.Lock()
+	defer s.Changes.Unlock()
+	if _, was := s.Groups[group]; was == member {
 		return nil
 	}
-	s.groups = maps.Clone(s.groups)
-	if s.groups == nil {
-		s.groups = map[string]struct{}{}
+	s.Groups = maps.Clone(s.Groups)
+	if s.Groups == nil {
+		s.Groups = map[string]struct{}{}
 	}
 	if member {
-		s.groups[group] = struct{}{}
+		s.Groups[group] = struct{}{}
 	} else {
-		delete(s.groups, group)
+		delete(s.Groups, group)
 	}
 	return s.subscribeLocked(false)
 }
 
-// Groups returns the groups that the session knows its subject to be in.
-func (s *Session) Groups() []string {
-	s.subsMu.Lock()
-	defer s.subsMu.Unlock()
-	return slices.Collect(maps.Keys(s.groups))
-}
-
-// Filters returns the session's subscriptions.
-func (s *Session) Filters() []session.Subscription {
-	s.subsMu.Lock()
-	defer s.subsMu.Unlock()
-	return slices.Collect(maps.Values(s.filters))
-}
-
 // subscribeLocked brings the topics in line with filters and groups and stores them,
-// durably if topics have changed or the caller says that something has. subsMu is held.
+// durably if topics have changed or the caller says that something has. Changes is held.
 func (s *Session) subscribeLocked(changed bool) error {
-	if s.ended {
+	if s.Ended {
 		return nil
 	}
-	changed = s.bringInLine() || changed
-	return s.engine.store.saveSubscriptions(s, changed)
+	changed = s.resyncTopics() || changed
+	return s.save(changed)
 }
 
-// bringInLine brings the topics in line with filters and groups and reports whether
-// there are others now. subsMu is held.
-func (s *Session) bringInLine() (changed bool) {
-	want := expand(s.filters, s.Subject, s.groups, s.anyTopic)
-	s.mu.Lock()
+// resyncTopics brings the topics in line with filters and groups and reports whether
+// there are others now. Changes is held.
+func (s *Session) resyncTopics() (changed bool) {
+	want := s.Topics()
+	s.Mu.Lock()
 	have := s.topics
-	attached := s.conn != nil
-	s.mu.Unlock()
+	attached := s.Conn != nil
+	s.Mu.Unlock()
 
 	next := make(map[string]*topicSub, len(want))
 	var added, removed []*topicSub
 	for topic, w := range want {
 		t := have[topic]
 		if t == nil {
-			t = &topicSub{session: s, topic: topic, signal: w.signal, since: ^uint64(0)}
+			t = &topicSub{feed: &s.feed, topic: topic, signal: w.Signal, since: ^uint64(0)}
 			added = append(added, t)
 		}
 		next[topic] = t
@@ -135,44 +120,86 @@ func (s *Session) bringInLine() (changed bool) {
 		// is either from before the subscription or finds it there.
 		for _, t := range next {
 			if t.entry.Load() == nil {
-				s.engine.register(t)
+				s.engine.topics.add(t)
 			}
 		}
 	}
 	for _, t := range removed {
-		s.engine.unregister(t)
+		s.engine.topics.remove(t)
 	}
 	s.useTopics(want, next, added)
 	return len(added)+len(removed) > 0
 }
 
 // useTopics has the session go by its next topics, with the options that are wanted for
-// them. subsMu is held.
-func (s *Session) useTopics(want, next map[string]*topicSub, added []*topicSub) {
+// them. Changes is held.
+func (s *Session) useTopics(want map[string]*session.Topic, next map[string]*topicSub, added []*topicSub) {
 	first, last := s.engine.log.Bounds()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	for topic, w := range want {
 		t := next[topic]
-		t.qos, t.noLocal, t.ids = w.qos, w.noLocal, w.ids
+		t.qos, t.noLocal, t.ids = w.QoS, w.NoLocal, w.IDs
 	}
 	for _, t := range added {
 		t.since = last
-		if s.archiver {
+		if s.Archiver {
 			t.since = first - 1
 		}
 	}
 	s.topics = next
 	s.plan = newPlan(next)
-	if s.archiver && len(added) > 0 {
+	if s.Archiver && len(added) > 0 {
 		s.rewindLocked(first - 1)
 	}
 }
 
-func setOf(ids []string) map[string]struct{} {
-	m := make(map[string]struct{}, len(ids))
-	for _, id := range ids {
-		m[id] = struct{}{}
+// save stores the subscriptions, durably if they have changed, and the position. Changes is
+// held.
+func (s *Session) save(changed bool) error {
+	st, delivered := s.engine.store, s.engine.delivered.Load()
+	s.Mu.Lock()
+	persistent := s.Expiry > 0
+	since := make(map[string]uint64, len(s.topics))
+	for topic, t := range s.topics {
+		if !t.signal {
+			since[topic] = t.since
+		}
 	}
-	return m
+	var p session.Position
+	if persistent {
+		p = s.positionLocked(delivered)
+	}
+	s.Mu.Unlock()
+	switch {
+	case persistent:
+		// A client that is told of a session counts on it, so a new one is synced too.
+		return st.Save(&s.Session, since, p, changed || !s.Stored)
+	case s.Stored:
+		st.Forget(&s.Session)
+	}
+	return nil
+}
+
+// notifySubscribed tells of the session's subscriptions outside the chat. Changes is held.
+func (s *Session) notifySubscribed(subs ...session.Subscription) {
+	if s.engine.cfg.Observer == nil {
+		return
+	}
+	for _, sub := range subs {
+		if !session.IsChatFilter(sub.Filter) {
+			s.engine.cfg.Observer.Subscribed(&s.Session, sub)
+		}
+	}
+}
+
+// notifyUnsubscribed tells that the session no longer has these. Changes is held.
+func (s *Session) notifyUnsubscribed(filters ...string) {
+	if s.engine.cfg.Observer == nil {
+		return
+	}
+	filters = slices.DeleteFunc(filters, session.IsChatFilter)
+	if len(filters) > 0 {
+		s.engine.cfg.Observer.Unsubscribed(&s.Session, filters...)
+	}
 }

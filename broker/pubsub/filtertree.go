@@ -5,7 +5,6 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 
-	"mynah/broker/delivery"
 	"mynah/broker/session"
 )
 
@@ -27,7 +26,7 @@ type filterNode struct {
 }
 
 // subscribers are sessions with what they asked for.
-type subscribers map[*delivery.Session]session.Subscription
+type subscribers map[*session.Session]session.Subscription
 
 // pathOf returns the levels of a filter: of a shared one, what comes after its name.
 func pathOf(filter string) (path string, shared bool) {
@@ -39,7 +38,7 @@ func pathOf(filter string) (path string, shared bool) {
 }
 
 // put adds a subscription or replaces the session's with the same filter.
-func (t *filterTree) put(s *delivery.Session, f session.Subscription) {
+func (t *filterTree) put(s *session.Session, f session.Subscription) {
 	path, shared := pathOf(f.Filter)
 	n := &t.root
 	for level := range strings.SplitSeq(path, "/") {
@@ -72,7 +71,7 @@ func (t *filterTree) put(s *delivery.Session, f session.Subscription) {
 }
 
 // remove takes out a session's subscription, if it has it.
-func (t *filterTree) remove(s *delivery.Session, filter string) {
+func (t *filterTree) remove(s *session.Session, filter string) {
 	path, shared := pathOf(filter)
 	t.root.remove(path, func(n *filterNode) {
 		from := n.subs

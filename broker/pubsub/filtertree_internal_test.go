@@ -6,7 +6,6 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 
-	"mynah/broker/delivery"
 	"mynah/broker/session"
 )
 
@@ -36,10 +35,10 @@ func TestFilterTree(t *testing.T) {
 	for _, f := range slices.Clip(filters) {
 		filters = append(filters, "$share/g/"+f, "$Share/h/"+f)
 	}
-	sessions := map[string]*delivery.Session{} // by filter
-	other := &delivery.Session{}               // has all filters
+	sessions := map[string]*session.Session{} // by filter
+	other := &session.Session{}               // has all filters
 	for _, f := range filters {
-		sessions[f] = &delivery.Session{}
+		sessions[f] = &session.Session{}
 		for range 2 { // the second time it is replaced
 			tree.put(sessions[f], session.Subscription{Filter: f})
 			tree.put(other, session.Subscription{Filter: f})

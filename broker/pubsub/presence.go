@@ -3,7 +3,6 @@ package pubsub
 import (
 	"strings"
 
-	"mynah/broker/delivery"
 	"mynah/chat"
 )
 
@@ -27,17 +26,17 @@ const presencePrefix = "presence/"
 const presenceQoS = 1
 
 // presenceMessage returns the message of a presence topic, nil if there is nothing to say.
-func presenceMessage(topic string, payload []byte) *delivery.PlainMessage {
+func presenceMessage(topic string, payload []byte) *Message {
 	if payload == nil {
 		return nil
 	}
-	return &delivery.PlainMessage{Topic: topic, Payload: payload, QoS: presenceQoS, Retain: true}
+	return &Message{Topic: topic, Payload: payload, QoS: presenceQoS, Retain: true}
 }
 
 // PublishPresence tells whoever has subscribed that a subject has come or gone. What they are
 // told is what Presence says when it is their turn.
 func (t *Topics) PublishPresence(subject string) {
-	t.fanOut(&delivery.PlainMessage{Topic: chat.PresenceTopic(subject), QoS: presenceQoS, Retain: true, Latest: true})
+	t.fanOut(&Message{Topic: chat.PresenceTopic(subject), QoS: presenceQoS, Retain: true, Latest: true})
 }
 
 // presenceTopics returns the presence topics that a filter matches and of which there is

@@ -11,8 +11,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"mynah/broker/delivery"
 	"mynah/broker/packet"
+	"mynah/broker/session"
 	"mynah/broker/state"
 	"mynah/chat"
 )
@@ -36,7 +36,7 @@ type retained struct {
 	order [64]sync.Mutex
 
 	mu       sync.RWMutex
-	messages topicTree[*delivery.PlainMessage]
+	messages topicTree[*Message]
 	bytes    int64
 	own      int // how many of the messages are the broker's own, on topics with $
 }
@@ -80,7 +80,7 @@ func (r *retained) admit(topic string, payload []byte, retain bool) error {
 
 // retain replaces the retained message of a topic, or deletes it if the payload is
 // empty or is for nobody who comes later. With keep, that survives a restart.
-func (r *retained) retain(m *delivery.PlainMessage, keep bool) {
+func (r *retained) retain(m *Message, keep bool) {
 	r.mu.Lock()
 	own := strings.HasPrefix(m.Topic, "$")
 	if old, ok := r.messages.get(m.Topic); ok {
@@ -134,7 +134,7 @@ func (r *retained) count() int {
 }
 
 // get returns the retained message of a topic that has not expired, nil if there is none.
-func (r *retained) get(topic string) *delivery.PlainMessage {
+func (r *retained) get(topic string) *Message {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	m, _ := r.messages.get(topic)
@@ -148,12 +148,12 @@ func (r *retained) get(topic string) *delivery.PlainMessage {
 func (r *retained) match(filter string) (topics []string) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	r.messages.match(filter, func(topic string, _ *delivery.PlainMessage) { topics = append(topics, topic) })
+	r.messages.match(filter, func(topic string, _ *Message) { topics = append(topics, topic) })
 	return topics
 }
 
-// Retained implements delivery.PlainTopics.
-func (t *Topics) Retained(topic string) (m *delivery.PlainMessage, known bool) {
+// Retained implements RetainedSource.
+func (t *Topics) Retained(topic string) (m *Message, known bool) {
 	if p := chat.ParseTopic(topic); p.Kind == chat.KindPresence {
 		payload, known := t.cfg.Presence.InMemory(p.ID)
 		return presenceMessage(topic, payload), known
@@ -161,8 +161,8 @@ func (t *Topics) Retained(topic string) (m *delivery.PlainMessage, known bool) {
 	return t.retained.get(topic), true
 }
 
-// LookUpRetained implements delivery.PlainTopics.
-func (t *Topics) LookUpRetained(topic string) *delivery.PlainMessage {
+// LookUpRetained implements RetainedSource.
+func (t *Topics) LookUpRetained(topic string) *Message {
 	p := chat.ParseTopic(topic)
 	if p.Kind != chat.KindPresence {
 		return nil // all others are in memory
@@ -177,7 +177,7 @@ func (t *Topics) AdmitRetained(topic string, payload []byte, retain bool) error 
 
 // RetainedFor returns the topics that a filter matches, that have retained messages and that
 // the session's client may read, in order.
-func (t *Topics) RetainedFor(s *delivery.Session, filter string) []string {
+func (t *Topics) RetainedFor(s *session.Session, filter string) []string {
 	topics := append(t.retained.match(filter), t.presenceTopics(filter)...)
 	topics = slices.DeleteFunc(topics, func(topic string) bool { return !t.cfg.MayRead(s, topic) })
 	slices.Sort(topics)
@@ -196,7 +196,7 @@ func (t *Topics) ForgetExpired(now int64) { t.retained.forgetExpired(now) }
 func (r *retained) forgetExpired(now int64) {
 	var over []string
 	r.mu.RLock()
-	r.messages.match("#", func(topic string, m *delivery.PlainMessage) {
+	r.messages.match("#", func(topic string, m *Message) {
 		if m.Expires > 0 && m.Expires <= now {
 			over = append(over, topic)
 		}
@@ -209,7 +209,7 @@ func (r *retained) forgetExpired(now int64) {
 			m, _ := r.messages.get(topic)
 			r.mu.RUnlock()
 			if m != nil && m.Expires > 0 && m.Expires <= now {
-				r.retain(&delivery.PlainMessage{Topic: topic}, true)
+				r.retain(&Message{Topic: topic}, true)
 			}
 		}()
 	}
@@ -221,7 +221,7 @@ func (r *retained) restore() error {
 	return r.store.Scan(retainedPrefix, func(_ string, value []byte) bool {
 		var m storedRetained
 		if json.Unmarshal(value, &m) == nil && (m.Expires == 0 || m.Expires > now) && !TooDeep(m.Topic) && packet.ValidTopic(m.Topic) {
-			r.retain(&delivery.PlainMessage{
+			r.retain(&Message{
 				Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: true, Props: m.Props, Expires: m.Expires,
 			}, false)
 		}

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"mynah/broker/delivery"
 	"mynah/broker/msglog"
 )
 
@@ -23,7 +22,7 @@ func TestRetainedMessagesExpire(t *testing.T) {
 	}
 	now := time.Now()
 	for topic, seconds := range map[string]int{"plant/short": 5, "plant/long": 500, "plant/ever": 0} {
-		m := &delivery.PlainMessage{Topic: topic, Payload: []byte("x"), QoS: 1, Retain: true}
+		m := &Message{Topic: topic, Payload: []byte("x"), QoS: 1, Retain: true}
 		if seconds > 0 {
 			m.Expires = now.Add(time.Duration(seconds) * time.Second).UnixMilli()
 		}
@@ -52,7 +51,7 @@ func TestRetainedIsBounded(t *testing.T) {
 		if err := r.admit(topic, payload, true); err != nil {
 			return err
 		}
-		r.retain(&delivery.PlainMessage{Topic: topic, Payload: payload}, false)
+		r.retain(&Message{Topic: topic, Payload: payload}, false)
 		return nil
 	}
 	for topic, size := range map[string]int{"plant/a": 1000, "plant/b": 2000} {

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"sync"
 
-	"mynah/broker/delivery"
+	"mynah/broker/outbox"
 	"mynah/broker/session"
 	"mynah/broker/state"
 )
@@ -17,13 +17,17 @@ import (
 type Config struct {
 	Store  state.Store // of retained messages
 	Logger *slog.Logger
+	Limits *outbox.Limits // of all connections
 	// MayRead reports whether a session's client may read a topic now. It may wait for
 	// others, and is called without locks but those of a topic's order.
-	MayRead  func(s *delivery.Session, topic string) bool
+	MayRead  func(s *session.Session, topic string) bool
 	Presence Presence
 	// RetainedBytes bounds the memory of all retained messages together; default
 	// DefaultRetainedBytes.
 	RetainedBytes int64
+	// Queues are the bounds of the sessions' queues, and whom they tell of what is too
+	// large. What else they need, they have from here.
+	Queues QueuesConfig
 }
 
 // DefaultRetainedBytes is the default of Config.RetainedBytes.
@@ -39,19 +43,28 @@ type Topics struct {
 	tree filterTree
 
 	retained retained
+	queues   *Queues
 }
 
 // New returns Topics with the retained messages that the store holds. Errors are the store's.
 func New(cfg Config) (*Topics, error) {
 	t := &Topics{cfg: cfg, retained: retained{store: cfg.Store, logger: cfg.Logger, maxBytes: cmp.Or(cfg.RetainedBytes, DefaultRetainedBytes)}}
+	cfg.Queues.Logger, cfg.Queues.Limits, cfg.Queues.Source, cfg.Queues.Orphan = cfg.Logger, cfg.Limits, t, t.orphaned
+	t.queues = NewQueues(cfg.Queues)
 	if err := t.retained.restore(); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-// Subscribed implements delivery.PlainTopics.
-func (t *Topics) Subscribed(s *delivery.Session, f session.Subscription) {
+// Queues returns the queues of the sessions.
+func (t *Topics) Queues() *Queues { return t.queues }
+
+// Stop ends what runs in the background, and waits for it.
+func (t *Topics) Stop() { t.queues.Stop() }
+
+// Subscribed adds a subscription of a session, or replaces that with the same filter.
+func (t *Topics) Subscribed(s *session.Session, f session.Subscription) {
 	if TooDeep(f.Filter) {
 		return // it was stored before that was refused
 	}
@@ -60,23 +73,30 @@ func (t *Topics) Subscribed(s *delivery.Session, f session.Subscription) {
 	t.tree.put(s, f)
 }
 
-// Unsubscribed implements delivery.PlainTopics.
-func (t *Topics) Unsubscribed(s *delivery.Session, filter string) {
+// Unsubscribed takes out subscriptions of a session, and what waits for it because of them.
+func (t *Topics) Unsubscribed(s *session.Session, filters ...string) {
+	t.unsubscribed(s, filters)
+	t.queues.ForgetRetained(s, filters...)
+}
+
+func (t *Topics) unsubscribed(s *session.Session, filters []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.tree.remove(s, filter)
+	for _, f := range filters {
+		t.tree.remove(s, f)
+	}
 }
 
 // audience is who is to get a message.
 type audience struct {
-	sessions map[*delivery.Session]delivery.PlainOptions
+	sessions map[*session.Session]Options
 	shares   map[string]subscribers // members of shared subscriptions, by filter
 	matched  bool                   // somebody has subscribed
 }
 
 // audienceOf returns who is to get a message. A session with several subscriptions that
 // match gets it once, at the highest QoS and with all identifiers (MQTT 5, 3.3.4).
-func (t *Topics) audienceOf(m *delivery.PlainMessage) (a audience) {
+func (t *Topics) audienceOf(m *Message) (a audience) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	t.tree.match(m.Topic, func(n *filterNode) {
@@ -86,7 +106,7 @@ func (t *Topics) audienceOf(m *delivery.PlainMessage) (a audience) {
 				continue
 			}
 			if a.sessions == nil {
-				a.sessions = map[*delivery.Session]delivery.PlainOptions{}
+				a.sessions = map[*session.Session]Options{}
 			}
 			o := a.sessions[s]
 			o.QoS, o.Retain = max(o.QoS, f.QoS), o.Retain || f.RetainAsPublished
@@ -108,12 +128,12 @@ func (t *Topics) audienceOf(m *delivery.PlainMessage) (a audience) {
 
 // fanOut puts a message into the queues of all who are to get it. It reports false if
 // nobody has subscribed to its topic.
-func (t *Topics) fanOut(m *delivery.PlainMessage) (matched bool) {
+func (t *Topics) fanOut(m *Message) (matched bool) {
 	a := t.audienceOf(m)
 	for s, o := range a.sessions {
 		slices.Sort(o.IDs)
 		if t.cfg.MayRead(s, m.Topic) {
-			s.Queue(m, o)
+			t.queues.Put(s, m, o)
 		}
 	}
 	for filter, members := range a.shares {
@@ -124,8 +144,8 @@ func (t *Topics) fanOut(m *delivery.PlainMessage) (matched bool) {
 
 // share gives a message to one of the members of a shared subscription (MQTT 5, 4.8.2): to
 // one that is connected and has room, if there is one.
-func (t *Topics) share(m *delivery.PlainMessage, filter string, members subscribers) {
-	online, offline := make([]*delivery.Session, 0, len(members)), []*delivery.Session(nil)
+func (t *Topics) share(m *Message, filter string, members subscribers) {
+	online, offline := make([]*session.Session, 0, len(members)), []*session.Session(nil)
 	for s := range members {
 		if s.Attached() != nil {
 			online = append(online, s)
@@ -133,7 +153,7 @@ func (t *Topics) share(m *delivery.PlainMessage, filter string, members subscrib
 			offline = append(offline, s)
 		}
 	}
-	for _, sessions := range [][]*delivery.Session{online, offline} {
+	for _, sessions := range [][]*session.Session{online, offline} {
 		// Whose turn it is need not be a secret, but of those who are there, all are
 		// to get as much.
 		rand.Shuffle(len(sessions), func(i, j int) { sessions[i], sessions[j] = sessions[j], sessions[i] }) //nolint:gosec // see above
@@ -142,20 +162,20 @@ func (t *Topics) share(m *delivery.PlainMessage, filter string, members subscrib
 				continue
 			}
 			f := members[s]
-			o := delivery.PlainOptions{QoS: f.QoS, Retain: f.RetainAsPublished, Share: filter}
+			o := Options{QoS: f.QoS, Retain: f.RetainAsPublished, Share: filter}
 			if f.Identifier != 0 {
 				o.IDs = []int{f.Identifier}
 			}
-			if s.Queue(m, o) {
+			if t.queues.Put(s, m, o) {
 				return
 			}
 		}
 	}
 }
 
-// Orphaned implements delivery.PlainTopics: somebody else gets what a session that has
-// ended was given by a shared subscription.
-func (t *Topics) Orphaned(left []delivery.Orphan) {
+// orphaned gives somebody else what a session that has ended was given by a shared
+// subscription.
+func (t *Topics) orphaned(left []Orphan) {
 	for _, o := range left {
 		t.share(o.Message, o.Share, t.audienceOf(o.Message).shares[o.Share])
 	}
@@ -163,7 +183,7 @@ func (t *Topics) Orphaned(left []delivery.Orphan) {
 
 // Publish retains a message if that is asked for, and fans it out. It reports false if
 // nobody has subscribed to its topic.
-func (t *Topics) Publish(m *delivery.PlainMessage) (matched bool) {
+func (t *Topics) Publish(m *Message) (matched bool) {
 	if m.Retain {
 		// Whoever is there gets the messages of a topic in the order in which they
 		// are retained, the last of them last.
@@ -176,7 +196,7 @@ func (t *Topics) Publish(m *delivery.PlainMessage) (matched bool) {
 // PublishLatest is Publish for what the broker itself tells, of which only the latest
 // matters. It is retained in memory only.
 func (t *Topics) PublishLatest(topic string, payload []byte, qos byte) {
-	m := &delivery.PlainMessage{Topic: topic, Payload: payload, QoS: qos, Retain: true, Latest: true}
+	m := &Message{Topic: topic, Payload: payload, QoS: qos, Retain: true, Latest: true}
 	defer t.retained.inOrder(topic)()
 	t.retained.retain(m, false)
 	t.fanOut(m)

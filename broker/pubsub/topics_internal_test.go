@@ -4,7 +4,6 @@ import (
 	"slices"
 	"testing"
 
-	"mynah/broker/delivery"
 	"mynah/broker/session"
 )
 
@@ -12,8 +11,8 @@ import (
 func TestSharedSubscriptionIsNotOfSystem(t *testing.T) {
 	t.Parallel()
 	p := &Topics{}
-	p.Subscribed(&delivery.Session{}, session.Subscription{Filter: "$share/g/#", QoS: 1})
-	if p.fanOut(&delivery.PlainMessage{Topic: "$SYS/broker/time"}) {
+	p.Subscribed(&session.Session{}, session.Subscription{Filter: "$share/g/#", QoS: 1})
+	if p.fanOut(&Message{Topic: "$SYS/broker/time"}) {
 		t.Error("it has a subscriber")
 	}
 }
@@ -24,7 +23,7 @@ func TestSharedSubscriptionIsNotOfSystem(t *testing.T) {
 func TestOverlappingSubscriptions(t *testing.T) {
 	t.Parallel()
 	p := &Topics{}
-	s := &delivery.Session{Key: session.Key{Subject: "alice", ClientID: "phone"}}
+	s := &session.Session{Key: session.Key{Subject: "alice", ClientID: "phone"}}
 	for _, f := range []session.Subscription{
 		{Filter: "a/b", QoS: 0, Identifier: 7},
 		{Filter: "a/+", QoS: 2, Identifier: 3, NoLocal: true},
@@ -39,7 +38,7 @@ func TestOverlappingSubscriptions(t *testing.T) {
 		qos byte
 		ids int
 	}{{Subject: "bob"}: {2, 2}, s.Key: {1, 1}} {
-		a := p.audienceOf(&delivery.PlainMessage{Topic: "a/b", From: from})
+		a := p.audienceOf(&Message{Topic: "a/b", From: from})
 		o := a.sessions[s]
 		if len(a.sessions) != 1 || o.QoS != want.qos || len(o.IDs) != want.ids || !o.Retain {
 			t.Errorf("from %q: %d sessions, %+v, want QoS %d and %d identifiers", from.Subject, len(a.sessions), o, want.qos, want.ids)
@@ -77,7 +76,7 @@ func TestRetainedPresence(t *testing.T) {
 	t.Parallel()
 	p := &Topics{cfg: Config{
 		Presence: online{"bob", "ann", "anna"},
-		MayRead:  func(_ *delivery.Session, topic string) bool { return topic != "presence/anna" },
+		MayRead:  func(_ *session.Session, topic string) bool { return topic != "presence/anna" },
 	}}
 	for filter, found := range map[string][]string{
 		"presence/+": {"presence/ann", "presence/bob"}, "presence/#": {"presence/ann", "presence/bob"},

@@ -19,13 +19,22 @@ const (
 	StateReceiving              // QoS 2: PUBREC came and is being stored; PUBREL must wait
 )
 
+// Kind is where a message comes from.
+type Kind uint8
+
+const (
+	Logged Kind = iota // it is in the log, and read there again if need be
+	Queued             // it is outside the chat, and the session's Queue has it
+)
+
 // Inflight is one message that was sent at QoS 1 or 2.
 type Inflight struct {
-	Seq    uint64 // 0 for a plain message, which is kept elsewhere
-	Topic  string // delivery topic; "" for a plain message
+	Seq    uint64 // of a logged message
+	Topic  string // of a logged message, by which the session gets it
 	ID     uint16 // packet id
 	QoS    byte
 	State  State
+	Kind   Kind
 	OnWire bool // it was sent on the present connection
 	Sent   bool // it was sent on whichever
 }
@@ -53,9 +62,9 @@ type Window struct {
 	n       int        // entries in use; the oldest is not done
 	undone  int        // entries that are not done
 	next    uint16     // packet id for the next one
-	open    int        // messages of the chat not yet done
+	open    int        // logged messages not yet done
 	started bool
-	peak    int // undone at the most since fit was last called
+	peak    int // undone at the most since Fit was last called
 }
 
 // SmallRing is how many entries a ring has at the least, and may have for ever: a quarter
@@ -79,7 +88,7 @@ func (w *Window) Capacity() int { return len(w.ring) }
 // At returns the i-th entry, the oldest first.
 func (w *Window) At(i int) *Inflight { return &w.ring[(w.head+i)&(len(w.ring)-1)] }
 
-// Push adds a message and returns its packet id. The caller has checked spare.
+// Push adds a message and returns its packet id. The caller has checked FreeIDs.
 func (w *Window) Push(e Inflight) uint16 {
 	if w.n == len(w.ring) {
 		w.extend()
@@ -93,7 +102,7 @@ func (w *Window) Push(e Inflight) uint16 {
 	w.n++
 	w.undone++
 	w.peak = max(w.peak, w.undone)
-	if e.Seq != 0 {
+	if e.Kind == Logged {
 		w.open++
 	}
 	return e.ID
@@ -153,7 +162,7 @@ func (w *Window) Shrink() {
 // Oversized reports whether a ring that is not small has become larger than its entries need.
 func (w *Window) Oversized() bool { return len(w.ring) > SmallRing && ringFor(w.undone) < len(w.ring) }
 
-// NextID returns the packet id that the next push gives.
+// NextID returns the packet id that the next Push gives.
 func (w *Window) NextID() uint16 {
 	if !w.started {
 		return 1
@@ -210,7 +219,7 @@ func (w *Window) search(id uint16) int {
 
 // Done marks an entry as acknowledged and forgets the oldest that are.
 func (w *Window) Done(e *Inflight) {
-	if e.Seq != 0 {
+	if e.Kind == Logged {
 		w.open--
 	}
 	e.State = StateDone
@@ -222,7 +231,7 @@ func (w *Window) Done(e *Inflight) {
 	}
 }
 
-// Oldest returns the lowest seq of the chat messages that are not acknowledged, 0 if all
+// Oldest returns the lowest seq of the logged messages that are not acknowledged, 0 if all
 // are. It is the first of them, but for messages that were restored.
 func (w *Window) Oldest(restored bool) uint64 {
 	var lowest uint64
@@ -231,7 +240,7 @@ func (w *Window) Oldest(restored bool) uint64 {
 	}
 	for i := range w.n {
 		e := w.At(i)
-		if e.Seq == 0 || e.State == StateDone {
+		if e.Kind != Logged || e.State == StateDone {
 			continue
 		}
 		if !restored {

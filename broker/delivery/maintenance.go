@@ -29,35 +29,35 @@ const (
 	expireLatest  = time.Minute
 )
 
-// keepHouse stores positions that have moved, has sessions read on, takes back memory that
+// runMaintenance stores positions that have moved, has sessions read on, takes back memory that
 // they no longer need and ends those that have expired. Without anything to be done it
 // sleeps.
-func (e *Engine) keepHouse() {
+func (e *Engine) runMaintenance() {
 	var refill, save, fit, expire <-chan time.Time // nil while there is nothing to do
 	saveIn, soon := saveInterval, false
 	for {
 		select {
 		case <-e.ctx.Done():
 			return
-		case <-e.lagging.filled:
+		case <-e.refillSoon.filled:
 			refill = e.after(refillInterval)
 		case <-refill:
-			e.lagging.each(func(s *Session) {
-				s.lagging = false
+			e.refillSoon.each(func(s *feed) {
+				s.refillSoon = false
 				s.wakeLocked()
 			})
 		case <-e.dirty.filled:
 			save = e.after(saveIn)
 		case <-save:
 			moved := e.dirty.take()
-			e.store.saveAll(moved)
+			e.savePositions(moved)
 			if saveIn = saveInterval; len(moved) > saveMany {
 				saveIn = saveManyInterval
 			}
-		case <-e.roomy.filled:
+		case <-e.oversized.filled:
 			fit = e.after(fitInterval)
 		case <-fit:
-			e.roomy.each((*Session).fitLocked)
+			e.oversized.each((*feed).shrinkLocked)
 		case <-e.left:
 			if !soon { // or whoever leaves would put it off
 				soon, expire = true, e.after(expireSoonest)
@@ -75,13 +75,13 @@ func (e *Engine) keepHouse() {
 // none is waiting for that.
 func (e *Engine) expire() (next time.Time) {
 	now := e.now()
-	for _, s := range e.all() {
-		s.mu.Lock()
-		expired, at := s.expiredLocked(now), s.expiresAt
-		if s.archiver {
+	for _, s := range e.sessions.all() {
+		s.Mu.Lock()
+		expired, at := s.Expired(now), s.ExpiresAt
+		if s.Archiver {
 			at = time.Time{}
 		}
-		s.mu.Unlock()
+		s.Mu.Unlock()
 		switch {
 		case expired:
 			s.expire(now)
@@ -92,8 +92,8 @@ func (e *Engine) expire() (next time.Time) {
 	return next
 }
 
-// lookForExpired says that a session has gone offline.
-func (e *Engine) lookForExpired() {
+// checkExpirySoon says that a session has gone offline.
+func (e *Engine) checkExpirySoon() {
 	select {
 	case e.left <- struct{}{}:
 	default:
@@ -106,12 +106,12 @@ type sessionList struct {
 	filled chan struct{} // has a value when the list is no longer empty
 
 	mu   sync.Mutex
-	list []*Session
+	list []*feed
 }
 
 func newSessionList() *sessionList { return &sessionList{filled: make(chan struct{}, 1)} }
 
-func (l *sessionList) add(s *Session) {
+func (l *sessionList) add(s *feed) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.list = append(l.list, s); len(l.list) == 1 {
@@ -122,7 +122,7 @@ func (l *sessionList) add(s *Session) {
 	}
 }
 
-func (l *sessionList) take() []*Session {
+func (l *sessionList) take() []*feed {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	list := l.list
@@ -130,29 +130,9 @@ func (l *sessionList) take() []*Session {
 	return list
 }
 
-// each takes the sessions and calls do for them with their mu held.
-func (l *sessionList) each(do func(*Session)) {
+// each takes the sessions and calls do for them with their Mu held.
+func (l *sessionList) each(do func(*feed)) {
 	for _, s := range l.take() {
 		s.guarded(do)
 	}
-}
-
-// expire ends the session if it is still offline.
-func (s *Session) expire(now time.Time) bool {
-	s.subsMu.Lock()
-	defer s.subsMu.Unlock()
-	s.mu.Lock()
-	still := s.expiredLocked(now)
-	s.mu.Unlock()
-	if still {
-		s.endLocked()
-	}
-	return still
-}
-
-// expiredLocked reports whether the session's time is over. An archiver's never is: with
-// its position everything that it has not archived would be lost to the archive. Its
-// session ends with a clean start only. s.mu is held.
-func (s *Session) expiredLocked(now time.Time) bool {
-	return s.conn == nil && !s.archiver && !s.expiresAt.IsZero() && now.After(s.expiresAt)
 }

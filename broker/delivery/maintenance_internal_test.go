@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"mynah/broker/packet"
 	"mynah/broker/session"
 	"mynah/internal/waitfor"
 )
@@ -59,12 +60,12 @@ func (a alarm) wants(t *testing.T, want ...time.Duration) {
 // here is the next that it does.
 func (a alarm) sleeps(t *testing.T, e *Engine) {
 	t.Helper()
-	e.lagging.add(&Session{engine: e})
+	e.refillSoon.add(&newSession(e, session.Key{}, 0).feed)
 	a.wants(t, refillInterval)
 	waitfor.MustHold(t, "the housekeeping is done", func() bool {
-		e.lagging.mu.Lock()
-		defer e.lagging.mu.Unlock()
-		return len(e.lagging.list) == 0
+		e.refillSoon.mu.Lock()
+		defer e.refillSoon.mu.Unlock()
+		return len(e.refillSoon.list) == 0
 	})
 }
 
@@ -83,7 +84,7 @@ func TestHouseSleeps(t *testing.T) {
 	s := mustFill(t, e, 100)
 	a.sleeps(t, e)
 	for id := range uint16(90) {
-		s.Acknowledged(s.Attached(), typePuback, id+1, false)
+		s.Acknowledged(s.Attached(), packet.Puback, id+1, false)
 	}
 	a.wants(t, saveInterval, fitInterval)
 	a.wants(t, fitInterval) // the first time it has just been needed
@@ -111,7 +112,7 @@ func TestHouseLooksForExpired(t *testing.T) {
 	e.after = a.after
 	e.Start()
 	wake := a.set(t, expireSoonest)
-	e.lookForExpired()
+	e.checkExpirySoon()
 	waitfor.MustHold(t, "it has been heard", func() bool { return len(e.left) == 0 })
 	a.sleeps(t, e)
 	wake()
@@ -140,7 +141,7 @@ func TestHouseSavesManyLessOften(t *testing.T) {
 		after    time.Duration
 	}{{1, saveInterval}, {saveMany + 1, saveInterval}, {1, saveManyInterval}, {1, saveInterval}} {
 		for range round.sessions {
-			e.dirty.add(&Session{engine: e}) // of which nothing is stored
+			e.dirty.add(&newSession(e, session.Key{}, 0).feed) // of which nothing is stored
 		}
 		a.wants(t, round.after)
 		waitfor.MustHold(t, "they are stored", saved)
