@@ -23,7 +23,7 @@ func (s *server) startArchiver(ctx context.Context, brokerURL string, token func
 		DatabaseURL: s.cfg.DatabaseURL.Reveal(),
 		BatchSize:   s.cfg.BatchSize,
 		Linger:      s.cfg.Linger,
-		MaxBytes:    int64(s.cfg.ArchiverLimits.MaxBytes),
+		MaxBytes:    int64(s.cfg.MaxBytes),
 		KeepAlive:   s.cfg.KeepAlive,
 		Logger:      s.log.With("part", "archiver"),
 	})

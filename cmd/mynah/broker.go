@@ -64,7 +64,7 @@ func (s *server) startBroker(ctx context.Context) error {
 		Logger:          s.log.With("part", "broker"),
 		Registry:        s.registry,
 	}
-	s.cfg.BrokerLimits.fill(&cfg)
+	s.cfg.setLimits(&cfg)
 	b, err := s.openBroker(ctx, cfg)
 	if err != nil {
 		return s.brokerError(err)

@@ -197,8 +197,8 @@ func (l *BrokerLimits) validate() error {
 	return errors.Join(errs...)
 }
 
-// fill sets the limits of a broker. To a library 0 is its default, and below 0 is none.
-func (l *BrokerLimits) fill(cfg *broker.Config) {
+// setLimits sets the limits of a broker. To a library 0 is its default, and below 0 is none.
+func (l *BrokerLimits) setLimits(cfg *broker.Config) {
 	cfg.FirstPacketTimeout, cfg.SystemInterval = l.ConnectTimeout, l.SysInterval
 	cfg.PingInterval, cfg.PresenceSettle = zeroIsNone(l.PingInterval), zeroIsNone(l.PresenceSettle)
 	cfg.MaxSessions, cfg.MaxSubscriptions, cfg.Window = l.MaxSessions, l.MaxSubscriptions, l.MaxInflight

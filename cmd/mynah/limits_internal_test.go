@@ -14,8 +14,7 @@ import (
 
 // fields calls visit for each field of a struct and of those that it embeds.
 func fields(of reflect.Type, visit func(reflect.StructField)) {
-	for i := range of.NumField() {
-		f := of.Field(i)
+	for f := range of.Fields() {
 		if f.Anonymous && f.Type.Kind() == reflect.Struct {
 			fields(f.Type, visit)
 			continue
@@ -148,12 +147,12 @@ func TestLimitsReachTheBroker(t *testing.T) {
 	t.Parallel()
 	var usual, other broker.Config
 	s := parsed(t)
-	s.BrokerLimits.fill(&usual)
+	s.setLimits(&usual)
 	s = parsed(t, "--connect-timeout=3s", "--websocket-ping-interval=0s", "--sys-interval=7s", "--presence-settle=0s",
 		"--max-sessions-per-subject=300", "--max-subscriptions-per-session=2000", "--max-inflight=10", "--max-outbox=1MiB",
 		"--max-outbox-total=2GiB", "--max-queued-messages=5", "--max-queued-bytes=1MiB", "--max-queued-total=64MiB",
 		"--max-retained-bytes=1GiB", "--min-free-space=1GiB", "--disk-ballast=0", "--message-log-cache=1MiB", "--message-log-memtable=16MiB")
-	s.BrokerLimits.fill(&other)
+	s.setLimits(&other)
 	if other.PingInterval >= 0 || other.PresenceSettle >= 0 || other.Log.Ballast >= 0 {
 		t.Errorf("0 is to be none: %v, %v, %v", other.PingInterval, other.PresenceSettle, other.Log.Ballast)
 	}
