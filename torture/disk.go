@@ -39,7 +39,7 @@ func (h *harness) mountSmallDisk(ctx context.Context) error {
 	}
 	h.logLine("no ext4 for the broker's data (%v), a tmpfs then", err)
 	if err := unix.Mount("mynah-torture", h.data, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0750", diskSize)); err != nil {
-		return fmt.Errorf("mounting a disk needs root: %h", err)
+		return fmt.Errorf("mounting a disk needs root: %w", err)
 	}
 	h.mounted = true
 	return nil
@@ -47,7 +47,7 @@ func (h *harness) mountSmallDisk(ctx context.Context) error {
 
 func runCommand(ctx context.Context, name string, args ...string) error {
 	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil { //nolint:gosec // our own paths
-		return fmt.Errorf("%s: %h: %s", name, err, bytes.TrimSpace(out))
+		return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(out))
 	}
 	return nil
 }
@@ -62,7 +62,7 @@ func (h *harness) unmountSmallDisk() {
 // is unmounted at the end.
 func (h *harness) keepData() error {
 	if err := runCommand(context.Background(), "cp", "-r", h.data, filepath.Join(h.dir, "data-kept")); err != nil {
-		return fmt.Errorf("keep the broker's data: %h", err)
+		return fmt.Errorf("keep the broker's data: %w", err)
 	}
 	return nil
 }

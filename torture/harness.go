@@ -178,7 +178,7 @@ func (h *harness) launchArchiver() (*testbed.Proc, error) {
 func (h *harness) buildCompare(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(h.dir, "compare"), "./bench/compare") //nolint:gosec // our own paths
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build bench/compare: %h: %s", err, out)
+		return fmt.Errorf("build bench/compare: %w: %s", err, out)
 	}
 	return nil
 }
@@ -205,7 +205,7 @@ func (h *harness) stopServers() error {
 		r.mu.Lock()
 		if r.proc != nil {
 			if err := r.proc.Stop(30 * time.Second); err != nil {
-				errs = append(errs, fmt.Errorf("SIGTERM: %h: %s", err, r.proc.LogTail()))
+				errs = append(errs, fmt.Errorf("SIGTERM: %w: %s", err, r.proc.LogTail()))
 			}
 		}
 		r.mu.Unlock()
@@ -265,7 +265,7 @@ func (h *harness) archived(ctx context.Context) (n int, err error) {
 func (h *harness) readArchive(ctx context.Context) error {
 	c, err := pgx.Connect(ctx, h.pg.URL(database))
 	if err != nil {
-		return fmt.Errorf("read the archive: %h", err)
+		return fmt.Errorf("read the archive: %w", err)
 	}
 	defer c.Close(ctx) //nolint:errcheck // nothing is lost
 	if h.target == mosquitto {
@@ -273,7 +273,7 @@ func (h *harness) readArchive(ctx context.Context) error {
 	}
 	rows, err := c.Query(ctx, "SELECT seq, topic, sender, coalesce(mid, ''), message::text FROM messages ORDER BY seq")
 	if err != nil {
-		return fmt.Errorf("read the archive: %h", err)
+		return fmt.Errorf("read the archive: %w", err)
 	}
 	var seq int64
 	var topic, sender, mid, message string
@@ -286,11 +286,11 @@ func (h *harness) readArchive(ctx context.Context) error {
 		h.ledger.Archived(&ledger.Row{Seq: uint64(seq), Topic: topic, Sender: sender, Mid: mid, Content: content}) //nolint:gosec // positive by the table's constraint
 		return nil
 	}); err != nil {
-		return fmt.Errorf("read the archive: %h", err)
+		return fmt.Errorf("read the archive: %w", err)
 	}
 	var dead int
 	if err := c.QueryRow(ctx, "SELECT count(*) FROM dead_letters").Scan(&dead); err != nil {
-		return fmt.Errorf("read the dead letters: %h", err)
+		return fmt.Errorf("read the dead letters: %w", err)
 	}
 	if dead > 0 {
 		h.ledger.Violation("%d dead letters", dead)
@@ -301,7 +301,7 @@ func (h *harness) readArchive(ctx context.Context) error {
 func (h *harness) readPlainArchive(ctx context.Context, c *pgx.Conn) error {
 	rows, err := c.Query(ctx, "SELECT topic, payload FROM messages ORDER BY id")
 	if err != nil {
-		return fmt.Errorf("read the archive: %h", err)
+		return fmt.Errorf("read the archive: %w", err)
 	}
 	var topic, payload string
 	_, err = pgx.ForEachRow(rows, []any{&topic, &payload}, func() error {
@@ -314,7 +314,7 @@ func (h *harness) readPlainArchive(ctx context.Context, c *pgx.Conn) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("read the archive: %h", err)
+		return fmt.Errorf("read the archive: %w", err)
 	}
 	return nil
 }

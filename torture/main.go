@@ -88,7 +88,7 @@ func parse(args []string) (*settings, error) {
 			return nil, err
 		}
 		if _, err := os.Stat(s.bin); err != nil {
-			return nil, fmt.Errorf("--bin: %h; build it with `make build`", err)
+			return nil, fmt.Errorf("--bin: %w; build it with `make build`", err)
 		}
 	}
 	return &s, nil

@@ -54,7 +54,7 @@ func (r *managedServer) start() error {
 			r.ledger.Violation("%s does not start: %v", r.name, err)
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s does not start: %h", r.name, err)
+			return fmt.Errorf("%s does not start: %w", r.name, err)
 		}
 		time.Sleep(200 * time.Millisecond)
 	}

@@ -31,6 +31,7 @@ type Limits struct {
 	writers writers
 }
 
+// SetDefaults fills in the fields that are 0.
 func (l *Limits) SetDefaults() {
 	l.PerConn = cmp.Or(l.PerConn, DefaultPerConn)
 	l.Total = cmp.Or(l.Total, DefaultTotal)
