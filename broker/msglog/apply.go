@@ -24,7 +24,9 @@ const (
 // applier decides what becomes of entries, one after the other. What it decides depends
 // on the entries before and on nothing else. It is used under Pebble.applying.
 type applier struct {
-	log *Pebble
+	db         *database
+	store      *store
+	reusedMids *reusedMids
 	decided
 	next    uint64            // seq of the next message
 	numbers map[string]uint64 // number of the newest entry of each origin
@@ -69,22 +71,22 @@ type packetEntry struct {
 }
 
 func (a *applier) init(l *Pebble) error {
-	a.log = l
-	a.next = l.durable.Load() + 1
-	a.topics = newTopicCache(l.opts.TailTopics)
+	a.db, a.store, a.reusedMids = l.db, l.store, &l.remover.reused
+	a.next = l.bounds.durable.Load() + 1
+	a.topics = newTopicCache(l.db.opts.TailTopics)
 	a.dups = newDeviceCache()
-	a.filter = midFilter{log: l, limit: l.opts.MidFilterBytes, built: make(chan []*midGeneration, 1)}
+	a.filter = midFilter{db: l.db, life: l.life, bounds: &l.bounds, limit: l.db.opts.MidFilterBytes, built: make(chan []*midGeneration, 1)}
 	a.devices = make(map[device]*deviceState)
 	a.mids = make(map[senderMid]use)
 	a.uses = make(map[device]*deviceUses)
 	var err error
-	if a.decided, _, err = l.readDecided(); err != nil {
+	if a.decided, _, err = l.db.readDecided(); err != nil {
 		return err
 	}
-	if a.numbers, err = l.readNumbers(); err != nil {
+	if a.numbers, err = l.db.readNumbers(); err != nil {
 		return err
 	}
-	a.indexed, err = l.lastIndex()
+	a.indexed, err = l.db.lastIndex()
 	a.bytes = a.indexed.bytes
 	return err
 }
@@ -96,7 +98,7 @@ func (a *applier) apply(position uint64, e *Entry, always bool) (*pending, error
 	p := &pending{decision: Committed{Entry: e, Outcomes: make([]Outcome, len(e.Records))}}
 	p.committed = &p.decision
 	before, next := a.decided, a.next
-	b := a.log.db.NewBatchWithSize(entrySize(e))
+	b := a.db.pebble.NewBatchWithSize(entrySize(e))
 	repeated := e.Number != 0 && e.Number <= a.numbers[e.Origin]
 	index, err := a.indexed, error(nil)
 	if repeated {
@@ -218,34 +220,13 @@ func (a *applier) prepare(b *pebble.Batch, outcomes []Outcome, e *Entry) (index 
 }
 
 // write begins to write a batch. The pending entry tells when it is durable.
-func (a *applier) write(b *pebble.Batch, p *pending, changesState bool) error {
-	l := a.log
+func (a *applier) write(b *pebble.Batch, p *pending, changesState bool) (err error) {
+	write := func(b *pebble.Batch) error { return a.reusedMids.note(a.reused, b, a.db.applyAsync) }
 	if !changesState {
-		return l.guard(func() error { return l.reused.note(a.reused, b, l.applyAsync) })
+		return a.db.guard(func() error { return write(b) })
 	}
-	// Changes to the state store are counted, so that they are missed if they should
-	// not be there after all.
-	l.storeMu.Lock()
-	defer l.storeMu.Unlock()
-	p.changes = l.changes + 1
-	err := l.guard(func() error {
-		if err := setUint(b, keyChanges, p.changes); err != nil {
-			return err
-		}
-		return l.reused.note(a.reused, b, l.applyAsync)
-	})
-	if err == nil {
-		l.changes = p.changes
-	}
+	p.changes, err = a.store.applyCounted(b, write)
 	return err
-}
-
-// applyAsync begins to write the batch; its SyncWait tells when it is durable.
-func (l *Pebble) applyAsync(b *pebble.Batch) error {
-	if l.opts.NoSync {
-		return l.db.Apply(b, pebble.NoSync)
-	}
-	return l.db.ApplyNoSyncWait(b, pebble.Sync)
 }
 
 func (a *applier) startBlock() {
@@ -312,7 +293,7 @@ func (a *applier) topic(name []byte) (*topicState, error) {
 	t := &topicState{name: string(name)}
 	var err error
 	// What has been applied counts, durable or not: it comes before.
-	if t.tail, err = a.log.tail(t.name, a.next-1); err != nil {
+	if t.tail, err = a.db.tail(t.name, a.next-1); err != nil {
 		return nil, err
 	}
 	a.topics.put(t)

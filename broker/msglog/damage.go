@@ -40,15 +40,15 @@ func (d *damage) find(it *pebble.Iterator, after, upto uint64) error {
 }
 
 // findDamage finds out what else cannot be read besides the block.
-func (l *Pebble) findDamage(last uint64) error {
-	it, err := l.blocks(last - 1)
+func (r *reader) findDamage(last uint64) error {
+	it, err := r.db.blocks(last - 1)
 	if err != nil {
 		return err
 	}
 	var found error
 	if !it.First() && it.Error() != nil {
-		_, upto := l.Bounds()
-		found = l.damage.find(it, last-1, upto)
+		_, upto := r.Bounds()
+		found = r.damage.find(it, last-1, upto)
 	}
 	return errors.Join(found, it.Close())
 }

@@ -45,26 +45,24 @@ func (a *applier) putDecided(b *pebble.Batch, e *Entry) error {
 
 // readDecided reads the state behind the newest entry; ok is false if there is none,
 // which is so in a log of an older version.
-func (l *Pebble) readDecided() (d decided, ok bool, err error) {
-	value, closer, err := l.db.Get([]byte(keyDecided))
+func (d *database) readDecided() (_ decided, ok bool, err error) {
+	value, closer, err := d.pebble.Get([]byte(keyDecided))
 	if errors.Is(err, pebble.ErrNotFound) {
-		return d, false, nil
+		return decided{}, false, nil
 	} else if err != nil {
-		return d, false, fmt.Errorf("read %q: %w", keyDecided, err)
+		return decided{}, false, fmt.Errorf("read %q: %w", keyDecided, err)
 	}
 	defer func() { err = errors.Join(err, closer.Close()) }()
 	if len(value) != decidedSize {
-		return d, false, fmt.Errorf("%w: %q has %d bytes", ErrCorrupt, keyDecided, len(value))
+		return decided{}, false, fmt.Errorf("%w: %q has %d bytes", ErrCorrupt, keyDecided, len(value))
 	}
 	u := binary.BigEndian.Uint64
 	return decided{position: u(value), first: u(value[8:]), ts: int64(u(value[16:])), chain: u(value[24:])}, true, nil
 }
 
 // readNumbers reads the number of the newest entry of each origin.
-func (l *Pebble) readNumbers() (numbers map[string]uint64, err error) {
-	it, err := l.db.NewIter(&pebble.IterOptions{
-		LowerBound: []byte(prefixOrigin), UpperBound: prefixEndKey([]byte(prefixOrigin)),
-	})
+func (d *database) readNumbers() (numbers map[string]uint64, err error) {
+	it, err := d.newPrefixIter(prefixOrigin)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,6 @@ package msglog
 // StopRemoving keeps what was forgotten on the disk until resume is called, which must be
 // before Close.
 func (l *Pebble) StopRemoving() (resume func()) {
-	l.removing.Lock()
-	return l.removing.Unlock
+	l.remover.removing.Lock()
+	return l.remover.removing.Unlock
 }

@@ -45,30 +45,30 @@ func (f *failure) get() error {
 }
 
 // fail records that the database cannot be trusted to write any more.
-func (l *Pebble) fail(err error) error {
-	if l.failure.get() == nil {
-		l.log.Error("message log failed: nothing more is stored until it is opened again", "dir", l.dir, "err", err)
+func (d *database) fail(err error) error {
+	if d.failure.get() == nil {
+		d.log.Error("message log failed: nothing more is stored until it is opened again", "dir", d.dir, "err", err)
 	}
-	return l.failure.set(err)
+	return d.failure.set(err)
 }
 
 // guard calls a function that writes to the database. Pebble panics when it
 // cannot go on (a write-ahead log that cannot be written); here that is a failed
 // log, not a dead process that leaves no word.
-func (l *Pebble) guard(write func() error) (err error) {
-	if err := l.failure.get(); err != nil {
+func (d *database) guard(write func() error) (err error) {
+	if err := d.failure.get(); err != nil {
 		return err
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			err = l.fail(fmt.Errorf("write: %v", p))
+			err = d.fail(fmt.Errorf("write: %v", p))
 		}
 	}()
 	if err := write(); err != nil {
-		return l.fail(err)
+		return d.fail(err)
 	}
 	// Pebble may have said so to the logger only.
-	return l.failure.get()
+	return d.failure.get()
 }
 
 // pebbleLogger passes on what Pebble says. Its chatter is for debugging; what it
@@ -78,8 +78,8 @@ type pebbleLogger struct {
 	fail func(error) error
 }
 
-func (l *Pebble) pebbleLogger() pebble.Logger {
-	return pebbleLogger{log: l.log, fail: l.fail}
+func (d *database) pebbleLogger() pebble.Logger {
+	return pebbleLogger{log: d.log, fail: d.fail}
 }
 
 // Infof logs at debug level.
@@ -98,7 +98,7 @@ func (p pebbleLogger) Fatalf(format string, args ...any) {
 }
 
 // listener passes on what operators should know.
-func (l *Pebble) listener() *pebble.EventListener {
+func (d *database) listener() *pebble.EventListener {
 	var (
 		damaged sync.Map     // files that have been reported
 		warned  atomic.Int64 // when background work was last reported
@@ -107,19 +107,19 @@ func (l *Pebble) listener() *pebble.EventListener {
 		BackgroundError: func(err error) {
 			// On a full or a damaged disk it is tried again at once, for ever.
 			if now, last := time.Now().UnixNano(), warned.Load(); now-last > int64(time.Minute) && warned.CompareAndSwap(last, now) {
-				l.log.Warn("message log: background work failed and is tried again", "dir", l.dir, "err", err)
+				d.log.Warn("message log: background work failed and is tried again", "dir", d.dir, "err", err)
 			}
 		},
 		// Reads report it to their callers; the rest goes on.
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			if _, known := damaged.LoadOrStore(info.Path, true); !known {
-				l.log.Error("message log is damaged", "file", info.Path, "err", info.Details)
+				d.log.Error("message log is damaged", "file", info.Path, "err", info.Details)
 			}
 		},
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
-			l.log.Warn("message log: writing waits for the disk", "reason", info.Reason)
+			d.log.Warn("message log: writing waits for the disk", "reason", info.Reason)
 		},
-		WriteStallEnd: func() { l.log.Info("message log: writing goes on") },
+		WriteStallEnd: func() { d.log.Info("message log: writing goes on") },
 	}
 }
 

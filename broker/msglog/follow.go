@@ -22,9 +22,9 @@ type Feed struct {
 	// says why there are no more.
 	C <-chan *Committed
 
-	c    chan *Committed
-	log  *Pebble
-	from uint64 // messages up to here are not its own
+	c     chan *Committed
+	feeds *feeds
+	from  uint64 // messages up to here are not its own
 
 	once sync.Once
 	stop chan struct{} // closed by Close
@@ -44,7 +44,7 @@ func (f *Feed) Err() error {
 func (f *Feed) Close() {
 	f.once.Do(func() {
 		close(f.stop)
-		f.log.feeds.remove(f)
+		f.feeds.remove(f)
 	})
 }
 
@@ -71,13 +71,15 @@ func (f *Feed) send(c *Committed) bool {
 	case f.c <- c:
 		return true
 	case <-f.stop:
-	case <-f.log.stop:
+	case <-f.feeds.reader.life.stop:
 	}
 	return false
 }
 
 // feeds is the feeds of a log.
 type feeds struct {
+	reader *reader
+
 	mu    sync.Mutex // guards what follows
 	ended bool
 	all   []*Feed // replaced, never changed
@@ -128,45 +130,47 @@ func (fs *feeds) end() {
 }
 
 // Follow returns the feed of committed entries after a message. See Log.
-func (l *Pebble) Follow(after uint64) (*Feed, error) {
-	if err := l.use(); err != nil {
+func (l *Pebble) Follow(after uint64) (*Feed, error) { return l.feeds.follow(after) }
+
+func (fs *feeds) follow(after uint64) (*Feed, error) {
+	if err := fs.reader.life.begin(); err != nil {
 		return nil, err
 	}
-	defer l.done()
-	f := newFeed(l)
-	last := l.durable.Load()
+	defer fs.reader.life.end()
+	f := newFeed(fs)
+	last := fs.reader.bounds.durable.Load()
 	if after >= last {
 		// It may be that an entry up to there is committed and not handed on yet.
 		f.from = last
-		return f, l.feeds.add(f)
+		return f, fs.add(f)
 	}
 	var live *Feed
 	if last-after <= catchUp {
-		live = newFeed(l)
-		if err := l.feeds.add(live); err != nil {
+		live = newFeed(fs)
+		if err := fs.add(live); err != nil {
 			return nil, err
 		}
 	}
-	l.bg.Add(1)
+	fs.reader.life.background.Add(1)
 	go f.catchUp(after, live)
 	return f, nil
 }
 
-func newFeed(l *Pebble) *Feed {
+func newFeed(fs *feeds) *Feed {
 	c := make(chan *Committed, feedAhead)
-	return &Feed{C: c, c: c, log: l, stop: make(chan struct{})}
+	return &Feed{C: c, c: c, feeds: fs, stop: make(chan struct{})}
 }
 
 // catchUp sends what is in the log after a message, and then passes on what is
 // committed, which comes by live; if that is nil, from when it has nearly caught up.
 func (f *Feed) catchUp(after uint64, live *Feed) {
-	defer f.log.bg.Done()
+	defer f.feeds.reader.life.background.Done()
 	f.end(f.follow(after, live))
 }
 
 func (f *Feed) follow(after uint64, live *Feed) error {
 	for live == nil {
-		_, last := f.log.Bounds()
+		_, last := f.feeds.reader.Bounds()
 		if last >= after && last-after > catchUp {
 			var err error
 			if after, err = f.read(after, after+catchUp); err != nil {
@@ -174,14 +178,14 @@ func (f *Feed) follow(after uint64, live *Feed) error {
 			}
 			continue
 		}
-		live = newFeed(f.log)
-		if err := f.log.feeds.add(live); err != nil {
+		live = newFeed(f.feeds)
+		if err := f.feeds.add(live); err != nil {
 			return err
 		}
 	}
 	defer live.Close()
 	// Some of what is read here comes by live as well.
-	_, last := f.log.Bounds()
+	_, last := f.feeds.reader.Bounds()
 	if _, err := f.read(after, last); err != nil {
 		return err
 	}
@@ -197,7 +201,7 @@ func (f *Feed) follow(after uint64, live *Feed) error {
 			}
 		case <-f.stop:
 			return ErrClosed
-		case <-f.log.stop:
+		case <-f.feeds.reader.life.stop:
 			return ErrClosed
 		}
 	}
@@ -207,13 +211,13 @@ func (f *Feed) follow(after uint64, live *Feed) error {
 // returns where it got to.
 func (f *Feed) read(after, upto uint64) (uint64, error) {
 	for {
-		first, _ := f.log.Bounds()
+		first, _ := f.feeds.reader.Bounds()
 		if after = max(after, first-1); after >= upto {
 			return after, nil
 		}
 		end := min(upto, after+catchUp)
 		var recs []*Record
-		err := f.log.Read(context.Background(), after, end, func(r *Record) bool {
+		err := f.feeds.reader.Read(context.Background(), after, end, func(r *Record) bool {
 			recs = append(recs, r)
 			return true
 		})

@@ -2,7 +2,6 @@ package msglog
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -14,28 +13,28 @@ const formatVersion = 3
 
 // migration brings a log from one version to the next. It may be interrupted at
 // any point and is then run again from the beginning.
-type migration func(*Pebble) error
+type migration func(*database) error
 
 // migrations[v] brings a log of version v to version v+1.
 var migrations = map[uint64]migration{
 	// Version 2 has records with properties. Those of version 1 are read as they are;
 	// the number keeps releases away that would take the new ones for damage.
-	1: func(*Pebble) error { return nil },
+	1: func(*database) error { return nil },
 	// Version 3 keeps what the entries so far have led to.
-	2: (*Pebble).storeDecided,
+	2: storeDecided,
 }
 
 // storeDecided makes of the bounds and the newest message what version 3 keeps of the
 // entries so far. There were none: an entry was whatever was appended at once.
-func (l *Pebble) storeDecided() error {
-	_, first, last, err := l.bounds()
+func storeDecided(db *database) error {
+	_, first, last, err := db.readBounds()
 	if err != nil {
 		return err
 	}
 	d := decided{first: first}
-	l.first.Store(first)
-	l.durable.Store(last)
-	err = l.Read(context.Background(), max(last, 1)-1, last, func(r *Record) bool {
+	r := newReader(db)
+	r.bounds.store(first, first, last)
+	err = r.Read(context.Background(), max(last, 1)-1, last, func(r *Record) bool {
 		d.ts = r.TS
 		return false
 	})
@@ -43,22 +42,22 @@ func (l *Pebble) storeDecided() error {
 	if err != nil && !errors.Is(err, ErrCorrupt) {
 		return err
 	}
-	return l.guard(func() error { return l.db.Set([]byte(keyDecided), d.append(nil), pebble.Sync) })
+	return db.guard(func() error { return db.pebble.Set([]byte(keyDecided), d.append(nil), pebble.Sync) })
 }
 
 // migrate makes a new log, or brings an older one to this version. It changes
 // nothing in one that a newer version has written.
-func (l *Pebble) migrate() error {
-	return l.migrateTo(formatVersion, migrations)
+func migrate(db *database) error {
+	return migrateTo(db, formatVersion, migrations)
 }
 
-func (l *Pebble) migrateTo(target uint64, steps map[uint64]migration) error {
-	version, ok, err := l.getUint(keyFormat)
+func migrateTo(db *database, target uint64, steps map[uint64]migration) error {
+	version, ok, err := db.getUint(keyFormat)
 	if err != nil {
 		return err
 	}
 	if !ok {
-		if err := l.create(target); err != nil {
+		if err := create(db, target); err != nil {
 			return fmt.Errorf("create: %w", err)
 		}
 		return nil
@@ -71,13 +70,13 @@ func (l *Pebble) migrateTo(target uint64, steps map[uint64]migration) error {
 		if step == nil {
 			return fmt.Errorf("no way from version %d of the message log to %d: use a release in between", version, target)
 		}
-		l.log.Info("message log is being migrated", "dir", l.dir, "from", version, "to", version+1)
-		if err := step(l); err != nil {
+		db.log.Info("message log is being migrated", "dir", db.dir, "from", version, "to", version+1)
+		if err := step(db); err != nil {
 			return fmt.Errorf("migrate from version %d to %d: %w", version, version+1, err)
 		}
 		// The migration's own changes come before it in the write-ahead log, so
 		// they are durable when this is.
-		if err := l.putUint(keyFormat, version+1); err != nil {
+		if err := db.putUint(keyFormat, version+1); err != nil {
 			return err
 		}
 	}
@@ -94,14 +93,14 @@ func checkVersion(version, known uint64) error {
 }
 
 // create makes the bounds of a new log: durable before anything is appended.
-func (l *Pebble) create(version uint64) error {
-	b := l.db.NewBatch()
+func create(db *database, version uint64) error {
+	b := db.pebble.NewBatch()
 	// A log that is lost and made anew goes on with higher numbers than the lost
 	// one had, as long as that took no more than a million messages a second on
 	// average.
-	first := l.opts.FirstSeq
+	first := db.opts.FirstSeq
 	if first == 0 {
-		first = uint64(max(l.opts.Now().UnixMicro(), 1)) //nolint:gosec // positive
+		first = uint64(max(db.opts.Now().UnixMicro(), 1)) //nolint:gosec // positive
 	}
 	if err := setUint(b, keyFormat, version); err != nil {
 		return err
@@ -113,34 +112,8 @@ func (l *Pebble) create(version uint64) error {
 	if err := b.Set([]byte(keyDecided), d.append(nil), nil); err != nil {
 		return err
 	}
-	if err := l.guard(func() error { return l.db.Apply(b, pebble.Sync) }); err != nil {
+	if err := db.guard(func() error { return db.pebble.Apply(b, pebble.Sync) }); err != nil {
 		return err
 	}
 	return b.Close()
-}
-
-// putUint stores a number durably.
-func (l *Pebble) putUint(key string, v uint64) error {
-	return l.guard(func() error {
-		return l.db.Set([]byte(key), binary.BigEndian.AppendUint64(nil, v), pebble.Sync)
-	})
-}
-
-func setUint(b *pebble.Batch, key string, v uint64) error {
-	return b.Set([]byte(key), binary.BigEndian.AppendUint64(nil, v), nil)
-}
-
-// getUint reads a number; ok is false if there is none.
-func (l *Pebble) getUint(key string) (v uint64, ok bool, err error) {
-	value, closer, err := l.db.Get([]byte(key))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return 0, false, nil
-	} else if err != nil {
-		return 0, false, fmt.Errorf("read %q: %w", key, err)
-	}
-	defer func() { err = errors.Join(err, closer.Close()) }()
-	if len(value) != 8 {
-		return 0, false, fmt.Errorf("%w: %q has %d bytes", ErrCorrupt, key, len(value))
-	}
-	return binary.BigEndian.Uint64(value), true, nil
 }

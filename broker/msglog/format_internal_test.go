@@ -55,7 +55,7 @@ func TestNewerFormat(t *testing.T) {
 	dir := t.TempDir()
 	l := openTest(t, dir)
 	appendTest(t, l, 3)
-	if err := l.putUint(keyFormat, formatVersion+1); err != nil {
+	if err := l.db.putUint(keyFormat, formatVersion+1); err != nil {
 		t.Fatal(err)
 	}
 	closeTest(t, l)
@@ -75,7 +75,7 @@ func TestFormat1(t *testing.T) {
 	dir := t.TempDir()
 	l := openTest(t, dir)
 	appendTest(t, l, 3)
-	if err := l.putUint(keyFormat, 1); err != nil {
+	if err := l.db.putUint(keyFormat, 1); err != nil {
 		t.Fatal(err)
 	}
 	closeTest(t, l)
@@ -91,7 +91,7 @@ func TestFormat1(t *testing.T) {
 	if first, last := l.Bounds(); last-first != 3 {
 		t.Errorf("%d to %d, want 4 messages", first, last)
 	}
-	if v, _, err := l.getUint(keyFormat); err != nil || v != formatVersion {
+	if v, _, err := l.db.getUint(keyFormat); err != nil || v != formatVersion {
 		t.Errorf("version %d (%v), want %d", v, err, formatVersion)
 	}
 	closeTest(t, l)
@@ -108,22 +108,22 @@ func TestMigrate(t *testing.T) {
 	interrupted := errors.New("interrupted")
 	fail := true
 	rename := func(from, to string) error {
-		v, ok, err := l.getUint(from)
+		v, ok, err := l.db.getUint(from)
 		if err != nil || !ok {
 			return err // it was done before the interruption
 		}
-		b := l.db.NewBatch()
+		b := l.db.pebble.NewBatch()
 		if err := errors.Join(setUint(b, to, v), b.Delete([]byte(from), nil)); err != nil {
 			return err
 		}
-		return l.db.Apply(b, pebble.NoSync)
+		return l.db.pebble.Apply(b, pebble.NoSync)
 	}
 	steps := map[uint64]migration{
-		formatVersion: func(*Pebble) error {
+		formatVersion: func(*database) error {
 			ran = append(ran, formatVersion)
 			return rename(keyFirst, "meta/oldest")
 		},
-		formatVersion + 1: func(*Pebble) error {
+		formatVersion + 1: func(*database) error {
 			ran = append(ran, formatVersion+1)
 			err := rename("meta/oldest", keyFirst)
 			if fail {
@@ -133,22 +133,22 @@ func TestMigrate(t *testing.T) {
 			return err
 		},
 	}
-	if err := l.migrateTo(formatVersion+3, steps); !errors.Is(err, interrupted) {
+	if err := migrateTo(l.db, formatVersion+3, steps); !errors.Is(err, interrupted) {
 		t.Fatalf("migrate: %v", err)
 	}
-	if err := l.migrateTo(formatVersion+2, steps); err != nil {
+	if err := migrateTo(l.db, formatVersion+2, steps); err != nil {
 		t.Fatal(err)
 	}
 	if len(ran) != 3 || ran[0] != formatVersion || ran[1] != formatVersion+1 || ran[2] != formatVersion+1 {
 		t.Fatalf("steps run: %v", ran)
 	}
-	if err := l.migrateTo(formatVersion+3, steps); err == nil {
+	if err := migrateTo(l.db, formatVersion+3, steps); err == nil {
 		t.Fatal("migrated without a way")
 	}
-	if v, _, err := l.getUint(keyFormat); err != nil || v != formatVersion+2 {
+	if v, _, err := l.db.getUint(keyFormat); err != nil || v != formatVersion+2 {
 		t.Fatalf("version %d, %v", v, err)
 	}
-	if err := l.putUint(keyFormat, formatVersion); err != nil {
+	if err := l.db.putUint(keyFormat, formatVersion); err != nil {
 		t.Fatal(err)
 	}
 	closeTest(t, l)

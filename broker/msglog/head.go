@@ -105,12 +105,12 @@ func (h *headFile) close() error { return h.file.Close() }
 // checkEnd looks, changing nothing, whether the log that is in the directory can
 // be opened without losing what was acknowledged. Opening it for writing would
 // drop what comes after damage in the write-ahead log for good.
-func (l *Pebble) checkEnd() error {
-	want, err := readHead(l.opts.FS, l.dir)
+func (d *database) checkEnd() error {
+	want, err := readHead(d.opts.FS, d.dir)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", headName, err)
 	}
-	desc, err := pebble.Peek(l.dir, l.opts.FS)
+	desc, err := pebble.Peek(d.dir, d.opts.FS)
 	if err != nil {
 		return openError(err)
 	}
@@ -120,12 +120,12 @@ func (l *Pebble) checkEnd() error {
 		}
 		return nil // a new log
 	}
-	if l.db, err = l.openReadOnly(); err != nil {
+	if err := d.openReadOnly(); err != nil {
 		return err
 	}
-	end, err := l.endOf()
-	err = errors.Join(err, l.db.Close())
-	l.db = nil
+	end, err := d.endOf()
+	err = errors.Join(err, d.pebble.Close())
+	d.pebble = nil
 	if err != nil {
 		return err
 	}
@@ -140,37 +140,21 @@ func (l *Pebble) checkEnd() error {
 
 // endOf returns where the database ends, the zero head if the log was not made
 // yet. It returns ErrNewer for a format that it does not know.
-func (l *Pebble) endOf() (head, error) {
-	version, ok, err := l.getUint(keyFormat)
+func (d *database) endOf() (head, error) {
+	version, ok, err := d.getUint(keyFormat)
 	if err != nil || !ok {
 		return head{}, err
 	}
 	if err := checkVersion(version, formatVersion); err != nil {
 		return head{}, err
 	}
-	_, _, last, err := l.bounds()
+	_, _, last, err := d.readBounds()
 	if err != nil {
 		return head{}, err
 	}
-	changes, _, err := l.getUint(keyChanges)
+	changes, _, err := d.getUint(keyChanges)
 	return head{seq: last, store: changes}, err
 }
 
 var errEndMissing = errors.New("the log ends before what was acknowledged; " +
 	"restore the directory from a copy, or give them up with mynah log --repair")
-
-// openReadOnly opens the database for looking only.
-func (l *Pebble) openReadOnly() (*pebble.DB, error) {
-	cache := l.opts.newCache()
-	defer cache.Unref()
-	opts := l.opts.pebble(l.pebbleLogger(), cache)
-	opts.ReadOnly, opts.Lock = true, l.lock
-	opts.ErrorIfNotExists = true
-	// The version is what is there: looking does not migrate.
-	opts.FormatMajorVersion = pebble.FormatMinSupported
-	db, err := pebble.Open(l.dir, opts)
-	if err != nil {
-		return nil, openError(err)
-	}
-	return db, nil
-}

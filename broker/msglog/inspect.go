@@ -9,14 +9,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // Inspector looks at a log without changing it: a stopped broker's, or a running
 // one's as it was at the moment of Inspect. It must be closed.
 type Inspector struct {
-	log  *Pebble // on the snapshot
+	log  *reader // on the snapshot
 	path string
 	info Info
 }
@@ -69,12 +68,12 @@ func (i *Inspector) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l := &Pebble{opts: opts, log: opts.Logger, dir: i.path, stop: make(chan struct{})}
-	if l.db, err = l.openReadOnly(); err != nil {
+	db := newDatabase(i.path, opts)
+	if err := db.openReadOnly(); err != nil {
 		return err
 	}
-	i.log = l
-	version, ok, err := l.getUint(keyFormat)
+	i.log = newReader(db)
+	version, ok, err := db.getUint(keyFormat)
 	if err != nil {
 		return err
 	}
@@ -85,23 +84,22 @@ func (i *Inspector) open(ctx context.Context) error {
 	if err := checkVersion(version, formatVersion); err != nil {
 		return err
 	}
-	_, first, last, err := l.bounds()
+	_, first, last, err := db.readBounds()
 	if err != nil {
 		return err
 	}
-	l.first.Store(first)
-	l.durable.Store(last)
+	i.log.bounds.store(first, first, last)
 	i.info.First, i.info.Last, i.info.Messages = first, last, last-first+1
 	return i.measure(ctx)
 }
 
 // measure fills in sizes and times.
 func (i *Inspector) measure(ctx context.Context) error {
-	base, err := i.log.indexBefore(i.info.First)
+	base, err := i.log.db.indexBefore(i.info.First)
 	if err != nil {
 		return err
 	}
-	newest, err := i.log.lastIndex()
+	newest, err := i.log.db.lastIndex()
 	if err != nil {
 		return err
 	}
@@ -142,7 +140,7 @@ func (i *Inspector) Info() Info { return i.info }
 func (i *Inspector) Close() error {
 	var err error
 	if i.log != nil {
-		err = i.log.db.Close()
+		err = i.log.db.pebble.Close()
 		i.log = nil
 	}
 	return errors.Join(err, os.RemoveAll(i.path))
@@ -168,10 +166,7 @@ type TopicTail struct {
 // prefix, in byte order and after the given one, which may be "". To see all, ask
 // again after the last one.
 func (i *Inspector) Topics(ctx context.Context, prefix, after string, limit int) (topics []TopicTail, err error) {
-	it, err := i.log.db.NewIter(&pebble.IterOptions{
-		LowerBound: append([]byte(prefixPosting), prefix...),
-		UpperBound: prefixEndKey(append([]byte(prefixPosting), prefix...)),
-	})
+	it, err := i.log.db.newPrefixIter(prefixPosting + prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +184,7 @@ func (i *Inspector) Topics(ctx context.Context, prefix, after string, limit int)
 			return nil, err
 		}
 		seek = prefixEndKey(appendString([]byte(prefixPosting), topic))
-		tail, err := i.log.tail(topic, i.info.Last)
+		tail, err := i.log.db.tail(topic, i.info.Last)
 		if err != nil {
 			return nil, err
 		}
@@ -226,7 +221,7 @@ func (i *Inspector) Tail(ctx context.Context, topic string, n int) (recs []*Reco
 // and not many more.
 func (i *Inspector) topicTail(topic string, n int) (after uint64, err error) {
 	prefix := appendString([]byte(prefixPosting), topic)
-	it, err := i.log.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEndKey(prefix)})
+	it, err := i.log.db.newIter(prefix, prefixEndKey(prefix))
 	if err != nil {
 		return 0, err
 	}

@@ -5,8 +5,6 @@ import (
 	"hash/maphash"
 	"math/bits"
 	"time"
-
-	"github.com/cockroachdb/pebble/v2"
 )
 
 // midFilter tells cheaply that a mid is new, which nearly all are: looking it up
@@ -14,8 +12,10 @@ import (
 // memory over the mids that the log keeps, in generations so that what is trimmed
 // can be forgotten. It belongs to the appending goroutine.
 type midFilter struct {
-	limit int // bytes
-	log   *Pebble
+	db     *database
+	life   *lifecycle
+	bounds *bounds
+	limit  int // bytes
 
 	// complete says that every mid that the log keeps is in one of the
 	// generations. Until then, and once there are too many, the log is asked.
@@ -131,7 +131,7 @@ func (f *midFilter) add(h, seq uint64) {
 // grow begins a generation, larger than the last, and forgets those that were
 // trimmed.
 func (f *midFilter) grow() {
-	floor := f.log.floor.Load() // a mid may be used again while its old message is there
+	floor := f.bounds.floor.Load() // a mid may be used again while its old message is there
 	for len(f.gens) > 0 && f.gens[0].last < floor {
 		f.bytes -= f.gens[0].size()
 		f.gens = f.gens[1:]
@@ -142,7 +142,7 @@ func (f *midFilter) grow() {
 	}
 	g := newMidGeneration(mids)
 	if f.bytes += g.size(); f.bytes > f.limit {
-		f.log.log.Info("more mids are kept than the filter has room for: looking them up takes longer from now on", "bytes", f.limit)
+		f.db.log.Info("more mids are kept than the filter has room for: looking them up takes longer from now on", "bytes", f.limit)
 		f.drop()
 		return
 	}
@@ -155,14 +155,14 @@ func (f *midFilter) drop() { f.off, f.gens, f.bytes = true, nil, 0 }
 // build collects the mids of the messages that are in the log, up to and
 // including last, in the background. It takes half of a processor at most.
 func (f *midFilter) build(last uint64) {
-	defer f.log.bg.Done()
+	defer f.life.background.Done()
 	gens, err := f.collect(last)
 	switch {
 	case errors.Is(err, ErrClosed):
 		return
 	case err != nil:
 		// Whoever reads them will be told; without the filter they are read.
-		f.log.log.Warn("mids could not be read; looking them up takes longer", "err", err)
+		f.db.log.Warn("mids could not be read; looking them up takes longer", "err", err)
 		close(f.built)
 	case gens == nil:
 		close(f.built)
@@ -173,9 +173,7 @@ func (f *midFilter) build(last uint64) {
 
 // collect returns nil if there are more mids than there is room for.
 func (f *midFilter) collect(last uint64) (gens []*midGeneration, err error) {
-	it, err := f.log.db.NewIter(&pebble.IterOptions{
-		LowerBound: []byte(prefixMid), UpperBound: prefixEndKey([]byte(prefixMid)),
-	})
+	it, err := f.db.newPrefixIter(prefixMid)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +186,7 @@ func (f *midFilter) collect(last uint64) (gens []*midGeneration, err error) {
 	for ok := it.First(); ok; ok = it.Next() {
 		if n++; n%4096 == 0 {
 			select {
-			case <-f.log.stop:
+			case <-f.life.stop:
 				return nil, ErrClosed
 			case <-time.After(time.Since(begin)):
 			}

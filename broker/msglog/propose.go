@@ -3,19 +3,17 @@ package msglog
 import (
 	"fmt"
 	"slices"
-
-	"github.com/cockroachdb/pebble/v2"
 )
 
 // Propose puts an entry behind all that were proposed before. See Log. On one machine
 // that is its place in the order: what becomes of it is decided at once, and while it is
 // written, the next can be proposed.
 func (l *Pebble) Propose(e *Entry) (*Proposal, error) {
-	if err := l.use(); err != nil {
+	if err := l.life.begin(); err != nil {
 		return nil, err
 	}
-	defer l.done()
-	if err := l.failure.get(); err != nil {
+	defer l.life.end()
+	if err := l.db.failure.get(); err != nil {
 		return nil, err
 	}
 	l.applying.Lock()
@@ -35,7 +33,7 @@ func (l *Pebble) Propose(e *Entry) (*Proposal, error) {
 	p.own.init(e)
 	p.proposal = &p.own
 	p.committed.Mine = true
-	l.commits <- p // in the order of applying
+	l.committer.queue <- p // in the order of applying
 	return p.proposal, nil
 }
 
@@ -55,12 +53,12 @@ func (l *Pebble) Admit(e *Entry) error {
 // proposed all the same if that has set Full: some may have been stored before.
 func (l *Pebble) admit(e *Entry) error {
 	if e.Origin == "" {
-		e.Origin = l.opts.Origin
+		e.Origin = l.db.opts.Origin
 	}
 	if len(e.Records) == 0 {
 		return nil
 	}
-	err := l.disk.admit(entrySize(e))
+	err := l.db.disk.admit(entrySize(e))
 	if err != nil && slices.ContainsFunc(e.Records, func(r *Record) bool { return r.Dup || r.Mid != "" }) {
 		e.Full = true
 	}
@@ -73,11 +71,11 @@ func (l *Pebble) admit(e *Entry) error {
 // on. One that was applied before is passed over. p is nil unless the entry was proposed
 // here; then it is the one that Committed has.
 func (l *Pebble) Apply(position uint64, e *Entry, p *Proposal) error {
-	if err := l.use(); err != nil {
+	if err := l.life.begin(); err != nil {
 		return err
 	}
-	defer l.done()
-	if err := l.failure.get(); err != nil {
+	defer l.life.end()
+	if err := l.db.failure.get(); err != nil {
 		return err
 	}
 	l.applying.Lock()
@@ -95,83 +93,14 @@ func (l *Pebble) Apply(position uint64, e *Entry, p *Proposal) error {
 	if pend.proposal = p; pend.committed != nil {
 		pend.committed.Mine = p != nil
 	}
-	l.commits <- pend
+	l.committer.queue <- pend
 	return nil
 }
 
 // Position returns where in the order the log is: the position of the newest entry that is
 // durable, and the chain hash there, which is the same on every machine.
 func (l *Pebble) Position() (position, chain uint64) {
-	l.placeMu.Lock()
-	defer l.placeMu.Unlock()
-	return l.place.position, l.place.chain
-}
-
-// pending is an entry on its way to the disk.
-type pending struct {
-	committed *Committed    // nil if it was sent again and has no effect
-	proposal  *Proposal     // nil if it was not proposed here
-	batch     *pebble.Batch // nil if there is nothing to write
-
-	decision Committed // what committed leads to: one allocation for both
-	own      Proposal  // what proposal leads to, if it was made here
-
-	last    uint64  // newest message once it is durable
-	then    decided // what the entries have led to then
-	changes uint64  // changes to the state store then, 0 if it makes none
-}
-
-// commitLoop waits for entries to become durable, in order, makes them visible, and
-// tells whoever waits for them or follows.
-func (l *Pebble) commitLoop() {
-	defer close(l.committed)
-	for p := range l.commits {
-		err := l.commit(p)
-		c := p.committed
-		if c == nil {
-			continue
-		}
-		if c.Err = err; p.proposal != nil {
-			p.proposal.settle(c)
-		}
-		if err == nil || c.Mine {
-			l.feeds.send(c)
-		}
-	}
-	l.feeds.end()
-}
-
-func (l *Pebble) commit(p *pending) error {
-	// After a failure nothing is known to be durable, whatever a later sync says.
-	if err := l.failure.get(); err != nil {
-		return err
-	}
-	if p.batch == nil {
-		return nil
-	}
-	if !l.opts.NoSync {
-		if err := p.batch.SyncWait(); err != nil {
-			return l.fail(fmt.Errorf("sync: %w", err))
-		}
-		// In this order: whoever is told of a message finds it in HEAD.
-		if err := l.head.raise(head{seq: p.last, store: p.changes}); err != nil {
-			return l.fail(err)
-		}
-	}
-	l.durable.Store(p.last)
-	l.placeMu.Lock()
-	l.place = p.then
-	l.placeMu.Unlock()
-	if p.then.first > l.first.Load() {
-		l.first.Store(p.then.first)
-		select {
-		case l.trimmable <- struct{}{}:
-		default:
-		}
-	}
-	// Its memory is used again by the next batches. It was applied, so there is
-	// nothing that Close could report.
-	_ = p.batch.Close()
-	p.batch = nil
-	return nil
+	l.committer.mu.Lock()
+	defer l.committer.mu.Unlock()
+	return l.committer.decided.position, l.committer.decided.chain
 }

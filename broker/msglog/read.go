@@ -6,32 +6,44 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/cockroachdb/pebble/v2"
 )
+
+// reader reads messages. It sees only what is kept and durable.
+type reader struct {
+	db     *database
+	life   *lifecycle
+	bounds bounds
+	damage damage
+}
+
+func newReader(db *database) *reader { return &reader{db: db, life: newLifecycle()} }
+
+// Bounds returns the seq of the oldest message that is still there and that of
+// the newest that is durable.
+func (r *reader) Bounds() (first, last uint64) { return r.bounds.load() }
 
 // Read calls fn for each message after the given seq, up to and including upto,
 // in order, until fn returns false. See Log; the error is a *CorruptError where
 // messages cannot be read.
-func (l *Pebble) Read(ctx context.Context, after, upto uint64, fn func(*Record) bool) (err error) {
-	if err := l.use(); err != nil {
+func (r *reader) Read(ctx context.Context, after, upto uint64, fn func(*Record) bool) (err error) {
+	if err := r.life.begin(); err != nil {
 		return err
 	}
-	defer l.done()
-	after, upto = l.clamp(after, upto)
+	defer r.life.end()
+	after, upto = r.bounds.clamp(after, upto)
 	if after >= upto {
 		return nil
 	}
-	if err := l.damage.known(after+1, upto); err != nil {
+	if err := r.damage.known(after+1, upto); err != nil {
 		return err
 	}
-	it, err := l.blocks(after)
+	it, err := r.db.blocks(after)
 	if err != nil {
 		return fmt.Errorf("read log: %w", err)
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	for ok := it.First(); ok && after < upto; ok = it.Next() {
-		if err := l.check(ctx); err != nil {
+		if err := r.life.check(ctx); err != nil {
 			return err
 		}
 		last, err := keySeq(it.Key())
@@ -46,7 +58,7 @@ func (l *Pebble) Read(ctx context.Context, after, upto uint64, fn func(*Record) 
 		if err != nil {
 			return &CorruptError{First: after + 1, Last: min(last, upto), Err: err}
 		}
-		if b.first > after+1 && !l.trimmed(b.first-1) {
+		if b.first > after+1 && !r.bounds.trimmed(b.first-1) {
 			return &CorruptError{First: after + 1, Last: min(b.first-1, upto), Err: errMissing}
 		}
 		to := min(last, upto)
@@ -59,9 +71,9 @@ func (l *Pebble) Read(ctx context.Context, after, upto uint64, fn func(*Record) 
 		after = to
 	}
 	if err := it.Error(); err != nil {
-		return l.damage.find(it, after, upto)
+		return r.damage.find(it, after, upto)
 	}
-	if after < upto && !l.trimmed(upto) {
+	if after < upto && !r.bounds.trimmed(upto) {
 		return &CorruptError{First: after + 1, Last: upto, Err: errMissing}
 	}
 	return nil
@@ -92,35 +104,28 @@ func (b *block) hand(from, to uint64, fn func(*Record) bool) (more bool, err err
 	return true, nil
 }
 
-// blocks returns an iterator over the blocks with messages after the given seq.
-func (l *Pebble) blocks(after uint64) (*pebble.Iterator, error) {
-	return l.db.NewIter(&pebble.IterOptions{
-		LowerBound: blockKey(nil, after+1), UpperBound: prefixEndKey([]byte(prefixBlock)),
-	})
-}
-
 var errMissing = errors.New("no such block")
 
 // ReadTopic does the same for the messages of one delivery topic. Its cost is
 // that of the messages it hands out, however many others there are.
-func (l *Pebble) ReadTopic(ctx context.Context, topic string, after, upto uint64, fn func(*Record) bool) (err error) {
-	if err := l.use(); err != nil {
+func (r *reader) ReadTopic(ctx context.Context, topic string, after, upto uint64, fn func(*Record) bool) (err error) {
+	if err := r.life.begin(); err != nil {
 		return err
 	}
-	defer l.done()
-	after, upto = l.clamp(after, upto)
+	defer r.life.end()
+	after, upto = r.bounds.clamp(after, upto)
 	if after >= upto {
 		return nil
 	}
 	prefix := appendString([]byte(prefixPosting), topic)
 	end := prefixEndKey(prefix)
-	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: appendSeq(prefix, after+1), UpperBound: end})
+	it, err := r.db.newIter(appendSeq(prefix, after+1), end)
 	if err != nil {
 		return fmt.Errorf("read topic: %w", err)
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	for ok := it.First(); ok; ok = it.Next() {
-		if err := l.check(ctx); err != nil {
+		if err := r.life.check(ctx); err != nil {
 			return err
 		}
 		last, err := keySeq(it.Key())
@@ -131,7 +136,7 @@ func (l *Pebble) ReadTopic(ctx context.Context, topic string, after, upto uint64
 		if err != nil {
 			break // it.Error says the same
 		}
-		more, err := l.readPosting(topic, last, value, after, upto, fn)
+		more, err := r.readPosting(topic, last, value, after, upto, fn)
 		if err != nil || !more {
 			return err
 		}
@@ -145,7 +150,7 @@ func (l *Pebble) ReadTopic(ctx context.Context, topic string, after, upto uint64
 
 // readPosting hands out the messages of one block that are on a topic. It
 // returns false when there is no need for more.
-func (l *Pebble) readPosting(topic string, last uint64, posting []byte, after, upto uint64, fn func(*Record) bool) (more bool, err error) {
+func (r *reader) readPosting(topic string, last uint64, posting []byte, after, upto uint64, fn func(*Record) bool) (more bool, err error) {
 	var seqs []uint64
 	more = last < upto
 	err = decodePosting(last, posting, func(seq uint64) bool {
@@ -163,15 +168,15 @@ func (l *Pebble) readPosting(topic string, last uint64, posting []byte, after, u
 	corrupt := func(err error) error {
 		return &CorruptError{First: seqs[0], Last: seqs[len(seqs)-1], Topic: topic, Err: err}
 	}
-	if err := l.damage.known(last, last); err != nil {
+	if err := r.damage.known(last, last); err != nil {
 		return false, corrupt(err)
 	}
-	value, closer, err := l.db.Get(blockKey(nil, last))
+	value, closer, err := r.db.pebble.Get(blockKey(nil, last))
 	if err != nil {
-		if l.trimmed(seqs[0]) {
+		if r.bounds.trimmed(seqs[0]) {
 			return more, nil
 		}
-		return false, corrupt(errors.Join(err, l.findDamage(last)))
+		return false, corrupt(errors.Join(err, r.findDamage(last)))
 	}
 	defer func() { err = errors.Join(err, closer.Close()) }()
 	b, err := parseBlock(last, value)
@@ -194,35 +199,14 @@ func (l *Pebble) readPosting(topic string, last uint64, posting []byte, after, u
 	return more, nil
 }
 
-// clamp restricts a range to what is kept and durable.
-func (l *Pebble) clamp(after, upto uint64) (uint64, uint64) {
-	first, last := l.Bounds()
-	return max(after, first-1), min(upto, last)
-}
-
-// trimmed reports whether the message has been trimmed since.
-func (l *Pebble) trimmed(seq uint64) bool { return seq < l.first.Load() }
-
-// check returns an error if a long call is to end.
-func (l *Pebble) check(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-l.stop:
-		return ErrClosed
-	default:
-		return nil
-	}
-}
-
 // Tail returns the seq of the newest durable message on a delivery topic, 0 for
 // none. A message that was trimmed still counts.
-func (l *Pebble) Tail(topic string) (uint64, error) {
-	if err := l.use(); err != nil {
+func (r *reader) Tail(topic string) (uint64, error) {
+	if err := r.life.begin(); err != nil {
 		return 0, err
 	}
-	defer l.done()
-	seq, err := l.tail(topic, l.durable.Load())
+	defer r.life.end()
+	seq, err := r.db.tail(topic, r.bounds.durable.Load())
 	if err != nil {
 		return 0, fmt.Errorf("tail of topic: %w", err)
 	}
@@ -231,9 +215,9 @@ func (l *Pebble) Tail(topic string) (uint64, error) {
 
 // tail returns the newest message of a topic up to and including upto, which
 // must be the last of a batch.
-func (l *Pebble) tail(topic string, upto uint64) (seq uint64, err error) {
+func (d *database) tail(topic string, upto uint64) (seq uint64, err error) {
 	prefix := appendString([]byte(prefixPosting), topic)
-	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: appendSeq(slices.Clip(prefix), upto+1)})
+	it, err := d.newIter(prefix, appendSeq(slices.Clip(prefix), upto+1))
 	if err != nil {
 		return 0, err
 	}
@@ -256,6 +240,6 @@ func (l *Pebble) tail(topic string, upto uint64) (seq uint64, err error) {
 	if err := it.Error(); err != nil {
 		return 0, err
 	}
-	seq, _, err = l.getUint(string(endKey(nil, topic)))
+	seq, _, err = d.getUint(string(endKey(nil, topic)))
 	return seq, err
 }

@@ -52,7 +52,7 @@ func (r *Repaired) repair(ctx context.Context, dir string, opts Options) (err er
 		return openError(err)
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	probe := newPebble(dir, opts)
+	probe := newDatabase(dir, opts)
 	probe.lock = lock
 	err = probe.checkEnd()
 	if err == nil || !errors.Is(err, ErrCorrupt) {
@@ -65,15 +65,15 @@ func (r *Repaired) repair(ctx context.Context, dir string, opts Options) (err er
 	if err := r.cutLogs(ctx, opts.FS, dir); err != nil {
 		return err
 	}
-	l := newPebble(dir, opts)
-	l.lock = lock
-	if err := l.openDB(); err != nil {
+	db := newDatabase(dir, opts)
+	db.lock = lock
+	if err := db.open(); err != nil {
 		return fmt.Errorf("what is left cannot be opened, restore it from a copy: %w", err)
 	}
-	if err := r.giveUp(l, want); err != nil {
-		return errors.Join(err, l.db.Close())
+	if err := r.giveUp(db, want); err != nil {
+		return errors.Join(err, db.pebble.Close())
 	}
-	return errors.Join(l.db.Close(), l.disk.removeBallast())
+	return errors.Join(db.pebble.Close(), db.disk.removeBallast())
 }
 
 // cutLogs cuts each file of the write-ahead log off where it cannot be read.
@@ -151,8 +151,8 @@ func cutFile(fsys vfs.FS, path, kept string, size int64) (err error) {
 }
 
 // giveUp takes note of what is lost, so that its numbers are not used again.
-func (r *Repaired) giveUp(l *Pebble, want head) error {
-	end, err := l.endOf()
+func (r *Repaired) giveUp(db *database, want head) error {
+	end, err := db.endOf()
 	if err != nil {
 		return err
 	}
@@ -161,10 +161,10 @@ func (r *Repaired) giveUp(l *Pebble, want head) error {
 	}
 	r.Changes = want.store - min(want.store, end.store)
 	// If nothing at all is left this makes a new log.
-	if err := l.migrate(); err != nil {
+	if err := migrate(db); err != nil {
 		return err
 	}
-	_, _, last, err := l.bounds()
+	_, _, last, err := db.readBounds()
 	if err != nil {
 		return err
 	}
@@ -172,10 +172,10 @@ func (r *Repaired) giveUp(l *Pebble, want head) error {
 	if end.seq != 0 {
 		// HEAD may say too little if power was lost as well. What comes after a
 		// loss begins where a new log would, at today's microsecond.
-		next = max(next, uint64(max(l.opts.Now().UnixMicro(), 0))) //nolint:gosec // not negative
+		next = max(next, uint64(max(db.opts.Now().UnixMicro(), 0))) //nolint:gosec // not negative
 	}
-	if err := l.putUint(keyEndOfLost, next); err != nil {
+	if err := db.putUint(keyEndOfLost, next); err != nil {
 		return err
 	}
-	return l.putUint(keyChanges, max(end.store, want.store))
+	return db.putUint(keyChanges, max(end.store, want.store))
 }

@@ -27,7 +27,7 @@ type seenBefore struct {
 func (s *seenBefore) openMids() (err error) {
 	// An iterator, since a Get does not ask the filters of the last level, where
 	// most of the keys are: a new mid, the usual case, would be a read each.
-	s.mids, err = s.a.log.db.NewIter(&pebble.IterOptions{
+	s.mids, err = s.a.db.pebble.NewIter(&pebble.IterOptions{
 		LowerBound:   []byte(prefixMid),
 		UpperBound:   prefixEndKey([]byte(prefixMid)),
 		UseL6Filters: true,
@@ -141,7 +141,7 @@ func decodeMid(value []byte) (use, error) {
 
 func (s *seenBefore) packet(r *Record) (use, bool, error) {
 	dev := device{r.From, r.Client}
-	uses, err := s.a.dups.get(s.a.log, dev, s.a.next-1, s.a.uses[dev])
+	uses, err := s.a.dups.get(s.a.db, dev, s.a.next-1, s.a.uses[dev])
 	if err != nil {
 		return use{}, false, err
 	}
@@ -216,11 +216,11 @@ func (c *deviceCache) note(dev device, id uint16, u use) {
 
 // get returns the packet ids of a device among the messages up to upto and those of this
 // entry, which are not in the database yet.
-func (c *deviceCache) get(l *Pebble, dev device, upto uint64, entry *deviceUses) (*deviceUses, error) {
+func (c *deviceCache) get(db *database, dev device, upto uint64, entry *deviceUses) (*deviceUses, error) {
 	if uses, ok := c.devices[dev]; ok {
 		return uses, nil
 	}
-	uses, err := l.packetUses(dev, upto)
+	uses, err := db.packetUses(dev, upto)
 	if err != nil {
 		return nil, err
 	}
@@ -238,9 +238,9 @@ func (c *deviceCache) get(l *Pebble, dev device, upto uint64, entry *deviceUses)
 
 // packetUses reads the newest use of each packet id of a device. The numbers of what it
 // reads go down from 0.
-func (l *Pebble) packetUses(dev device, upto uint64) (uses *deviceUses, err error) {
+func (d *database) packetUses(dev device, upto uint64) (uses *deviceUses, err error) {
 	prefix := appendString(appendString([]byte(prefixDevice), dev.from), dev.client)
-	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: appendSeq(slices.Clip(prefix), upto+1)})
+	it, err := d.newIter(prefix, appendSeq(slices.Clip(prefix), upto+1))
 	if err != nil {
 		return nil, err
 	}

@@ -16,22 +16,22 @@ type Stats struct {
 
 // Stats returns the state of the log. It takes some microseconds.
 func (l *Pebble) Stats() Stats {
-	s := Stats{Full: l.disk.full.Load(), DiskFree: l.disk.free.Load(), Failed: l.failure.get()}
+	s := Stats{Full: l.db.disk.full.Load(), DiskFree: l.db.disk.free.Load(), Failed: l.db.failure.get()}
 	s.First, s.Last = l.Bounds()
-	if l.use() != nil {
+	if l.life.begin() != nil {
 		return s
 	}
-	defer l.done()
-	m := l.db.Metrics()
+	defer l.life.end()
+	m := l.db.pebble.Metrics()
 	s.DiskBytes = m.DiskSpaceUsage()
 	s.Compactions = m.Compact.Count
 	s.ReadAmp = m.ReadAmp()
 	s.CacheHits, s.CacheMisses = m.BlockCache.Hits, m.BlockCache.Misses
-	base, err := l.indexBefore(s.First)
+	base, err := l.db.indexBefore(s.First)
 	if err != nil {
 		return s
 	}
-	if newest, err := l.lastIndex(); err == nil {
+	if newest, err := l.db.lastIndex(); err == nil {
 		s.Bytes = newest.bytes - base.bytes
 	}
 	return s

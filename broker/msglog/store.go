@@ -3,6 +3,8 @@ package msglog
 import (
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -10,28 +12,34 @@ import (
 )
 
 // store is the state store that shares a Pebble log's database.
-type store struct{ log *Pebble }
+type store struct {
+	db   *database
+	life *lifecycle
+
+	mu      sync.Mutex  // guards changes and the order in which they are written
+	changes uint64      // number of changes with sync since the log was made
+	dirty   atomic.Bool // something was changed without sync
+}
 
 // State returns the state store that shares the log's database. It ends with the log.
-func (l *Pebble) State() state.Store { return store{l} }
+func (l *Pebble) State() state.Store { return l.store }
 
 // Apply makes all changes at once. See state.Store.
-func (s store) Apply(ops []state.Op, sync bool) error {
-	l := s.log
-	if err := l.use(); err != nil {
+func (s *store) Apply(ops []state.Op, sync bool) error {
+	if err := s.life.begin(); err != nil {
 		return err
 	}
-	defer l.done()
-	b := l.db.NewBatch()
+	defer s.life.end()
+	b := s.db.pebble.NewBatch()
 	err := setOps(b, ops)
 	if err != nil {
 		return errors.Join(fmt.Errorf("change state: %w", err), b.Close())
 	}
-	if sync && !l.opts.NoSync {
-		err = l.applyChange(b)
+	if sync && !s.db.opts.NoSync {
+		err = s.applySync(b)
 	} else {
-		err = l.guard(func() error { return l.db.Apply(b, pebble.NoSync) })
-		l.storeDirty.Store(true)
+		err = s.db.guard(func() error { return s.db.pebble.Apply(b, pebble.NoSync) })
+		s.dirty.Store(true)
 	}
 	if err != nil {
 		return fmt.Errorf("change state: %w", err)
@@ -39,52 +47,58 @@ func (s store) Apply(ops []state.Op, sync bool) error {
 	return b.Close()
 }
 
-// applyChange makes a change to the store durable, and counts it so that it is
-// missed if it should not be there after all.
-func (l *Pebble) applyChange(b *pebble.Batch) error {
-	l.storeMu.Lock()
-	n := l.changes + 1
-	err := l.guard(func() error {
-		if err := setUint(b, keyChanges, n); err != nil {
-			return err
-		}
-		return l.db.ApplyNoSyncWait(b, pebble.Sync)
-	})
-	if err == nil {
-		l.changes = n
-	}
-	// Waiting outside, so that changes that are made at once share a sync.
-	l.storeMu.Unlock()
+// applySync makes a change durable.
+func (s *store) applySync(b *pebble.Batch) error {
+	number, err := s.applyCounted(b, func(b *pebble.Batch) error { return s.db.pebble.ApplyNoSyncWait(b, pebble.Sync) })
 	if err != nil {
 		return err
 	}
-	return l.guard(func() error {
+	// Waiting without mu, so that changes that are made at once share a sync.
+	return s.db.guard(func() error {
 		if err := b.SyncWait(); err != nil {
 			return fmt.Errorf("sync: %w", err)
 		}
-		return l.head.raise(head{store: n})
+		return s.db.head.raise(head{store: number})
 	})
 }
 
-// syncStore makes durable what was applied without sync.
-func (l *Pebble) syncStore() {
-	if l.opts.NoSync || !l.storeDirty.Swap(false) {
+// applyCounted begins to write a batch that changes the store, and returns the number of
+// the change. The number is stored with it, so that a change that is lost later is found
+// missing.
+func (s *store) applyCounted(b *pebble.Batch, write func(*pebble.Batch) error) (number uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	number = s.changes + 1
+	err = s.db.guard(func() error {
+		if err := setUint(b, keyChanges, number); err != nil {
+			return err
+		}
+		return write(b)
+	})
+	if err == nil {
+		s.changes = number
+	}
+	return number, err
+}
+
+// sync makes durable what was applied without sync.
+func (s *store) sync() {
+	if s.db.opts.NoSync || !s.dirty.Swap(false) {
 		return
 	}
-	// An error is kept by guard and told to whoever writes next.
-	_ = l.guard(func() error { return l.db.LogData(nil, pebble.Sync) })
+	// The error is kept by guard, and the next write returns it.
+	_ = s.db.sync()
 }
 
 // Scan calls fn for each key with the prefix, in byte order, until fn returns
 // false. fn may keep neither key's nor value's bytes.
-func (s store) Scan(prefix string, fn func(key string, value []byte) bool) (err error) {
-	l := s.log
-	if err := l.use(); err != nil {
+func (s *store) Scan(prefix string, fn func(key string, value []byte) bool) (err error) {
+	if err := s.life.begin(); err != nil {
 		return err
 	}
-	defer l.done()
+	defer s.life.end()
 	lower := append([]byte(prefixStore), prefix...)
-	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: prefixEndKey(lower)})
+	it, err := s.db.newIter(lower, prefixEndKey(lower))
 	if err != nil {
 		return fmt.Errorf("scan state: %w", err)
 	}

@@ -33,7 +33,7 @@ func (i *Inspector) Verify(ctx context.Context) (*Verification, error) {
 		v.problem("the log ends at %d, but was durable up to %d", i.info.Last, i.info.Durable)
 	}
 	var err error
-	if v.all, err = i.log.db.NewIter(nil); err != nil {
+	if v.all, err = i.log.db.pebble.NewIter(nil); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	// What it meets is reported as a problem, and not again when it is closed.
@@ -50,7 +50,7 @@ func (i *Inspector) Verify(ctx context.Context) (*Verification, error) {
 // verifier is a Verify at work.
 type verifier struct {
 	Verification
-	log         *Pebble
+	log         *reader
 	first, last uint64
 	tails       map[string]uint64 // newest message seen on each topic
 	counted     uint64            // places on topics that the postings name
@@ -85,7 +85,7 @@ func (v *verifier) blocks(ctx context.Context) error {
 // blocksFrom checks blocks until one cannot be read, and returns the last message
 // it has seen.
 func (v *verifier) blocksFrom(ctx context.Context, next uint64) (after uint64, err error) {
-	it, err := v.log.blocks(next - 1)
+	it, err := v.log.db.blocks(next - 1)
 	if err != nil {
 		return 0, err
 	}
@@ -227,9 +227,7 @@ func (v *verifier) get(key []byte) (value []byte, ok bool, err error) {
 
 // countPostings looks for postings that lead nowhere.
 func (v *verifier) countPostings(ctx context.Context) (err error) {
-	it, err := v.log.db.NewIter(&pebble.IterOptions{
-		LowerBound: []byte(prefixPosting), UpperBound: prefixEndKey([]byte(prefixPosting)),
-	})
+	it, err := v.log.db.newPrefixIter(prefixPosting)
 	if err != nil {
 		return err
 	}
