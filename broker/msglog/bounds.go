@@ -13,7 +13,7 @@ type bounds struct {
 	durable atomic.Uint64 // newest message that readers may see
 }
 
-func (b *bounds) store(floor, first, last uint64) {
+func (b *bounds) set(floor, first, last uint64) {
 	b.floor.Store(floor)
 	b.first.Store(first)
 	b.durable.Store(last)

@@ -41,16 +41,16 @@ type pending struct {
 	proposal  *Proposal     // nil if it was not proposed here
 	batch     *pebble.Batch // nil if there is nothing to write
 
-	decision Committed // what committed leads to: one allocation for both
-	own      Proposal  // what proposal leads to, if it was made here
+	ownCommitted Committed // what committed leads to: one allocation for both
+	ownProposal  Proposal  // what proposal leads to, if it was made here
 
 	last    uint64  // newest message once it is durable
-	then    decided // what the entries have led to then
+	decided decided // what the entries have led to then
 	changes uint64  // changes to the state store then, 0 if it makes none
 }
 
-// run waits for entries to become durable, in order, makes them visible, and
-// tells whoever waits for them or follows.
+// run waits for entries to become durable, in order, and makes them visible to readers.
+// Then it reports them to their proposers and to the followers.
 func (c *committer) run() {
 	defer close(c.done)
 	for p := range c.queue {
@@ -81,21 +81,21 @@ func (c *committer) commit(p *pending) error {
 		if err := p.batch.SyncWait(); err != nil {
 			return c.db.fail(fmt.Errorf("sync: %w", err))
 		}
-		// In this order: whoever is told of a message finds it in HEAD.
-		if err := c.db.head.raise(head{seq: p.last, store: p.changes}); err != nil {
+		// HEAD is written before the commit is reported.
+		if err := c.db.head.advance(head{seq: p.last, changes: p.changes}); err != nil {
 			return c.db.fail(err)
 		}
 	}
 	c.bounds.durable.Store(p.last)
 	c.mu.Lock()
-	c.decided = p.then
+	c.decided = p.decided
 	c.mu.Unlock()
-	if p.then.first > c.bounds.first.Load() {
-		c.bounds.first.Store(p.then.first)
+	if p.decided.first > c.bounds.first.Load() {
+		c.bounds.first.Store(p.decided.first)
 		c.remover.wake()
 	}
-	// Its memory is used again by the next batches. It was applied, so there is
-	// nothing that Close could report.
+	// Close gives the memory to the next batches. The batch was applied, so Close has
+	// no error to report.
 	_ = p.batch.Close()
 	p.batch = nil
 	return nil

@@ -8,15 +8,15 @@ import (
 )
 
 // damage remembers which messages cannot be read. When a checksum is wrong Pebble
-// tries whether a single flipped bit explains it, which takes it half a second of
-// computing each time: nobody is to ask twice.
+// checks whether a single flipped bit explains it, which takes half a second of
+// computing each time. So the same messages are not read a second time.
 type damage struct {
 	mu    sync.Mutex
 	spans []CorruptError
 }
 
-// known returns an error if the message at seq is known to be unreadable.
-func (d *damage) known(seq, upto uint64) error {
+// check returns an error if the message at seq is known to be unreadable.
+func (d *damage) check(seq, upto uint64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range d.spans {
@@ -27,10 +27,10 @@ func (d *damage) known(seq, upto uint64) error {
 	return nil
 }
 
-// find finds out and remembers which messages cannot be read after an iterator
-// over blocks has failed after the given seq.
-func (d *damage) find(it *pebble.Iterator, after, upto uint64) error {
-	e := unreadable(it, after, upto, "", func(seq uint64) []byte { return blockKey(nil, seq) })
+// findAndRecord is called when an iterator over blocks has failed after the given seq. It
+// finds the messages that cannot be read, remembers them, and returns the error.
+func (d *damage) findAndRecord(it *pebble.Iterator, after, upto uint64) error {
+	e := findUnreadable(it, after, upto, "", func(seq uint64) []byte { return blockKey(nil, seq) })
 	if pebble.IsCorruptionError(e.Err) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -39,31 +39,32 @@ func (d *damage) find(it *pebble.Iterator, after, upto uint64) error {
 	return e
 }
 
-// findDamage finds out what else cannot be read besides the block.
+// findDamage records the block that ends with last, and what follows it, if they cannot
+// be read.
 func (r *reader) findDamage(last uint64) error {
-	it, err := r.db.blocks(last - 1)
+	it, err := r.db.newBlockIter(last - 1)
 	if err != nil {
 		return err
 	}
 	var found error
 	if !it.First() && it.Error() != nil {
 		_, upto := r.Bounds()
-		found = r.damage.find(it, last-1, upto)
+		found = r.damage.findAndRecord(it, last-1, upto)
 	}
 	return errors.Join(found, it.Close())
 }
 
-// The steps by which unreadable looks for where reading is possible again: the
-// first is more than one damaged sector takes away, and from there they grow.
+// The steps, in seqs, by which findUnreadable searches for the next readable message. The
+// first is larger than what one damaged sector destroys; each is twice the one before.
 const (
 	unreadableStep    = 1 << 9
 	unreadableMaxStep = 1 << 20
 )
 
-// unreadable finds out which messages are concerned when an iterator has failed
-// after the given seq: it jumps ahead until it can read, and from there back to
-// where that begins, so that it reads what is damaged as seldom as possible.
-func unreadable(it *pebble.Iterator, after, upto uint64, topic string, key func(seq uint64) []byte) *CorruptError {
+// findUnreadable returns which messages cannot be read when an iterator has failed after
+// the given seq. It steps forward until reading succeeds, and then back to the first
+// readable message, so that it reads damaged data as seldom as possible.
+func findUnreadable(it *pebble.Iterator, after, upto uint64, topic string, key func(seq uint64) []byte) *CorruptError {
 	e := &CorruptError{First: after + 1, Last: upto, Topic: topic, Err: it.Error()}
 	step := uint64(unreadableStep)
 	for seq := after + 1 + step; seq <= upto; seq += step {

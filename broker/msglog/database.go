@@ -36,17 +36,17 @@ func (d *database) open() (err error) {
 	if err := d.disk.removeBallast(); err != nil {
 		return err
 	}
-	if err := d.disk.roomToOpen(); err != nil {
+	if err := d.disk.checkRoomToOpen(); err != nil {
 		return err
 	}
 	cache := d.opts.newCache()
 	defer cache.Unref() // the database holds its own reference
 	opts := d.opts.pebble(d.pebbleLogger(), cache)
-	opts.FS, opts.Lock = d.disk.wrap(), d.lock
+	opts.FS, opts.Lock = d.disk.guardedFS(), d.lock
 	opts.EventListener = d.listener()
 	// Pebble makes durable what it finds in the write-ahead log before it returns.
 	if d.pebble, err = pebble.Open(d.dir, opts); err != nil {
-		return openError(err)
+		return wrapOpenError(err)
 	}
 	return nil
 }
@@ -61,7 +61,7 @@ func (d *database) openReadOnly() (err error) {
 	// The version stays what it is on disk: reading does not migrate.
 	opts.FormatMajorVersion = pebble.FormatMinSupported
 	if d.pebble, err = pebble.Open(d.dir, opts); err != nil {
-		return openError(err)
+		return wrapOpenError(err)
 	}
 	return nil
 }
@@ -128,8 +128,8 @@ func (d *database) newPrefixIter(prefix string) (*pebble.Iterator, error) {
 	return d.newIter([]byte(prefix), prefixEndKey([]byte(prefix)))
 }
 
-// blocks returns an iterator over the blocks with messages after the given seq.
-func (d *database) blocks(after uint64) (*pebble.Iterator, error) {
+// newBlockIter returns an iterator over the blocks with messages after the given seq.
+func (d *database) newBlockIter(after uint64) (*pebble.Iterator, error) {
 	return d.newIter(blockKey(nil, after+1), prefixEndKey([]byte(prefixBlock)))
 }
 

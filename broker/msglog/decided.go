@@ -11,8 +11,8 @@ import (
 	"mynah/broker/state"
 )
 
-// decided is what the entries so far have led to, beside the messages and what points
-// to them. It is stored with each entry that has an effect.
+// decided is the state that follows from the entries so far, beside the messages and
+// their keys. It is stored with each entry that has an effect.
 type decided struct {
 	position uint64 // of the newest entry
 	first    uint64 // oldest message that is kept
@@ -81,8 +81,8 @@ func (d *database) readNumbers() (numbers map[string]uint64, err error) {
 	return numbers, it.Error()
 }
 
-// link returns the hash over all that was decided up to and including this entry.
-func (a *applier) link(outcomes []Outcome, e *Entry) uint64 {
+// nextChain returns the hash over all that was decided up to and including this entry.
+func (a *applier) nextChain(outcomes []Outcome, e *Entry) uint64 {
 	b := binary.BigEndian.AppendUint64(a.val[:0], a.chain)
 	b = binary.BigEndian.AppendUint64(b, a.next)
 	b = binary.BigEndian.AppendUint64(b, a.first)
@@ -103,8 +103,8 @@ func (a *applier) link(outcomes []Outcome, e *Entry) uint64 {
 	return xxhash.Sum64(b)
 }
 
-// setOps puts changes of the state store into a batch.
-func setOps(b *pebble.Batch, ops []state.Op) error {
+// addStateOps puts changes of the state store into a batch.
+func addStateOps(b *pebble.Batch, ops []state.Op) error {
 	for _, op := range ops {
 		key := append([]byte(prefixStore), op.Key...)
 		var err error

@@ -15,16 +15,17 @@ import (
 
 const ballastName = "BALLAST"
 
-// fullPause is how long a write waits that has found the disk full, without a ballast
-// to give up, before it is tried again.
-const fullPause = 50 * time.Millisecond
+// fullRetryDelay is how long a write waits before it is tried again, when the disk is full
+// and there is no ballast to release.
+const fullRetryDelay = 50 * time.Millisecond
 
-// openRoom is what opening the log writes besides what is in its write-ahead log.
-const openRoom = 1 << 20
+// minFreeToOpen is how many bytes opening the log writes, besides the contents of its
+// write-ahead log.
+const minFreeToOpen = 1 << 20
 
-// diskGuard keeps the log from running into a full disk, which a database cannot
-// do without risk: it refuses new messages while there is still room to finish
-// what has been begun, and holds a ballast for when that was too late.
+// diskGuard keeps the database from filling the disk, since a database that meets a full
+// disk may fail. It refuses new messages while there is still room to finish running
+// writes. It also keeps a ballast file, which it removes if the disk is full all the same.
 type diskGuard struct {
 	fs      vfs.FS // the disk's own, not the one that reports to the guard
 	dir     string
@@ -33,38 +34,38 @@ type diskGuard struct {
 	ballast int64
 
 	full atomic.Bool
-	free atomic.Uint64 // at the last look
+	free atomic.Uint64 // at the last check
 
-	mu       sync.Mutex // guards what follows; nothing is locked under it
-	held     bool       // the ballast is there
-	unknown  bool       // the file system does not tell how much is free
-	told     time.Time  // when it was last logged that there is no ballast left
-	appended uint64     // bytes since the last look; the appender's alone
+	mu                 sync.Mutex // guards what follows; nothing is locked under it
+	hasBallast         bool       // the ballast is there
+	freeUnknown        bool       // the file system does not tell how much is free
+	lastWarned         time.Time  // when it was last logged that there is no ballast left
+	appendedSinceCheck uint64     // bytes since the last check; guarded by Pebble.applying
 }
 
 func newDiskGuard(o Options, dir string) *diskGuard {
 	return &diskGuard{fs: o.FS, dir: dir, log: o.Logger, minFree: o.MinFree, ballast: o.Ballast}
 }
 
-// wrap returns the file system on which the database writes.
-func (g *diskGuard) wrap() vfs.FS { return vfs.OnDiskFull(g.fs, g.release) }
+// guardedFS returns the file system on which the database writes.
+func (g *diskGuard) guardedFS() vfs.FS { return vfs.OnDiskFull(g.fs, g.releaseBallast) }
 
-// release gives up the ballast. The write that found the disk full is tried once
+// releaseBallast removes the ballast. The write that found the disk full is tried once
 // more when it returns.
-func (g *diskGuard) release() {
+func (g *diskGuard) releaseBallast() {
 	g.full.Store(true)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.held {
-		if now := time.Now(); now.Sub(g.told) > time.Minute {
-			g.told = now
+	if !g.hasBallast {
+		if now := time.Now(); now.Sub(g.lastWarned) > time.Minute {
+			g.lastWarned = now
 			g.log.Error("disk is full and there is no ballast left", "dir", g.dir)
 		}
-		// Pebble tries flushes again at once, for as long as the disk is full.
-		time.Sleep(fullPause)
+		// Pebble repeats flushes without a pause while the disk is full.
+		time.Sleep(fullRetryDelay)
 		return
 	}
-	g.held = false
+	g.hasBallast = false
 	if err := g.fs.Remove(g.ballastPath()); err != nil {
 		g.log.Error("disk is full and the ballast cannot be removed", "dir", g.dir, "err", err)
 		return
@@ -74,35 +75,35 @@ func (g *diskGuard) release() {
 
 func (g *diskGuard) ballastPath() string { return g.fs.PathJoin(g.dir, ballastName) }
 
-// look finds out how much is free and decides whether messages are accepted.
-func (g *diskGuard) look() {
+// checkFreeSpace asks how much is free and decides whether messages are accepted.
+func (g *diskGuard) checkFreeSpace() {
 	usage, err := g.fs.GetDiskUsage(g.dir)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err != nil {
-		// Without knowing, the ballast is what is left.
-		if !g.unknown {
+		// The free space is not known, so only the ballast protects the log.
+		if !g.freeUnknown {
 			g.log.Warn("free space on the disk is not known", "dir", g.dir, "err", err)
 		}
-		g.unknown = true
-		g.holdBallast()
-		g.full.Store(!g.held && g.ballast > 0)
+		g.freeUnknown = true
+		g.ensureBallast()
+		g.full.Store(!g.hasBallast && g.ballast > 0)
 		return
 	}
-	g.unknown = false
+	g.freeUnknown = false
 	g.free.Store(usage.AvailBytes)
-	// After it was full some more than what is needed, so that it does not go to
-	// and fro: giving up the ballast alone is not room.
+	// After the disk was full, more than the minimum is required, so that the state does
+	// not change back and forth. The bytes of a released ballast alone do not suffice.
 	enough, missing := g.minFree, uint64(0)
-	if !g.held && g.ballast > 0 {
+	if !g.hasBallast && g.ballast > 0 {
 		missing = uint64(g.ballast)
 	}
 	if g.full.Load() {
 		enough += (g.minFree + missing) / 4
 	}
 	if usage.AvailBytes < enough+missing {
-		// Room for the minimum but not for the ballast will do if it was never
-		// released: a small disk is no reason to refuse everything.
+		// Room for the minimum without the ballast suffices if the ballast was never
+		// released: otherwise a small disk would refuse all messages.
 		if usage.AvailBytes < enough || g.full.Load() {
 			if !g.full.Swap(true) {
 				g.log.Error("disk is nearly full: messages are refused until there is room",
@@ -111,23 +112,23 @@ func (g *diskGuard) look() {
 			return
 		}
 	} else {
-		g.holdBallast()
+		g.ensureBallast()
 	}
 	if g.full.Swap(false) {
 		g.log.Info("disk has room again: messages are accepted", "dir", g.dir, "free", usage.AvailBytes)
 	}
 }
 
-// holdBallast makes the ballast if it is not there. It runs under mu.
-func (g *diskGuard) holdBallast() {
-	if g.held || g.ballast <= 0 {
+// ensureBallast makes the ballast if it is not there. It runs under mu.
+func (g *diskGuard) ensureBallast() {
+	if g.hasBallast || g.ballast <= 0 {
 		return
 	}
 	if err := g.makeBallast(); err != nil {
 		g.log.Warn("ballast cannot be made", "dir", g.dir, "size", g.ballast, "err", err)
 		return
 	}
-	g.held = true
+	g.hasBallast = true
 }
 
 func (g *diskGuard) makeBallast() (err error) {
@@ -152,15 +153,15 @@ func (g *diskGuard) makeBallast() (err error) {
 	return f.Sync()
 }
 
-// roomToOpen returns ErrFull if the disk may not have the room that opening the log takes:
-// what is in the write-ahead log becomes a table then. Without it Pebble would try for as
-// long as it takes.
-func (g *diskGuard) roomToOpen() error {
+// checkRoomToOpen returns ErrFull if the disk may not have the room that opening the log
+// needs: opening writes the contents of the write-ahead log to a table. Without the check
+// Pebble would retry for ever.
+func (g *diskGuard) checkRoomToOpen() error {
 	names, err := g.fs.List(g.dir)
 	if err != nil {
 		return err
 	}
-	need := uint64(openRoom)
+	need := uint64(minFreeToOpen)
 	for _, name := range names {
 		if strings.HasSuffix(name, ".log") {
 			if info, err := g.fs.Stat(g.fs.PathJoin(g.dir, name)); err == nil {
@@ -170,7 +171,7 @@ func (g *diskGuard) roomToOpen() error {
 	}
 	usage, err := g.fs.GetDiskUsage(g.dir)
 	if err != nil {
-		return nil //nolint:nilerr // where it is not known, trying tells
+		return nil //nolint:nilerr // where it is not known, opening is tried
 	}
 	if usage.AvailBytes < need {
 		return fmt.Errorf("%w: %d bytes are free in %s, %d are needed to open it", ErrFull, usage.AvailBytes, g.dir, need)
@@ -186,12 +187,12 @@ func (g *diskGuard) removeBallast() error {
 	return nil
 }
 
-// admit tells whether a batch of about size bytes may be appended.
-func (g *diskGuard) admit(size int) error {
+// checkRoom returns ErrFull if a batch of about size bytes may not be appended.
+func (g *diskGuard) checkRoom(size int) error {
 	// Much can be written between two polls.
-	if g.appended += uint64(size); g.appended > g.minFree/8 { //nolint:gosec // a size
-		g.appended = 0
-		g.look()
+	if g.appendedSinceCheck += uint64(size); g.appendedSinceCheck > g.minFree/8 { //nolint:gosec // a size
+		g.appendedSinceCheck = 0
+		g.checkFreeSpace()
 	}
 	if g.full.Load() {
 		return fmt.Errorf("%w: %d bytes are free in %s, %d are needed", ErrFull, g.free.Load(), g.dir, g.minFree)

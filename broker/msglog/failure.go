@@ -53,8 +53,8 @@ func (d *database) fail(err error) error {
 }
 
 // guard calls a function that writes to the database. Pebble panics when it
-// cannot go on (a write-ahead log that cannot be written); here that is a failed
-// log, not a dead process that leaves no word.
+// cannot write its write-ahead log. guard turns the panic into a failed log, so that
+// the process lives on to report it.
 func (d *database) guard(write func() error) (err error) {
 	if err := d.failure.get(); err != nil {
 		return err
@@ -67,12 +67,12 @@ func (d *database) guard(write func() error) (err error) {
 	if err := write(); err != nil {
 		return d.fail(err)
 	}
-	// Pebble may have said so to the logger only.
+	// Pebble reports some failures to its logger only.
 	return d.failure.get()
 }
 
-// pebbleLogger passes on what Pebble says. Its chatter is for debugging; what it
-// calls fatal is a failed log, since by itself it would end the process.
+// pebbleLogger is the logger that Pebble gets. Pebble's fatal errors mark the log as
+// failed; Pebble's own logger would end the process.
 type pebbleLogger struct {
 	log  *slog.Logger
 	fail func(error) error
@@ -97,7 +97,7 @@ func (p pebbleLogger) Fatalf(format string, args ...any) {
 	_ = p.fail(fmt.Errorf(format, args...))
 }
 
-// listener passes on what operators should know.
+// listener logs the events of Pebble that operators should know.
 func (d *database) listener() *pebble.EventListener {
 	var (
 		damaged sync.Map     // files that have been reported
@@ -105,7 +105,7 @@ func (d *database) listener() *pebble.EventListener {
 	)
 	return &pebble.EventListener{
 		BackgroundError: func(err error) {
-			// On a full or a damaged disk it is tried again at once, for ever.
+			// On a full or damaged disk Pebble retries without a pause, so the log is limited.
 			if now, last := time.Now().UnixNano(), warned.Load(); now-last > int64(time.Minute) && warned.CompareAndSwap(last, now) {
 				d.log.Warn("message log: background work failed and is tried again", "dir", d.dir, "err", err)
 			}
@@ -123,8 +123,8 @@ func (d *database) listener() *pebble.EventListener {
 	}
 }
 
-// openError says what an error of pebble.Open means.
-func openError(err error) error {
+// wrapOpenError wraps an error of pebble.Open in the error of this package that it means.
+func wrapOpenError(err error) error {
 	switch {
 	case errors.Is(err, syscall.EAGAIN), strings.Contains(err.Error(), "lock held by current process"):
 		return fmt.Errorf("%w: stop it or choose another directory (%w)", ErrInUse, err)

@@ -17,15 +17,16 @@ type migration func(*database) error
 
 // migrations[v] brings a log of version v to version v+1.
 var migrations = map[uint64]migration{
-	// Version 2 has records with properties. Those of version 1 are read as they are;
-	// the number keeps releases away that would take the new ones for damage.
+	// Version 2 has records with properties. Records of version 1 are read as they are.
+	// The number makes older releases refuse the log; they would report the new records
+	// as damage.
 	1: func(*database) error { return nil },
 	// Version 3 keeps what the entries so far have led to.
 	2: storeDecided,
 }
 
-// storeDecided makes of the bounds and the newest message what version 3 keeps of the
-// entries so far. There were none: an entry was whatever was appended at once.
+// storeDecided stores what version 3 keeps of the entries so far. It takes that from the
+// bounds and the newest message, since version 2 had no entries.
 func storeDecided(db *database) error {
 	_, first, last, err := db.readBounds()
 	if err != nil {
@@ -33,7 +34,7 @@ func storeDecided(db *database) error {
 	}
 	d := decided{first: first}
 	r := newReader(db)
-	r.bounds.store(first, first, last)
+	r.bounds.set(first, first, last)
 	err = r.Read(context.Background(), max(last, 1)-1, last, func(r *Record) bool {
 		d.ts = r.TS
 		return false
@@ -95,9 +96,8 @@ func checkVersion(version, known uint64) error {
 // create makes the bounds of a new log: durable before anything is appended.
 func create(db *database, version uint64) error {
 	b := db.pebble.NewBatch()
-	// A log that is lost and made anew goes on with higher numbers than the lost
-	// one had, as long as that took no more than a million messages a second on
-	// average.
+	// A log that replaces a lost one begins with a higher seq than the lost one had,
+	// if that stored no more than a million messages a second on average.
 	first := db.opts.FirstSeq
 	if first == 0 {
 		first = uint64(max(db.opts.Now().UnixMicro(), 1)) //nolint:gosec // positive

@@ -80,7 +80,7 @@ func FuzzBlock(f *testing.F) {
 			for seq := b.first; seq <= last && seq >= b.first; seq++ {
 				var r Record
 				_ = b.decode(&r, seq) // any error will do
-				_, _ = b.hand(seq, min(seq+readChunk-1, last), func(*Record) bool { return true })
+				_, _ = b.forEachRecord(seq, min(seq+readChunk-1, last), func(*Record) bool { return true })
 				if seq == 1<<64-1 {
 					break
 				}

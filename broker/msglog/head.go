@@ -13,24 +13,23 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// headFile is a few bytes beside the database that say up to which seq the log
-// was durable: written after each sync and before anyone is told. It is not
-// synced itself, so after a loss of power it may say less than the truth, but
-// never more. When the log ends before it, acknowledged messages are missing:
-// without it a damaged end of the write-ahead log could not be told from one
-// that was being written when the process died.
+// headFile is a small file beside the database with the seq up to which the log is
+// durable. It is written after each sync and before a commit is reported. It is not
+// synced itself, so after a loss of power its seq may be too low, but never too high.
+// If the log ends before that seq, acknowledged messages are missing. Without the file,
+// damage at the end of the write-ahead log would look like a write that was interrupted.
 type headFile struct {
 	file vfs.File
 
-	mu  sync.Mutex // guards what follows
-	end head
-	buf [headSize]byte
+	mu      sync.Mutex // guards what follows
+	current head
+	buf     [headSize]byte
 }
 
 // head is what the file says.
 type head struct {
-	seq   uint64 // newest message that is durable
-	store uint64 // newest change to the store that is durable, counted
+	seq     uint64 // newest message that is durable
+	changes uint64 // newest change to the store that is durable, counted
 }
 
 const (
@@ -61,7 +60,7 @@ func readHead(fsys vfs.FS, dir string) (head, error) {
 	if string(buf[:4]) != headMagic || binary.BigEndian.Uint32(buf[20:]) != crc32.Checksum(buf[:20], castagnoli) {
 		return head{}, nil // it was being made, or power was lost while it was written
 	}
-	return head{seq: binary.BigEndian.Uint64(buf[4:]), store: binary.BigEndian.Uint64(buf[12:])}, nil
+	return head{seq: binary.BigEndian.Uint64(buf[4:]), changes: binary.BigEndian.Uint64(buf[12:])}, nil
 }
 
 // openHead makes the file durable. From here on its bytes are there to be
@@ -72,7 +71,7 @@ func openHead(fsys vfs.FS, dir string, end head) (*headFile, error) {
 		return nil, err
 	}
 	h := &headFile{file: f}
-	if err := h.raise(end); err != nil {
+	if err := h.advance(end); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	d, err := fsys.OpenDir(dir)
@@ -85,14 +84,14 @@ func openHead(fsys vfs.FS, dir string, end head) (*headFile, error) {
 	return h, nil
 }
 
-// raise says that everything up to end is durable.
-func (h *headFile) raise(end head) error {
+// advance records that everything up to end is durable.
+func (h *headFile) advance(end head) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.end = head{seq: max(h.end.seq, end.seq), store: max(h.end.store, end.store)}
+	h.current = head{seq: max(h.current.seq, end.seq), changes: max(h.current.changes, end.changes)}
 	copy(h.buf[:], headMagic)
-	binary.BigEndian.PutUint64(h.buf[4:], h.end.seq)
-	binary.BigEndian.PutUint64(h.buf[12:], h.end.store)
+	binary.BigEndian.PutUint64(h.buf[4:], h.current.seq)
+	binary.BigEndian.PutUint64(h.buf[12:], h.current.changes)
 	binary.BigEndian.PutUint32(h.buf[20:], crc32.Checksum(h.buf[:20], castagnoli))
 	if _, err := h.file.WriteAt(h.buf[:], 0); err != nil {
 		return fmt.Errorf("write %s: %w", headName, err)
@@ -102,9 +101,9 @@ func (h *headFile) raise(end head) error {
 
 func (h *headFile) close() error { return h.file.Close() }
 
-// checkEnd looks, changing nothing, whether the log that is in the directory can
-// be opened without losing what was acknowledged. Opening it for writing would
-// drop what comes after damage in the write-ahead log for good.
+// checkEnd returns an error if acknowledged messages are missing at the end of the log. It
+// changes nothing. Opening the log for writing would for good drop what comes after damage
+// in the write-ahead log, so this comes first.
 func (d *database) checkEnd() error {
 	want, err := readHead(d.opts.FS, d.dir)
 	if err != nil {
@@ -112,7 +111,7 @@ func (d *database) checkEnd() error {
 	}
 	desc, err := pebble.Peek(d.dir, d.opts.FS)
 	if err != nil {
-		return openError(err)
+		return wrapOpenError(err)
 	}
 	if !desc.Exists {
 		if want != (head{}) {
@@ -132,8 +131,8 @@ func (d *database) checkEnd() error {
 	if end.seq < want.seq {
 		return &CorruptError{First: end.seq + 1, Last: want.seq, Err: errEndMissing}
 	}
-	if end.store < want.store {
-		return fmt.Errorf("%w: the last %d changes to sessions cannot be read: %w", ErrCorrupt, want.store-end.store, errEndMissing)
+	if end.changes < want.changes {
+		return fmt.Errorf("%w: the last %d changes to sessions cannot be read: %w", ErrCorrupt, want.changes-end.changes, errEndMissing)
 	}
 	return nil
 }
@@ -153,7 +152,7 @@ func (d *database) endOf() (head, error) {
 		return head{}, err
 	}
 	changes, _, err := d.getUint(keyChanges)
-	return head{seq: last, store: changes}, err
+	return head{seq: last, changes: changes}, err
 }
 
 var errEndMissing = errors.New("the log ends before what was acknowledged; " +

@@ -18,9 +18,9 @@ type lifecycle struct {
 
 func newLifecycle() *lifecycle { return &lifecycle{stop: make(chan struct{})} }
 
-// begin counts a call that uses the database. It returns ErrClosed if the log is closed.
+// beginCall counts a call that uses the database. It returns ErrClosed if the log is closed.
 // If it returns nil, end must be called.
-func (c *lifecycle) begin() error {
+func (c *lifecycle) beginCall() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -30,7 +30,7 @@ func (c *lifecycle) begin() error {
 	return nil
 }
 
-func (c *lifecycle) end() { c.calls.Done() }
+func (c *lifecycle) endCall() { c.calls.Done() }
 
 // check returns an error if a long call must end: because of ctx, or because the log is
 // being closed.

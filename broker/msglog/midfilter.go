@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// midFilter tells cheaply that a mid is new, which nearly all are: looking it up
-// would be the most expensive thing about a message. It is a Bloom filter in
-// memory over the mids that the log keeps, in generations so that what is trimmed
-// can be forgotten. It belongs to the appending goroutine.
+// midFilter finds out cheaply that a mid is new, as nearly all are: a look-up would be
+// the most expensive step of storing a message. It is a Bloom filter in memory over the
+// mids that the log keeps. It has generations, so that the mids of trimmed messages can be
+// dropped. It is used under Pebble.applying.
 type midFilter struct {
 	db     *database
 	life   *lifecycle
@@ -18,19 +18,19 @@ type midFilter struct {
 	limit  int // bytes
 
 	// complete says that every mid that the log keeps is in one of the
-	// generations. Until then, and once there are too many, the log is asked.
-	complete bool
-	off      bool // there are too many
-	built    chan []*midGeneration
-	gens     []*midGeneration // oldest first
-	bytes    int
+	// generations. Until then, and once there are too many, mids are looked up.
+	complete    bool
+	disabled    bool // there are too many
+	built       chan []*midGeneration
+	generations []*midGeneration // oldest first
+	bytes       int
 }
 
 // midGeneration is a Bloom filter whose bits for one mid are in one cache line.
 type midGeneration struct {
-	lines [][8]uint64
-	room  int    // mids until it is full
-	last  uint64 // newest message in it
+	lines     [][8]uint64
+	remaining int    // mids until it is full
+	last      uint64 // newest message in it
 }
 
 const (
@@ -49,7 +49,7 @@ func midHash(from, mid string) uint64 {
 }
 
 func newMidGeneration(mids int) *midGeneration {
-	return &midGeneration{lines: make([][8]uint64, mids*midBits/midLineBits+1), room: mids}
+	return &midGeneration{lines: make([][8]uint64, mids*midBits/midLineBits+1), remaining: mids}
 }
 
 func (g *midGeneration) line(h uint64) *[8]uint64 {
@@ -63,11 +63,11 @@ func (g *midGeneration) add(h, seq uint64) {
 		h = h*0x5851F42D4C957F2D + 0x14057B7EF767814F
 		line[h>>61] |= 1 << (h >> 55 & 63)
 	}
-	g.room--
+	g.remaining--
 	g.last = max(g.last, seq)
 }
 
-func (g *midGeneration) has(h uint64) bool {
+func (g *midGeneration) mayContain(h uint64) bool {
 	line := g.line(h)
 	for range midProbes {
 		h = h*0x5851F42D4C957F2D + 0x14057B7EF767814F
@@ -82,27 +82,27 @@ func (g *midGeneration) size() int { return len(g.lines) * midLineBits / 8 }
 
 // isNew reports whether a mid is certainly in no message that the log keeps.
 func (f *midFilter) isNew(h uint64) bool {
-	if f.off || !f.complete && !f.adopt() {
+	if f.disabled || !f.complete && !f.takeBuilt() {
 		return false
 	}
-	for _, g := range f.gens {
-		if g.has(h) {
+	for _, g := range f.generations {
+		if g.mayContain(h) {
 			return false
 		}
 	}
 	return true
 }
 
-// adopt takes over what has been built of the messages that were there when the
-// log was opened.
-func (f *midFilter) adopt() bool {
+// takeBuilt takes the generations that build has made of the messages that were there when
+// the log was opened. It returns false if they are not ready.
+func (f *midFilter) takeBuilt() bool {
 	select {
 	case gens, ok := <-f.built:
 		if !ok {
-			f.drop()
+			f.disable()
 			return false
 		}
-		f.gens = append(gens, f.gens...)
+		f.generations = append(gens, f.generations...)
 		for _, g := range gens {
 			f.bytes += g.size()
 		}
@@ -113,55 +113,55 @@ func (f *midFilter) adopt() bool {
 	}
 }
 
-// add takes note of a new message's mid.
+// add adds a new message's mid.
 func (f *midFilter) add(h, seq uint64) {
-	if f.off {
+	if f.disabled {
 		return
 	}
-	n := len(f.gens)
-	if n == 0 || f.gens[n-1].room <= 0 {
-		f.grow()
-		if n = len(f.gens); f.off {
+	n := len(f.generations)
+	if n == 0 || f.generations[n-1].remaining <= 0 {
+		f.addGeneration()
+		if n = len(f.generations); f.disabled {
 			return
 		}
 	}
-	f.gens[n-1].add(h, seq)
+	f.generations[n-1].add(h, seq)
 }
 
-// grow begins a generation, larger than the last, and forgets those that were
+// addGeneration begins a generation, larger than the last, and forgets those that were
 // trimmed.
-func (f *midFilter) grow() {
+func (f *midFilter) addGeneration() {
 	floor := f.bounds.floor.Load() // a mid may be used again while its old message is there
-	for len(f.gens) > 0 && f.gens[0].last < floor {
-		f.bytes -= f.gens[0].size()
-		f.gens = f.gens[1:]
+	for len(f.generations) > 0 && f.generations[0].last < floor {
+		f.bytes -= f.generations[0].size()
+		f.generations = f.generations[1:]
 	}
 	mids := midGenMin
-	if n := len(f.gens); n > 0 {
-		mids = min(2*len(f.gens[n-1].lines)*midLineBits/midBits, midGenMax)
+	if n := len(f.generations); n > 0 {
+		mids = min(2*len(f.generations[n-1].lines)*midLineBits/midBits, midGenMax)
 	}
 	g := newMidGeneration(mids)
 	if f.bytes += g.size(); f.bytes > f.limit {
 		f.db.log.Info("more mids are kept than the filter has room for: looking them up takes longer from now on", "bytes", f.limit)
-		f.drop()
+		f.disable()
 		return
 	}
-	f.gens = append(f.gens, g)
+	f.generations = append(f.generations, g)
 }
 
-// drop gives up: there are more mids than there is room for.
-func (f *midFilter) drop() { f.off, f.gens, f.bytes = true, nil, 0 }
+// disable turns the filter off for good: there are more mids than it has room for.
+func (f *midFilter) disable() { f.disabled, f.generations, f.bytes = true, nil, 0 }
 
 // build collects the mids of the messages that are in the log, up to and
 // including last, in the background. It takes half of a processor at most.
 func (f *midFilter) build(last uint64) {
 	defer f.life.background.Done()
-	gens, err := f.collect(last)
+	gens, err := f.readGenerations(last)
 	switch {
 	case errors.Is(err, ErrClosed):
 		return
 	case err != nil:
-		// Whoever reads them will be told; without the filter they are read.
+		// A look-up of such a mid returns the error to its caller.
 		f.db.log.Warn("mids could not be read; looking them up takes longer", "err", err)
 		close(f.built)
 	case gens == nil:
@@ -171,8 +171,8 @@ func (f *midFilter) build(last uint64) {
 	}
 }
 
-// collect returns nil if there are more mids than there is room for.
-func (f *midFilter) collect(last uint64) (gens []*midGeneration, err error) {
+// readGenerations returns nil if there are more mids than there is room for.
+func (f *midFilter) readGenerations(last uint64) (gens []*midGeneration, err error) {
 	it, err := f.db.newPrefixIter(prefixMid)
 	if err != nil {
 		return nil, err
@@ -200,7 +200,7 @@ func (f *midFilter) collect(last uint64) (gens []*midGeneration, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if g == nil || g.room <= 0 {
+		if g == nil || g.remaining <= 0 {
 			mids := midGenMin
 			if g != nil {
 				mids = midGenMax

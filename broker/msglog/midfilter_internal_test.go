@@ -56,13 +56,13 @@ func TestMidFilter(t *testing.T) {
 					n += 3000
 				}
 				f := &l.applier.filter
-				for !f.complete && !f.off { // building ends by itself
+				for !f.complete && !f.disabled { // building ends by itself
 					f.isNew(0)
 					runtime.Gosched()
 				}
 				switch {
 				case limit != 0 && round == 2:
-					if !f.off {
+					if !f.disabled {
 						t.Fatalf("%d bytes of filter", f.bytes)
 					}
 				case limit == 0:

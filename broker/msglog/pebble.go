@@ -10,9 +10,9 @@ import (
 // Pebble is a Log on one machine's disk. DESIGN.md describes what it stores and
 // why; the guarantees are those of Log and of this package.
 //
-// Its parts: the reader reads, the applier decides, the committer waits for the disk,
-// feeds tell followers, the remover removes what is not kept any more, and store is the
-// state store. They share the database, the lifecycle and the bounds.
+// It has one part for each task. The applier decides about entries. The committer waits
+// for the disk. The reader reads. The feeds send entries to followers. The remover removes
+// messages that are not kept any more. The store is the state store. All share the database, the lifecycle and the bounds.
 type Pebble struct {
 	*reader
 
@@ -81,7 +81,7 @@ func (l *Pebble) open() (err error) {
 	if err := removeSnapshots(l.db.opts.FS, l.db.dir); err != nil {
 		return err
 	}
-	l.db.disk.look()
+	l.db.disk.checkFreeSpace()
 	if err := l.prepare(); err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (l *Pebble) open() (err error) {
 	return err
 }
 
-// prepare brings the database into today's format and reads where the log begins
+// prepare migrates the database to the current format and reads where the log begins
 // and ends.
 func (l *Pebble) prepare() error {
 	if err := migrate(l.db); err != nil {
@@ -100,7 +100,7 @@ func (l *Pebble) prepare() error {
 	if err != nil {
 		return err
 	}
-	l.bounds.store(floor, first, last)
+	l.bounds.set(floor, first, last)
 	l.remover.reusedFrom = first
 	if l.store.changes, _, err = l.db.getUint(keyChanges); err != nil {
 		return err
@@ -122,8 +122,7 @@ func (l *Pebble) Close() error {
 	return l.db.close()
 }
 
-// runMaintenance does what is due every so often: a sync of the state store, and a look
-// at the free space.
+// runMaintenance syncs the state store and checks the free space, each at its interval.
 func (l *Pebble) runMaintenance() {
 	defer l.life.background.Done()
 	sync := time.NewTicker(time.Second)
@@ -137,7 +136,7 @@ func (l *Pebble) runMaintenance() {
 		case <-sync.C:
 			l.store.sync()
 		case <-disk.C:
-			l.db.disk.look()
+			l.db.disk.checkFreeSpace()
 		}
 	}
 }

@@ -52,9 +52,9 @@ func RawDigest(topic string, tail []byte) uint64 {
 	return d.Sum64()
 }
 
-// isSame reports whether a stored digest is that of r's content. What earlier versions
+// hasDigest reports whether a stored digest is that of r's content. What earlier versions
 // have stored has the raw one.
-func (r *Record) isSame(digest uint64) bool {
+func (r *Record) hasDigest(digest uint64) bool {
 	if digest == r.Digest {
 		return true
 	}

@@ -46,10 +46,10 @@ func Repair(ctx context.Context, dir string, opts Options) (*Repaired, error) {
 }
 
 func (r *Repaired) repair(ctx context.Context, dir string, opts Options) (err error) {
-	// For all of it: a broker that is started now must not find a log half cut.
+	// Held to the end: a broker that starts meanwhile must not open a log that is half cut.
 	lock, err := pebble.LockDirectory(dir, opts.FS)
 	if err != nil {
-		return openError(err)
+		return wrapOpenError(err)
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	probe := newDatabase(dir, opts)
@@ -70,7 +70,7 @@ func (r *Repaired) repair(ctx context.Context, dir string, opts Options) (err er
 	if err := db.open(); err != nil {
 		return fmt.Errorf("what is left cannot be opened, restore it from a copy: %w", err)
 	}
-	if err := r.giveUp(db, want); err != nil {
+	if err := r.recordLoss(db, want); err != nil {
 		return errors.Join(err, db.pebble.Close())
 	}
 	return errors.Join(db.pebble.Close(), db.disk.removeBallast())
@@ -150,8 +150,8 @@ func cutFile(fsys vfs.FS, path, kept string, size int64) (err error) {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// giveUp takes note of what is lost, so that its numbers are not used again.
-func (r *Repaired) giveUp(db *database, want head) error {
+// recordLoss stores which seqs are lost, so that they are not used again.
+func (r *Repaired) recordLoss(db *database, want head) error {
 	end, err := db.endOf()
 	if err != nil {
 		return err
@@ -159,7 +159,7 @@ func (r *Repaired) giveUp(db *database, want head) error {
 	if end.seq < want.seq {
 		r.FirstLost, r.LastLost = end.seq+1, want.seq
 	}
-	r.Changes = want.store - min(want.store, end.store)
+	r.Changes = want.changes - min(want.changes, end.changes)
 	// If nothing at all is left this makes a new log.
 	if err := migrate(db); err != nil {
 		return err
@@ -177,5 +177,5 @@ func (r *Repaired) giveUp(db *database, want head) error {
 	if err := db.putUint(keyEndOfLost, next); err != nil {
 		return err
 	}
-	return db.putUint(keyChanges, max(end.store, want.store))
+	return db.putUint(keyChanges, max(end.changes, want.changes))
 }

@@ -19,10 +19,10 @@ func (r *reader) Expired(ctx context.Context, keep Retention) (upto uint64, err 
 	if keep.MaxAge <= 0 && keep.MaxBytes == 0 {
 		return 0, nil
 	}
-	if err := r.life.begin(); err != nil {
+	if err := r.life.beginCall(); err != nil {
 		return 0, err
 	}
-	defer r.life.end()
+	defer r.life.endCall()
 	newest, err := r.db.lastIndex()
 	if err != nil {
 		return 0, err

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// snapshotPrefix begins the names of the directories in which logs are looked at.
-// Open removes what a killed process has left of them.
+// snapshotPrefix begins the names of the directories of snapshots.
+// Open removes those that a killed process has left.
 const snapshotPrefix = "inspect-"
 
 // snapshot makes a directory inside dir that holds the log as it is now: hard
@@ -66,7 +66,7 @@ func snapshot(ctx context.Context, dir string) (path string, err error) {
 
 const snapshotTries = 50
 
-// manifestState tells one state of the database's list of files from another.
+// manifestState returns a string that changes whenever the database's list of files does.
 func manifestState(dir string) (string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

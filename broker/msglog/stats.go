@@ -5,8 +5,8 @@ type Stats struct {
 	First, Last uint64 // as Bounds
 	Bytes       uint64 // appended since the oldest message, to about a megabyte
 	DiskBytes   uint64 // taken by all files, the write-ahead log included
-	DiskFree    uint64 // left on the disk at the last look; 0 if unknown
-	Full        bool   // Propose refuses messages for want of room
+	DiskFree    uint64 // left on the disk at the last check; 0 if unknown
+	Full        bool   // Propose refuses messages because there is no room
 	Failed      error  // what ended the log's work, nil if it works
 	Compactions int64  // rewrites since Open
 	ReadAmp     int    // files that a look-up may have to ask; tens are too many
@@ -18,10 +18,10 @@ type Stats struct {
 func (l *Pebble) Stats() Stats {
 	s := Stats{Full: l.db.disk.full.Load(), DiskFree: l.db.disk.free.Load(), Failed: l.db.failure.get()}
 	s.First, s.Last = l.Bounds()
-	if l.life.begin() != nil {
+	if l.life.beginCall() != nil {
 		return s
 	}
-	defer l.life.end()
+	defer l.life.endCall()
 	m := l.db.pebble.Metrics()
 	s.DiskBytes = m.DiskSpaceUsage()
 	s.Compactions = m.Compact.Count

@@ -26,12 +26,12 @@ func (l *Pebble) State() state.Store { return l.store }
 
 // Apply makes all changes at once. See state.Store.
 func (s *store) Apply(ops []state.Op, sync bool) error {
-	if err := s.life.begin(); err != nil {
+	if err := s.life.beginCall(); err != nil {
 		return err
 	}
-	defer s.life.end()
+	defer s.life.endCall()
 	b := s.db.pebble.NewBatch()
-	err := setOps(b, ops)
+	err := addStateOps(b, ops)
 	if err != nil {
 		return errors.Join(fmt.Errorf("change state: %w", err), b.Close())
 	}
@@ -58,7 +58,7 @@ func (s *store) applySync(b *pebble.Batch) error {
 		if err := b.SyncWait(); err != nil {
 			return fmt.Errorf("sync: %w", err)
 		}
-		return s.db.head.raise(head{store: number})
+		return s.db.head.advance(head{changes: number})
 	})
 }
 
@@ -93,10 +93,10 @@ func (s *store) sync() {
 // Scan calls fn for each key with the prefix, in byte order, until fn returns
 // false. fn may keep neither key's nor value's bytes.
 func (s *store) Scan(prefix string, fn func(key string, value []byte) bool) (err error) {
-	if err := s.life.begin(); err != nil {
+	if err := s.life.beginCall(); err != nil {
 		return err
 	}
-	defer s.life.end()
+	defer s.life.endCall()
 	lower := append([]byte(prefixStore), prefix...)
 	it, err := s.db.newIter(lower, prefixEndKey(lower))
 	if err != nil {

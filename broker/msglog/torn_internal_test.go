@@ -83,7 +83,7 @@ func isAcked(repr []byte, end head) (bool, error) {
 				return true, err
 			}
 		case k == keyChanges:
-			if len(value) == 8 && binary.BigEndian.Uint64(value) <= end.store {
+			if len(value) == 8 && binary.BigEndian.Uint64(value) <= end.changes {
 				return true, nil
 			}
 		case k == keyFormat, k == keyFirst, k == keyEndOfLost:

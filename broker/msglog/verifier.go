@@ -30,15 +30,15 @@ const MaxProblems = 100
 func (i *Inspector) Verify(ctx context.Context) (*Verification, error) {
 	v := &verifier{log: i.log, tails: make(map[string]uint64), first: i.info.First, last: i.info.Last}
 	if i.info.Last < i.info.Durable {
-		v.problem("the log ends at %d, but was durable up to %d", i.info.Last, i.info.Durable)
+		v.addProblem("the log ends at %d, but was durable up to %d", i.info.Last, i.info.Durable)
 	}
 	var err error
-	if v.all, err = i.log.db.pebble.NewIter(nil); err != nil {
+	if v.lookup, err = i.log.db.pebble.NewIter(nil); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
-	// What it meets is reported as a problem, and not again when it is closed.
-	defer func() { _ = v.all.Close() }()
-	if err := v.blocks(ctx); err != nil {
+	// Its errors are reported as problems; Close would return them again.
+	defer func() { _ = v.lookup.Close() }()
+	if err := v.checkBlocks(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	if err := v.countPostings(ctx); err != nil {
@@ -47,34 +47,34 @@ func (i *Inspector) Verify(ctx context.Context) (*Verification, error) {
 	return &v.Verification, nil
 }
 
-// verifier is a Verify at work.
+// verifier holds the state of one Verify.
 type verifier struct {
 	Verification
 	log         *reader
 	first, last uint64
 	tails       map[string]uint64 // newest message seen on each topic
 	counted     uint64            // places on topics that the postings name
-	all         *pebble.Iterator
+	lookup      *pebble.Iterator
 }
 
-func (v *verifier) problem(format string, args ...any) {
+func (v *verifier) addProblem(format string, args ...any) {
 	v.Found++
 	if len(v.Problems) < MaxProblems {
 		v.Problems = append(v.Problems, fmt.Sprintf(format, args...))
 	}
 }
 
-// blocks checks every block and what points to it.
-func (v *verifier) blocks(ctx context.Context) error {
+// checkBlocks checks every block and what points to it.
+func (v *verifier) checkBlocks(ctx context.Context) error {
 	next := v.first
 	for next <= v.last {
-		after, err := v.blocksFrom(ctx, next)
+		after, err := v.checkBlocksFrom(ctx, next)
 		if err != nil {
 			var corrupt *CorruptError
 			if !errors.As(err, &corrupt) {
 				return err
 			}
-			v.problem("%v", err)
+			v.addProblem("%v", err)
 			after = corrupt.Last
 		}
 		next = after + 1
@@ -82,10 +82,10 @@ func (v *verifier) blocks(ctx context.Context) error {
 	return nil
 }
 
-// blocksFrom checks blocks until one cannot be read, and returns the last message
+// checkBlocksFrom checks blocks until one cannot be read, and returns the last message
 // it has seen.
-func (v *verifier) blocksFrom(ctx context.Context, next uint64) (after uint64, err error) {
-	it, err := v.log.db.blocks(next - 1)
+func (v *verifier) checkBlocksFrom(ctx context.Context, next uint64) (after uint64, err error) {
+	it, err := v.log.db.newBlockIter(next - 1)
 	if err != nil {
 		return 0, err
 	}
@@ -107,38 +107,38 @@ func (v *verifier) blocksFrom(ctx context.Context, next uint64) (after uint64, e
 			return 0, &CorruptError{First: next, Last: last, Err: err}
 		}
 		if b.first > next {
-			v.problem("messages %d to %d are missing", next, b.first-1)
+			v.addProblem("messages %d to %d are missing", next, b.first-1)
 		}
-		if err := v.block(&b); err != nil {
+		if err := v.checkBlock(&b); err != nil {
 			return 0, err
 		}
 		next = last + 1
 	}
 	if it.Error() != nil {
-		return 0, v.log.damage.find(it, next-1, v.last)
+		return 0, v.log.damage.findAndRecord(it, next-1, v.last)
 	}
 	if next <= v.last {
-		v.problem("messages %d to %d are missing", next, v.last)
+		v.addProblem("messages %d to %d are missing", next, v.last)
 	}
 	return v.last, nil
 }
 
-// block checks a block's messages and what points to them.
-func (v *verifier) block(b *block) error {
+// checkBlock checks a block's messages and what points to them.
+func (v *verifier) checkBlock(b *block) error {
 	topics := make(map[string][]uint64)
 	devices := make(map[device][]packetEntry)
 	for seq := b.first; seq <= b.last; seq++ {
 		var r Record
 		if err := b.decode(&r, seq); err != nil {
-			v.problem("%v", err)
+			v.addProblem("%v", err)
 			continue
 		}
 		topics[r.To] = append(topics[r.To], seq)
 		if own := ownTopic(&r); own != "" {
 			topics[own] = append(topics[own], seq)
-			v.prev(own, &r, r.PrevSender)
+			v.checkPrev(own, &r, r.PrevSender)
 		}
-		v.prev(r.To, &r, r.Prev)
+		v.checkPrev(r.To, &r, r.Prev)
 		if isTracked(&r) {
 			d := device{r.From, r.Client}
 			devices[d] = append(devices[d], packetEntry{r.PacketID, use{r.Seq, r.Digest}})
@@ -148,40 +148,40 @@ func (v *verifier) block(b *block) error {
 		}
 		v.Messages++
 		if r.Mid != "" {
-			if err := v.mid(&r); err != nil {
+			if err := v.checkMid(&r); err != nil {
 				return err
 			}
 		}
 	}
-	return v.pointers(b.last, topics, devices)
+	return v.checkPointers(b.last, topics, devices)
 }
 
-// prev checks that a message names the one before it on a topic.
-func (v *verifier) prev(topic string, r *Record, prev uint64) {
+// checkPrev checks that a message names the one before it on a topic.
+func (v *verifier) checkPrev(topic string, r *Record, prev uint64) {
 	want, seen := v.tails[topic]
 	v.tails[topic] = r.Seq
 	if seen && prev != want {
-		v.problem("message %d on %s has prev %d, but %d is before it", r.Seq, topic, prev, want)
+		v.addProblem("message %d on %s has prev %d, but %d is before it", r.Seq, topic, prev, want)
 	} else if !seen && prev >= v.first {
-		v.problem("message %d on %s has prev %d, which is not there", r.Seq, topic, prev)
+		v.addProblem("message %d on %s has prev %d, which is not there", r.Seq, topic, prev)
 	}
 }
 
-func (v *verifier) mid(r *Record) error {
+func (v *verifier) checkMid(r *Record) error {
 	value, ok, err := v.get(midKey(nil, r.From, r.Mid))
 	if err != nil {
 		return err
 	}
 	if u, err := decodeMid(value); !ok || err != nil || u != (use{r.Seq, r.Digest}) {
-		v.problem("mid %q of %s does not lead to message %d", r.Mid, r.From, r.Seq)
+		v.addProblem("mid %q of %s does not lead to message %d", r.Mid, r.From, r.Seq)
 		return nil
 	}
 	v.Mids++
 	return nil
 }
 
-// pointers checks the postings and packet ids of a block.
-func (v *verifier) pointers(last uint64, topics map[string][]uint64, devices map[device][]packetEntry) error {
+// checkPointers checks the postings and packet ids of a block.
+func (v *verifier) checkPointers(last uint64, topics map[string][]uint64, devices map[device][]packetEntry) error {
 	for topic, want := range topics {
 		value, ok, err := v.get(postingKey(nil, topic, last))
 		if err != nil {
@@ -192,7 +192,7 @@ func (v *verifier) pointers(last uint64, topics map[string][]uint64, devices map
 			err = decodePosting(last, value, func(s uint64) bool { got = append(got, s); return true })
 		}
 		if err != nil || !slices.Equal(got, want) {
-			v.problem("topic %s does not lead to its %d messages up to %d", topic, len(want), last)
+			v.addProblem("topic %s does not lead to its %d messages up to %d", topic, len(want), last)
 			continue
 		}
 		v.Postings += uint64(len(want))
@@ -204,7 +204,7 @@ func (v *verifier) pointers(last uint64, topics map[string][]uint64, devices map
 		}
 		got, err := decodeUses(last, value)
 		if !ok || err != nil || !slices.Equal(got, want) {
-			v.problem("device %q of %s does not lead to its %d messages up to %d", d.client, d.from, len(want), last)
+			v.addProblem("device %q of %s does not lead to its %d messages up to %d", d.client, d.from, len(want), last)
 			continue
 		}
 		v.Packets += uint64(len(want))
@@ -214,9 +214,9 @@ func (v *verifier) pointers(last uint64, topics map[string][]uint64, devices map
 
 // get returns a value, which is good until the next call.
 func (v *verifier) get(key []byte) (value []byte, ok bool, err error) {
-	if !v.all.SeekGE(key) || !bytes.Equal(v.all.Key(), key) {
-		err = v.all.Error()
-	} else if value, err = v.all.ValueAndErr(); err == nil {
+	if !v.lookup.SeekGE(key) || !bytes.Equal(v.lookup.Key(), key) {
+		err = v.lookup.Error()
+	} else if value, err = v.lookup.ValueAndErr(); err == nil {
 		return value, true, nil
 	}
 	if err != nil && !pebble.IsCorruptionError(err) {
@@ -225,7 +225,7 @@ func (v *verifier) get(key []byte) (value []byte, ok bool, err error) {
 	return nil, false, nil // if it is damaged, it is reported as leading nowhere
 }
 
-// countPostings looks for postings that lead nowhere.
+// countPostings finds postings that lead to no message.
 func (v *verifier) countPostings(ctx context.Context) (err error) {
 	it, err := v.log.db.newPrefixIter(prefixPosting)
 	if err != nil {
@@ -245,15 +245,15 @@ func (v *verifier) countPostings(ctx context.Context) (err error) {
 			break // it.Error says the same
 		}
 		if err := decodePosting(last, value, func(uint64) bool { v.counted++; return true }); err != nil {
-			v.problem("posting of block %d: %v", last, err)
+			v.addProblem("posting of block %d: %v", last, err)
 		}
 	}
 	if err := it.Error(); err != nil {
-		v.problem("topics cannot be read: %v", err)
+		v.addProblem("topics cannot be read: %v", err)
 		return nil
 	}
 	if v.counted > v.Postings {
-		v.problem("%d places on topics lead nowhere", v.counted-v.Postings)
+		v.addProblem("%d places on topics lead nowhere", v.counted-v.Postings)
 	}
 	return nil
 }

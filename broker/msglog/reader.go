@@ -26,18 +26,18 @@ func (r *reader) Bounds() (first, last uint64) { return r.bounds.load() }
 // in order, until fn returns false. See Log; the error is a *CorruptError where
 // messages cannot be read.
 func (r *reader) Read(ctx context.Context, after, upto uint64, fn func(*Record) bool) (err error) {
-	if err := r.life.begin(); err != nil {
+	if err := r.life.beginCall(); err != nil {
 		return err
 	}
-	defer r.life.end()
+	defer r.life.endCall()
 	after, upto = r.bounds.clamp(after, upto)
 	if after >= upto {
 		return nil
 	}
-	if err := r.damage.known(after+1, upto); err != nil {
+	if err := r.damage.check(after+1, upto); err != nil {
 		return err
 	}
-	it, err := r.db.blocks(after)
+	it, err := r.db.newBlockIter(after)
 	if err != nil {
 		return fmt.Errorf("read log: %w", err)
 	}
@@ -63,7 +63,7 @@ func (r *reader) Read(ctx context.Context, after, upto uint64, fn func(*Record) 
 		}
 		to := min(last, upto)
 		for seq := max(b.first, after+1); seq <= to; seq += readChunk {
-			more, err := b.hand(seq, min(seq+readChunk-1, to), fn)
+			more, err := b.forEachRecord(seq, min(seq+readChunk-1, to), fn)
 			if err != nil || !more {
 				return err
 			}
@@ -71,7 +71,7 @@ func (r *reader) Read(ctx context.Context, after, upto uint64, fn func(*Record) 
 		after = to
 	}
 	if err := it.Error(); err != nil {
-		return r.damage.find(it, after, upto)
+		return r.damage.findAndRecord(it, after, upto)
 	}
 	if after < upto && !r.bounds.trimmed(upto) {
 		return &CorruptError{First: after + 1, Last: upto, Err: errMissing}
@@ -79,12 +79,13 @@ func (r *reader) Read(ctx context.Context, after, upto uint64, fn func(*Record) 
 	return nil
 }
 
-// readChunk is how many records share their memory: few, since a caller may stop
-// after any, and keep one for long.
+// readChunk is how many records share one allocation. It is small, since a caller may stop
+// after any record, and may keep one for long.
 const readChunk = 16
 
-// hand calls fn for a few of the block's records, until it returns false.
-func (b *block) hand(from, to uint64, fn func(*Record) bool) (more bool, err error) {
+// forEachRecord calls fn for the block's records from one seq to another, until fn returns
+// false. The records share their memory.
+func (b *block) forEachRecord(from, to uint64, fn func(*Record) bool) (more bool, err error) {
 	stored, err := b.records(from, to)
 	if err != nil {
 		return false, &CorruptError{First: from, Last: to, Err: err}
@@ -107,12 +108,12 @@ func (b *block) hand(from, to uint64, fn func(*Record) bool) (more bool, err err
 var errMissing = errors.New("no such block")
 
 // ReadTopic does the same for the messages of one delivery topic. Its cost is
-// that of the messages it hands out, however many others there are.
+// that of the messages it reads, however many others there are.
 func (r *reader) ReadTopic(ctx context.Context, topic string, after, upto uint64, fn func(*Record) bool) (err error) {
-	if err := r.life.begin(); err != nil {
+	if err := r.life.beginCall(); err != nil {
 		return err
 	}
-	defer r.life.end()
+	defer r.life.endCall()
 	after, upto = r.bounds.clamp(after, upto)
 	if after >= upto {
 		return nil
@@ -143,13 +144,13 @@ func (r *reader) ReadTopic(ctx context.Context, topic string, after, upto uint64
 		after = last
 	}
 	if err := it.Error(); err != nil {
-		return unreadable(it, after, upto, topic, func(seq uint64) []byte { return postingKey(nil, topic, seq) })
+		return findUnreadable(it, after, upto, topic, func(seq uint64) []byte { return postingKey(nil, topic, seq) })
 	}
 	return nil
 }
 
-// readPosting hands out the messages of one block that are on a topic. It
-// returns false when there is no need for more.
+// readPosting calls fn for the messages of one block that are on a topic. more is false
+// when the range ends in the block or fn has returned false.
 func (r *reader) readPosting(topic string, last uint64, posting []byte, after, upto uint64, fn func(*Record) bool) (more bool, err error) {
 	var seqs []uint64
 	more = last < upto
@@ -168,7 +169,7 @@ func (r *reader) readPosting(topic string, last uint64, posting []byte, after, u
 	corrupt := func(err error) error {
 		return &CorruptError{First: seqs[0], Last: seqs[len(seqs)-1], Topic: topic, Err: err}
 	}
-	if err := r.damage.known(last, last); err != nil {
+	if err := r.damage.check(last, last); err != nil {
 		return false, corrupt(err)
 	}
 	value, closer, err := r.db.pebble.Get(blockKey(nil, last))
@@ -202,20 +203,20 @@ func (r *reader) readPosting(topic string, last uint64, posting []byte, after, u
 // Tail returns the seq of the newest durable message on a delivery topic, 0 for
 // none. A message that was trimmed still counts.
 func (r *reader) Tail(topic string) (uint64, error) {
-	if err := r.life.begin(); err != nil {
+	if err := r.life.beginCall(); err != nil {
 		return 0, err
 	}
-	defer r.life.end()
-	seq, err := r.db.tail(topic, r.bounds.durable.Load())
+	defer r.life.endCall()
+	seq, err := r.db.readTail(topic, r.bounds.durable.Load())
 	if err != nil {
 		return 0, fmt.Errorf("tail of topic: %w", err)
 	}
 	return seq, nil
 }
 
-// tail returns the newest message of a topic up to and including upto, which
+// readTail returns the newest message of a topic up to and including upto, which
 // must be the last of a batch.
-func (d *database) tail(topic string, upto uint64) (seq uint64, err error) {
+func (d *database) readTail(topic string, upto uint64) (seq uint64, err error) {
 	prefix := appendString([]byte(prefixPosting), topic)
 	it, err := d.newIter(prefix, appendSeq(slices.Clip(prefix), upto+1))
 	if err != nil {

@@ -88,13 +88,13 @@ func (i *Inspector) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	i.log.bounds.store(first, first, last)
+	i.log.bounds.set(first, first, last)
 	i.info.First, i.info.Last, i.info.Messages = first, last, last-first+1
-	return i.measure(ctx)
+	return i.fillInfo(ctx)
 }
 
-// measure fills in sizes and times.
-func (i *Inspector) measure(ctx context.Context) error {
+// fillInfo sets the sizes and times of info.
+func (i *Inspector) fillInfo(ctx context.Context) error {
 	base, err := i.log.db.indexBefore(i.info.First)
 	if err != nil {
 		return err
@@ -184,7 +184,7 @@ func (i *Inspector) Topics(ctx context.Context, prefix, after string, limit int)
 			return nil, err
 		}
 		seek = prefixEndKey(appendString([]byte(prefixPosting), topic))
-		tail, err := i.log.db.tail(topic, i.info.Last)
+		tail, err := i.log.db.readTail(topic, i.info.Last)
 		if err != nil {
 			return nil, err
 		}

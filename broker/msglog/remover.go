@@ -40,20 +40,20 @@ type remover struct {
 	life   *lifecycle
 	bounds *bounds
 
-	trimmable  chan struct{} // has a value when there is something to remove
+	wakeup     chan struct{} // has a value when there is something to remove
 	removing   sync.Mutex    // held while messages are removed from the disk
 	reused     reusedMids
 	reusedFrom uint64 // it is not known which mids of messages before this one are in use again
 }
 
 func newRemover(r *reader) *remover {
-	return &remover{db: r.db, life: r.life, bounds: &r.bounds, trimmable: make(chan struct{}, 1)}
+	return &remover{db: r.db, life: r.life, bounds: &r.bounds, wakeup: make(chan struct{}, 1)}
 }
 
 // wake tells run that there is something to remove.
 func (r *remover) wake() {
 	select {
-	case r.trimmable <- struct{}{}:
+	case r.wakeup <- struct{}{}:
 	default:
 	}
 }
@@ -62,24 +62,24 @@ func (r *remover) wake() {
 func (r *remover) run() {
 	defer r.life.background.Done()
 	for {
-		// An error is kept by guard, or it is one of reading, which readers are told.
+		// A failed write is kept by guard; damage is reported by readers.
 		if err := r.remove(context.Background()); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
 			r.db.log.Warn("forgotten messages cannot be removed; it is tried again", "dir", r.db.dir, "err", err)
 		}
 		select {
 		case <-r.life.stop:
 			return
-		case <-r.trimmable:
+		case <-r.wakeup:
 		}
 	}
 }
 
 // remove is Pebble.Remove.
 func (r *remover) remove(ctx context.Context) error {
-	if err := r.life.begin(); err != nil {
+	if err := r.life.beginCall(); err != nil {
 		return err
 	}
-	defer r.life.end()
+	defer r.life.endCall()
 	for {
 		if err := r.life.check(ctx); err != nil {
 			return err
@@ -113,7 +113,7 @@ func (r *remover) removeSome() (more bool, err error) {
 	// One batch, so that a message and what points to it go together. It needs no sync:
 	// that they are forgotten is durable, and what is left is removed after a restart.
 	err = r.db.guard(func() error {
-		return r.reused.remove(t.batch, t.next, func() error { return r.db.pebble.Apply(t.batch, pebble.NoSync) })
+		return r.reused.applyRemoval(t.batch, t.next, func() error { return r.db.pebble.Apply(t.batch, pebble.NoSync) })
 	})
 	if err != nil {
 		return false, err
@@ -124,23 +124,23 @@ func (r *remover) removeSome() (more bool, err error) {
 
 // removal is the removal of some blocks.
 type removal struct {
-	first uint64 // oldest message on disk until now
-	next  uint64 // oldest message from now on
-	gone  uint64 // newest block that goes as a whole, 0 for none
-	batch *pebble.Batch
-	ends  map[string]uint64 // newest trimmed message of each topic
+	first     uint64 // oldest message on disk until now
+	next      uint64 // oldest message from now on
+	lastBlock uint64 // newest block of which no message is kept, 0 for none
+	batch     *pebble.Batch
+	ends      map[string]uint64 // newest trimmed message of each topic
 
-	topics  map[string]uint64   // the same for the block at hand
-	devices map[device]struct{} // whose packet ids are in the block at hand
+	topics  map[string]uint64   // the same for the block being removed
+	devices map[device]struct{} // whose packet ids are in the block being removed
 	key     []byte
 }
 
 func (t *removal) collect(rm *remover, upto uint64) error {
-	it, err := rm.db.blocks(t.first - 1)
+	it, err := rm.db.newBlockIter(t.first - 1)
 	if err != nil {
 		return err
 	}
-	// What went wrong in reading is dealt with here and not an error of Close.
+	// Read errors are handled below; Close would return them again.
 	defer func() { _ = it.Close() }()
 	n := 0
 	for ok := it.First(); ok && n < removeBatch && t.next <= upto; ok = it.Next() {
@@ -152,34 +152,34 @@ func (t *removal) collect(rm *remover, upto uint64) error {
 		if err != nil {
 			break // it.Error says the same
 		}
-		if err := t.block(rm, last, value, upto); err != nil {
+		if err := t.removeBlock(rm, last, value, upto); err != nil {
 			if !errors.Is(err, ErrCorrupt) {
 				return err
 			}
-			// What points to it stays and points to nothing, which readers
-			// understand. The alternative were a log that grows for ever.
+			// Its postings stay, and readers pass over them. If damage stopped
+			// the removal, the log would grow for ever.
 			rm.db.log.Warn("trimmed messages that could not be read", "last", last, "err", err)
 		}
 		n++
 		t.next = min(last, upto) + 1
 		if last <= upto {
-			t.gone = last
+			t.lastBlock = last
 		}
 	}
 	switch {
 	case it.Error() != nil:
-		e := unreadable(it, t.next-1, upto, "", func(seq uint64) []byte { return blockKey(nil, seq) })
+		e := findUnreadable(it, t.next-1, upto, "", func(seq uint64) []byte { return blockKey(nil, seq) })
 		rm.db.log.Warn("trimmed messages that could not be read", "first", e.First, "last", e.Last, "err", e.Err)
-		t.gone, t.next = e.Last, e.Last+1
+		t.lastBlock, t.next = e.Last, e.Last+1
 	case t.next == t.first:
 		t.next = upto + 1 // there is nothing more: Read has reported that
 	}
 	return nil
 }
 
-// block forgets what points to the messages of a block up to and including upto.
-// The block itself goes when all of its messages have.
-func (t *removal) block(rm *remover, last uint64, value []byte, upto uint64) error {
+// removeBlock removes the keys that point to the messages of a block up to and including
+// upto. The block itself is removed once none of its messages is kept.
+func (t *removal) removeBlock(rm *remover, last uint64, value []byte, upto uint64) error {
 	b, err := parseBlock(last, value)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -196,7 +196,7 @@ func (t *removal) block(rm *remover, last uint64, value []byte, upto uint64) err
 		// The mids of a block that was trimmed in part are gone already, and may
 		// be in use again.
 		if r.Mid != "" && seq >= t.first {
-			if err := t.mid(rm, &r); err != nil {
+			if err := t.removeMid(rm, &r); err != nil {
 				return err
 			}
 		}
@@ -228,9 +228,9 @@ func (t *removal) block(rm *remover, last uint64, value []byte, upto uint64) err
 	return bad
 }
 
-// mid forgets the mid of a message, unless it leads to a newer message by now: see
+// removeMid removes the mid of a message, unless it leads to a newer message by now: see
 // reusedMids, which knows what has been used again since the log was opened.
-func (t *removal) mid(rm *remover, r *Record) error {
+func (t *removal) removeMid(rm *remover, r *Record) error {
 	t.key = midKey(t.key, r.From, r.Mid)
 	if r.Seq < rm.reusedFrom {
 		value, closer, err := rm.db.pebble.Get(t.key)
@@ -250,10 +250,10 @@ func (t *removal) mid(rm *remover, r *Record) error {
 	return t.batch.Delete(t.key, nil)
 }
 
-// finish adds what is done once for all blocks.
+// finish adds to the batch what is done once for all blocks.
 func (t *removal) finish(rm *remover) error {
-	if t.gone != 0 {
-		if err := t.batch.DeleteRange(blockKey(nil, t.first), blockKey(nil, t.gone+1), nil); err != nil {
+	if t.lastBlock != 0 {
+		if err := t.batch.DeleteRange(blockKey(nil, t.first), blockKey(nil, t.lastBlock+1), nil); err != nil {
 			return err
 		}
 	}

@@ -7,24 +7,24 @@ import (
 )
 
 const (
-	// feedAhead is how many entries the log may be ahead of whoever follows.
-	feedAhead = 16
-	// catchUp is how many messages are read at a time for who follows from further back.
-	// Who is no further back than that misses no outcome.
-	catchUp = 512
+	// feedBuffer is how many entries the log may be ahead of whoever follows.
+	feedBuffer = 16
+	// catchUpBatch is how many messages are read at a time for a follower that starts
+	// further back. A follower that starts no further back than that misses no outcome.
+	catchUpBatch = 512
 )
 
-// Feed is the stream of committed entries, in their order. The log waits for whoever
-// follows: it is no more than a few entries ahead. What may lag behind reads the log
+// Feed is the stream of committed entries, in their order. The log waits for its
+// followers: it is no more than a few entries ahead. Whoever may lag behind reads the log
 // from a cursor instead (Reader.Read).
 type Feed struct {
 	// C has the committed entries. It is closed when the log is closed, or when Err
 	// says why there are no more.
 	C <-chan *Committed
 
-	c     chan *Committed
-	feeds *feeds
-	from  uint64 // messages up to here are not its own
+	out      chan *Committed
+	feeds    *feeds
+	skipUpTo uint64 // entries with messages up to here are not sent: they were read from the log
 
 	once sync.Once
 	stop chan struct{} // closed by Close
@@ -48,27 +48,27 @@ func (f *Feed) Close() {
 	})
 }
 
-// end closes the feed from the log's side. The goroutine that sends calls it.
+// end closes C. Only the goroutine that sends may call it.
 func (f *Feed) end(err error) {
 	f.mu.Lock()
 	f.err = err
 	f.mu.Unlock()
-	close(f.c)
+	close(f.out)
 }
 
-// send hands an entry on and waits for who follows, if need be. It returns false when
-// nobody does any more.
+// send sends an entry to the follower and waits for it if the buffer is full. It returns
+// false when the feed or the log is closed.
 func (f *Feed) send(c *Committed) bool {
-	if newest := c.newest(); newest != 0 && newest <= f.from {
+	if newest := c.newest(); newest != 0 && newest <= f.skipUpTo {
 		return true // it was among what was read
 	}
 	select {
-	case f.c <- c:
+	case f.out <- c:
 		return true
 	default:
 	}
 	select {
-	case f.c <- c:
+	case f.out <- c:
 		return true
 	case <-f.stop:
 	case <-f.feeds.reader.life.stop:
@@ -76,7 +76,7 @@ func (f *Feed) send(c *Committed) bool {
 	return false
 }
 
-// feeds is the feeds of a log.
+// feeds are the feeds of a log.
 type feeds struct {
 	reader *reader
 
@@ -107,7 +107,7 @@ func (fs *feeds) list() []*Feed {
 	return fs.all
 }
 
-// send hands an entry to all that follow. The committing goroutine calls it.
+// send sends an entry to all followers. Only the committer calls it.
 func (fs *feeds) send(c *Committed) {
 	for _, f := range fs.list() {
 		if !f.send(c) {
@@ -133,47 +133,48 @@ func (fs *feeds) end() {
 func (l *Pebble) Follow(after uint64) (*Feed, error) { return l.feeds.follow(after) }
 
 func (fs *feeds) follow(after uint64) (*Feed, error) {
-	if err := fs.reader.life.begin(); err != nil {
+	if err := fs.reader.life.beginCall(); err != nil {
 		return nil, err
 	}
-	defer fs.reader.life.end()
+	defer fs.reader.life.endCall()
 	f := newFeed(fs)
 	last := fs.reader.bounds.durable.Load()
 	if after >= last {
-		// It may be that an entry up to there is committed and not handed on yet.
-		f.from = last
+		// An entry up to there may be committed and not sent yet: it is skipped.
+		f.skipUpTo = last
 		return f, fs.add(f)
 	}
 	var live *Feed
-	if last-after <= catchUp {
+	if last-after <= catchUpBatch {
 		live = newFeed(fs)
 		if err := fs.add(live); err != nil {
 			return nil, err
 		}
 	}
 	fs.reader.life.background.Add(1)
-	go f.catchUp(after, live)
+	go f.run(after, live)
 	return f, nil
 }
 
 func newFeed(fs *feeds) *Feed {
-	c := make(chan *Committed, feedAhead)
-	return &Feed{C: c, c: c, feeds: fs, stop: make(chan struct{})}
+	c := make(chan *Committed, feedBuffer)
+	return &Feed{C: c, out: c, feeds: fs, stop: make(chan struct{})}
 }
 
-// catchUp sends what is in the log after a message, and then passes on what is
-// committed, which comes by live; if that is nil, from when it has nearly caught up.
-func (f *Feed) catchUp(after uint64, live *Feed) {
+// run sends the messages that are in the log after the given seq, and then the entries
+// that are committed, which it gets from live. If live is nil, it makes that feed when it
+// has nearly caught up.
+func (f *Feed) run(after uint64, live *Feed) {
 	defer f.feeds.reader.life.background.Done()
-	f.end(f.follow(after, live))
+	f.end(f.catchUpAndFollow(after, live))
 }
 
-func (f *Feed) follow(after uint64, live *Feed) error {
+func (f *Feed) catchUpAndFollow(after uint64, live *Feed) error {
 	for live == nil {
 		_, last := f.feeds.reader.Bounds()
-		if last >= after && last-after > catchUp {
+		if last >= after && last-after > catchUpBatch {
 			var err error
-			if after, err = f.read(after, after+catchUp); err != nil {
+			if after, err = f.read(after, after+catchUpBatch); err != nil {
 				return err
 			}
 			continue
@@ -184,12 +185,12 @@ func (f *Feed) follow(after uint64, live *Feed) error {
 		}
 	}
 	defer live.Close()
-	// Some of what is read here comes by live as well.
+	// Some of the messages that are read here are in entries of live as well.
 	_, last := f.feeds.reader.Bounds()
 	if _, err := f.read(after, last); err != nil {
 		return err
 	}
-	f.from = last
+	f.skipUpTo = last
 	for {
 		select {
 		case c, ok := <-live.C:
@@ -215,7 +216,7 @@ func (f *Feed) read(after, upto uint64) (uint64, error) {
 		if after = max(after, first-1); after >= upto {
 			return after, nil
 		}
-		end := min(upto, after+catchUp)
+		end := min(upto, after+catchUpBatch)
 		var recs []*Record
 		err := f.feeds.reader.Read(context.Background(), after, end, func(r *Record) bool {
 			recs = append(recs, r)

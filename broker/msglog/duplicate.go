@@ -10,24 +10,24 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// seenBefore recognises messages that come again, for one batch.
-type seenBefore struct {
-	a        *applier
-	single   bool // the batch is one message: it cannot repeat itself
-	keepUses bool // the batch has DUPs: its own packet ids are to be remembered
+// duplicateFinder recognises messages that come again, for one batch.
+type duplicateFinder struct {
+	applier *applier
+	single  bool // the batch is one message: it cannot repeat itself
+	hasDup  bool // the batch has DUPs: its own packet ids are to be remembered
 
 	mids *pebble.Iterator // over prefixMid, once it is needed
 
 	// Of the mid that was checked last.
-	hash      uint64
-	forgotten uint64 // the message that had it, if that is not kept any more
+	hash         uint64
+	forgottenSeq uint64 // the message that had it, if that is not kept any more
 }
 
-// openMids makes what is needed to look up mids.
-func (s *seenBefore) openMids() (err error) {
-	// An iterator, since a Get does not ask the filters of the last level, where
-	// most of the keys are: a new mid, the usual case, would be a read each.
-	s.mids, err = s.a.db.pebble.NewIter(&pebble.IterOptions{
+// openMids opens the iterator that looks up mids.
+func (s *duplicateFinder) openMids() (err error) {
+	// An iterator, since a Get does not use the filters of the last level, which has
+	// most of the keys. With a Get each new mid, the usual case, would cost a read.
+	s.mids, err = s.applier.db.pebble.NewIter(&pebble.IterOptions{
 		LowerBound:   []byte(prefixMid),
 		UpperBound:   prefixEndKey([]byte(prefixMid)),
 		UseL6Filters: true,
@@ -35,75 +35,75 @@ func (s *seenBefore) openMids() (err error) {
 	return err
 }
 
-func (s *seenBefore) close() error {
+func (s *duplicateFinder) close() error {
 	if s.mids == nil {
 		return nil
 	}
 	return s.mids.Close()
 }
 
-// check tells whether r was stored before, and as what.
-func (s *seenBefore) check(r *Record) (Outcome, uint64, error) {
+// check returns whether r was stored before, and the seq that it has if so.
+func (s *duplicateFinder) check(r *Record) (Outcome, uint64, error) {
 	switch {
 	case r.Mid != "":
-		u, ok, err := s.mid(r)
+		u, ok, err := s.findMid(r)
 		switch {
 		case err != nil:
 			return 0, 0, fmt.Errorf("look up mid: %w", err)
 		case !ok:
 			return Stored, 0, nil
-		case !r.isSame(u.digest):
+		case !r.hasDigest(u.digest):
 			return Conflict, 0, nil
 		}
 		return Duplicate, u.seq, nil
 	case r.Dup && isTracked(r):
-		u, ok, err := s.packet(r)
+		u, ok, err := s.findPacketID(r)
 		if err != nil {
 			return 0, 0, fmt.Errorf("look up packet id: %w", err)
 		}
-		if ok && u.seq >= s.a.first && r.isSame(u.digest) && r.mayRepeat(u.seq) {
+		if ok && u.seq >= s.applier.first && r.hasDigest(u.digest) && r.mayRetransmit(u.seq) {
 			return Duplicate, u.seq, nil
 		}
 	}
 	return Stored, 0, nil
 }
 
-// mayRepeat reports whether a Dup may be the retransmission of the message seq.
-func (r *Record) mayRepeat(seq uint64) bool {
+// mayRetransmit reports whether a Dup may be the retransmission of the message seq.
+func (r *Record) mayRetransmit(seq uint64) bool {
 	return seq > r.DupAfter && (r.DupUpTo == 0 || seq <= r.DupUpTo)
 }
 
-// remember takes note of a new message for the rest of the batch.
-func (s *seenBefore) remember(r *Record) {
+// remember records a new message, so that the rest of the batch is compared with it.
+func (s *duplicateFinder) remember(r *Record) {
 	switch u := (use{r.Seq, r.Digest}); {
 	case r.Mid != "":
 		if !s.single {
-			s.a.mids[senderMid{r.From, r.Mid}] = u
+			s.applier.entryMids[senderMid{r.From, r.Mid}] = u
 		}
-		s.a.filter.add(s.hash, r.Seq)
-		if s.forgotten != 0 {
-			s.a.reused = append(s.a.reused, reusedMid{string(midKey(nil, r.From, r.Mid)), s.forgotten, u})
+		s.applier.filter.add(s.hash, r.Seq)
+		if s.forgottenSeq != 0 {
+			s.applier.newlyReused = append(s.applier.newlyReused, reusedMid{string(midKey(nil, r.From, r.Mid)), s.forgottenSeq, u})
 		}
 	case isTracked(r):
 		dev := device{r.From, r.Client}
-		if s.keepUses {
-			uses := s.a.uses[dev]
+		if s.hasDup {
+			uses := s.applier.entryUses[dev]
 			if uses == nil {
 				uses = &deviceUses{}
-				s.a.uses[dev] = uses
+				s.applier.entryUses[dev] = uses
 			}
 			uses.add(r.PacketID, u)
 		}
-		s.a.dups.note(dev, r.PacketID, u)
+		s.applier.packetIDs.add(dev, r.PacketID, u)
 	}
 }
 
-func (s *seenBefore) mid(r *Record) (use, bool, error) {
-	s.hash, s.forgotten = midHash(r.From, r.Mid), 0
-	if s.a.filter.isNew(s.hash) {
+func (s *duplicateFinder) findMid(r *Record) (use, bool, error) {
+	s.hash, s.forgottenSeq = midHash(r.From, r.Mid), 0
+	if s.applier.filter.isNew(s.hash) {
 		return use{}, false, nil
 	}
-	if u, ok := s.a.mids[senderMid{r.From, r.Mid}]; ok {
+	if u, ok := s.applier.entryMids[senderMid{r.From, r.Mid}]; ok {
 		return u, true, nil
 	}
 	if s.mids == nil {
@@ -111,9 +111,9 @@ func (s *seenBefore) mid(r *Record) (use, bool, error) {
 			return use{}, false, err
 		}
 	}
-	s.a.key = midKey(s.a.key, r.From, r.Mid)
+	s.applier.key = midKey(s.applier.key, r.From, r.Mid)
 	// The whole key is the prefix: nothing but this key is found.
-	if !s.mids.SeekPrefixGE(s.a.key) {
+	if !s.mids.SeekPrefixGE(s.applier.key) {
 		return use{}, false, s.mids.Error()
 	}
 	value, err := s.mids.ValueAndErr()
@@ -121,8 +121,8 @@ func (s *seenBefore) mid(r *Record) (use, bool, error) {
 		return use{}, false, err
 	}
 	u, err := decodeMid(value)
-	if err == nil && u.seq < s.a.first {
-		s.forgotten = u.seq // it may still be on disk
+	if err == nil && u.seq < s.applier.first {
+		s.forgottenSeq = u.seq // it may still be on disk
 		return use{}, false, nil
 	}
 	return u, err == nil, err
@@ -139,9 +139,9 @@ func decodeMid(value []byte) (use, error) {
 	return use{binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:])}, nil
 }
 
-func (s *seenBefore) packet(r *Record) (use, bool, error) {
+func (s *duplicateFinder) findPacketID(r *Record) (use, bool, error) {
 	dev := device{r.From, r.Client}
-	uses, err := s.a.dups.get(s.a.db, dev, s.a.next-1, s.a.uses[dev])
+	uses, err := s.applier.packetIDs.get(s.applier.db, dev, s.applier.next-1, s.applier.entryUses[dev])
 	if err != nil {
 		return use{}, false, err
 	}
@@ -150,15 +150,15 @@ func (s *seenBefore) packet(r *Record) (use, bool, error) {
 }
 
 const (
-	// dupScan is how many messages of a device are looked through for a packet
+	// dupSearchDepth is how many messages of a device are searched for a packet
 	// id: as many as there are packet ids, so all that can be in flight if the
 	// device uses them in turn.
-	dupScan = 1 << 16
-	// dupEntries bounds the cache, in packet ids.
-	dupEntries = 1 << 18
+	dupSearchDepth = 1 << 16
+	// maxCachedPacketIDs bounds the cache, in packet ids.
+	maxCachedPacketIDs = 1 << 18
 )
 
-// deviceUses is the newest use of each packet id among the newest dupScan of a device's
+// deviceUses is the newest use of each packet id among the newest dupSearchDepth of a device's
 // messages. It is the same however much of it comes from memory.
 type deviceUses struct {
 	byID  map[uint16]numberedUse
@@ -171,7 +171,7 @@ type numberedUse struct {
 	number int
 }
 
-// add takes note of the device's next message.
+// add records the device's next message.
 func (d *deviceUses) add(id uint16, u use) {
 	if d.byID == nil {
 		d.byID = make(map[uint16]numberedUse)
@@ -183,12 +183,12 @@ func (d *deviceUses) add(id uint16, u use) {
 // get returns the newest use of a packet id.
 func (d *deviceUses) get(id uint16) (use, bool) {
 	u, ok := d.byID[id]
-	return u.use, ok && d.count-u.number < dupScan
+	return u.use, ok && d.count-u.number < dupSearchDepth
 }
 
 // deviceCache holds the packet ids of devices that have sent DUPs lately. A device that
-// retransmits sends many of them; the first one costs reading what it sent, the others
-// nothing.
+// retransmits sends many of them: the first one costs a read of the device's earlier
+// packet ids, the others none.
 type deviceCache struct {
 	devices map[device]*deviceUses
 	entries int
@@ -202,8 +202,8 @@ func newDeviceCache() *deviceCache {
 
 func (c *deviceCache) reset() { c.devices, c.entries = make(map[device]*deviceUses), 0 }
 
-// note records a new message's packet id if its device is in the cache.
-func (c *deviceCache) note(dev device, id uint16, u use) {
+// add records a new message's packet id if its device is in the cache.
+func (c *deviceCache) add(dev device, id uint16, u use) {
 	if len(c.devices) == 0 {
 		return
 	}
@@ -220,7 +220,7 @@ func (c *deviceCache) get(db *database, dev device, upto uint64, entry *deviceUs
 	if uses, ok := c.devices[dev]; ok {
 		return uses, nil
 	}
-	uses, err := db.packetUses(dev, upto)
+	uses, err := db.readPacketIDs(dev, upto)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +228,7 @@ func (c *deviceCache) get(db *database, dev device, upto uint64, entry *deviceUs
 		maps.Copy(uses.byID, entry.byID)
 		uses.count = entry.count
 	}
-	if c.entries+len(uses.byID) > dupEntries {
+	if c.entries+len(uses.byID) > maxCachedPacketIDs {
 		c.reset()
 	}
 	c.devices[dev] = uses
@@ -236,9 +236,9 @@ func (c *deviceCache) get(db *database, dev device, upto uint64, entry *deviceUs
 	return uses, nil
 }
 
-// packetUses reads the newest use of each packet id of a device. The numbers of what it
+// readPacketIDs reads the newest use of each packet id of a device. The numbers of what it
 // reads go down from 0.
-func (d *database) packetUses(dev device, upto uint64) (uses *deviceUses, err error) {
+func (d *database) readPacketIDs(dev device, upto uint64) (uses *deviceUses, err error) {
 	prefix := appendString(appendString([]byte(prefixDevice), dev.from), dev.client)
 	it, err := d.newIter(prefix, appendSeq(slices.Clip(prefix), upto+1))
 	if err != nil {
@@ -247,7 +247,7 @@ func (d *database) packetUses(dev device, upto uint64) (uses *deviceUses, err er
 	defer func() { err = errors.Join(err, it.Close()) }()
 	uses = &deviceUses{byID: make(map[uint16]numberedUse)}
 	number := 0
-	for ok := it.Last(); ok && -number < dupScan; ok = it.Prev() {
+	for ok := it.Last(); ok && -number < dupSearchDepth; ok = it.Prev() {
 		last, err := keySeq(it.Key())
 		if err != nil {
 			return nil, err

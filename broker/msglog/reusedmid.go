@@ -8,10 +8,10 @@ import (
 
 // A mid that was forgotten with its message may be used again before the message is
 // removed from the disk. Then its key leads to the new message, and must not go with the
-// old one. reusedMids knows of these; it is empty nearly always.
+// old one. reusedMids has these mids; it is nearly always empty.
 type reusedMids struct {
-	mu  sync.Mutex // held while what it guards and the database change together
-	all map[string]reusedMid
+	mu    sync.Mutex // held while what it guards and the database change together
+	byKey map[string]reusedMid
 }
 
 // reusedMid is a mid that leads to a new message while its old one is on disk.
@@ -21,29 +21,29 @@ type reusedMid struct {
 	use        // the new one
 }
 
-// note writes a batch with new messages and remembers which of their mids are in use
+// applyNew writes a batch with new messages and remembers which of their mids are in use
 // again.
-func (m *reusedMids) note(mids []reusedMid, b *pebble.Batch, write func(*pebble.Batch) error) error {
+func (m *reusedMids) applyNew(mids []reusedMid, b *pebble.Batch, write func(*pebble.Batch) error) error {
 	if len(mids) == 0 {
 		return write(b)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.all == nil {
-		m.all = make(map[string]reusedMid)
+	if m.byKey == nil {
+		m.byKey = make(map[string]reusedMid)
 	}
 	for _, mid := range mids {
-		m.all[mid.key] = mid
+		m.byKey[mid.key] = mid
 	}
 	return write(b)
 }
 
-// remove writes a batch that removes the messages before next with their mids, but not
+// applyRemoval writes a batch that removes the messages before next with their mids, but not
 // the mids that are in use again.
-func (m *reusedMids) remove(b *pebble.Batch, next uint64, write func() error) error {
+func (m *reusedMids) applyRemoval(b *pebble.Batch, next uint64, write func() error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, mid := range m.all {
+	for _, mid := range m.byKey {
 		if mid.seq < next {
 			continue // its new message goes as well
 		}
@@ -54,9 +54,9 @@ func (m *reusedMids) remove(b *pebble.Batch, next uint64, write func() error) er
 	if err := write(); err != nil {
 		return err
 	}
-	for key, mid := range m.all {
+	for key, mid := range m.byKey {
 		if mid.old < next {
-			delete(m.all, key)
+			delete(m.byKey, key)
 		}
 	}
 	return nil

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// Propose puts an entry behind all that were proposed before. See Log. On one machine
-// that is its place in the order: what becomes of it is decided at once, and while it is
-// written, the next can be proposed.
+// Propose adds an entry behind all that were proposed before. See Log. On one machine
+// that is its place in the order, so its outcomes are decided at once. The next entry can
+// be proposed while this one is written.
 func (l *Pebble) Propose(e *Entry) (*Proposal, error) {
-	if err := l.life.begin(); err != nil {
+	if err := l.life.beginCall(); err != nil {
 		return nil, err
 	}
-	defer l.life.end()
+	defer l.life.endCall()
 	if err := l.db.failure.get(); err != nil {
 		return nil, err
 	}
@@ -30,8 +30,8 @@ func (l *Pebble) Propose(e *Entry) (*Proposal, error) {
 		!slices.ContainsFunc(p.committed.Outcomes, func(o Outcome) bool { return o != NoRoom }) {
 		return nil, noRoom
 	}
-	p.own.init(e)
-	p.proposal = &p.own
+	p.ownProposal.init(e)
+	p.proposal = &p.ownProposal
 	p.committed.Mine = true
 	l.committer.queue <- p // in the order of applying
 	return p.proposal, nil
@@ -58,7 +58,7 @@ func (l *Pebble) admit(e *Entry) error {
 	if len(e.Records) == 0 {
 		return nil
 	}
-	err := l.db.disk.admit(entrySize(e))
+	err := l.db.disk.checkRoom(entrySize(e))
 	if err != nil && slices.ContainsFunc(e.Records, func(r *Record) bool { return r.Dup || r.Mid != "" }) {
 		e.Full = true
 	}
@@ -71,10 +71,10 @@ func (l *Pebble) admit(e *Entry) error {
 // on. One that was applied before is passed over. p is nil unless the entry was proposed
 // here; then it is the one that Committed has.
 func (l *Pebble) Apply(position uint64, e *Entry, p *Proposal) error {
-	if err := l.life.begin(); err != nil {
+	if err := l.life.beginCall(); err != nil {
 		return err
 	}
-	defer l.life.end()
+	defer l.life.endCall()
 	if err := l.db.failure.get(); err != nil {
 		return err
 	}

@@ -28,20 +28,20 @@ type applier struct {
 	store      *store
 	reusedMids *reusedMids
 	decided
-	next    uint64            // seq of the next message
-	numbers map[string]uint64 // number of the newest entry of each origin
-	topics  *topicCache
-	dups    *deviceCache
-	filter  midFilter
+	next      uint64            // seq of the next message
+	numbers   map[string]uint64 // number of the newest entry of each origin
+	topics    *topicCache
+	packetIDs *deviceCache
+	filter    midFilter
 
-	block   blockBuilder
-	blockID uint64        // counts blocks, to know which block a state's lists belong to
-	touched []*topicState // topics of the block under construction
-	used    []*deviceState
-	devices map[device]*deviceState // of this entry
-	mids    map[senderMid]use       // of this entry
-	uses    map[device]*deviceUses  // packet ids of this entry
-	reused  []reusedMid             // mids of this entry whose earlier message is forgotten
+	block        blockBuilder
+	blockID      uint64        // counts blocks, to know which block a state's lists belong to
+	blockTopics  []*topicState // topics of the block under construction
+	blockDevices []*deviceState
+	entryDevices map[device]*deviceState // of this entry
+	entryMids    map[senderMid]use       // of this entry
+	entryUses    map[device]*deviceUses  // packet ids of this entry
+	newlyReused  []reusedMid             // mids of this entry whose earlier message is forgotten
 
 	key, val []byte // scratch
 
@@ -61,8 +61,8 @@ type use struct{ seq, digest uint64 }
 // construction.
 type deviceState struct {
 	device
-	block uint64
-	uses  []packetEntry
+	blockID uint64
+	uses    []packetEntry
 }
 
 type packetEntry struct {
@@ -74,11 +74,11 @@ func (a *applier) init(l *Pebble) error {
 	a.db, a.store, a.reusedMids = l.db, l.store, &l.remover.reused
 	a.next = l.bounds.durable.Load() + 1
 	a.topics = newTopicCache(l.db.opts.TailTopics)
-	a.dups = newDeviceCache()
+	a.packetIDs = newDeviceCache()
 	a.filter = midFilter{db: l.db, life: l.life, bounds: &l.bounds, limit: l.db.opts.MidFilterBytes, built: make(chan []*midGeneration, 1)}
-	a.devices = make(map[device]*deviceState)
-	a.mids = make(map[senderMid]use)
-	a.uses = make(map[device]*deviceUses)
+	a.entryDevices = make(map[device]*deviceState)
+	a.entryMids = make(map[senderMid]use)
+	a.entryUses = make(map[device]*deviceUses)
 	var err error
 	if a.decided, _, err = l.db.readDecided(); err != nil {
 		return err
@@ -91,12 +91,12 @@ func (a *applier) init(l *Pebble) error {
 	return err
 }
 
-// apply decides about an entry and begins to write what follows from it. Where
-// entries are numbered by somebody else, always is set: that an entry had no effect is
-// written, too.
+// apply decides about an entry and begins to write the result. always is set where the
+// positions come from elsewhere: then the position is written even if the entry had no
+// effect.
 func (a *applier) apply(position uint64, e *Entry, always bool) (*pending, error) {
-	p := &pending{decision: Committed{Entry: e, Outcomes: make([]Outcome, len(e.Records))}}
-	p.committed = &p.decision
+	p := &pending{ownCommitted: Committed{Entry: e, Outcomes: make([]Outcome, len(e.Records))}}
+	p.committed = &p.ownCommitted
 	before, next := a.decided, a.next
 	b := a.db.pebble.NewBatchWithSize(entrySize(e))
 	repeated := e.Number != 0 && e.Number <= a.numbers[e.Origin]
@@ -108,30 +108,30 @@ func (a *applier) apply(position uint64, e *Entry, always bool) (*pending, error
 	}
 	if err == nil && (always || a.next != next || a.first != before.first || len(e.State) > 0) {
 		if a.position = position; !repeated {
-			a.chain = a.link(p.committed.Outcomes, e)
-			err = setOps(b, e.State)
+			a.chain = a.nextChain(p.committed.Outcomes, e)
+			err = addStateOps(b, e.State)
 		}
 		err = errors.Join(err, a.putDecided(b, e))
 	}
-	clear(a.devices)
-	clear(a.mids)
-	clear(a.uses)
+	clear(a.entryDevices)
+	clear(a.entryMids)
+	clear(a.entryUses)
 	if err != nil {
 		// The caches know of messages that are not stored.
 		a.topics.reset()
-		a.dups.reset()
+		a.packetIDs.reset()
 		a.decided, a.next = before, next
 		return nil, errors.Join(err, b.Close())
 	}
-	p.last, p.then = a.next-1, a.decided
+	p.last, p.decided = a.next-1, a.decided
 	if p.committed != nil {
 		p.committed.Position, p.committed.Chain = a.position, a.chain
 	}
 	if b.Empty() {
-		return p, b.Close() // nothing new: to wait for what came before is all there is to do
+		return p, b.Close() // nothing to write: the entry is durable when those before it are
 	}
-	// From here on there is no way back but a failed log: it is not known what of
-	// the batch is on disk.
+	// An error from here on means a failed log: it is not known how much of the batch
+	// is on disk.
 	written := uint64(b.Len()) //nolint:gosec // a length
 	if err := a.write(b, p, len(e.State) > 0 && !repeated); err != nil {
 		return nil, err
@@ -157,14 +157,14 @@ func entrySize(e *Entry) int {
 // batch, and moves the bounds of what is kept. It returns the newest entry of the
 // sparse index.
 func (a *applier) prepare(b *pebble.Batch, outcomes []Outcome, e *Entry) (index indexEntry, err error) {
-	seen := seenBefore{
-		a: a, single: len(e.Records) == 1,
-		keepUses: slices.ContainsFunc(e.Records, func(r *Record) bool { return r.Dup }),
+	seen := duplicateFinder{
+		applier: a, single: len(e.Records) == 1,
+		hasDup: slices.ContainsFunc(e.Records, func(r *Record) bool { return r.Dup }),
 	}
 	defer func() { err = errors.Join(err, seen.close()) }()
-	a.topics.shrink()
+	a.topics.rotate()
 	a.startBlock()
-	a.reused = a.reused[:0]
+	a.newlyReused = a.newlyReused[:0]
 	ts := max(a.ts, e.Time) // never backwards, so that it does not contradict seq
 	var newest *Record
 	for i, r := range e.Records {
@@ -187,7 +187,7 @@ func (a *applier) prepare(b *pebble.Batch, outcomes []Outcome, e *Entry) (index 
 		newest = r
 		r.Seq, r.TS = a.next, ts
 		a.next++
-		if err := a.add(r); err != nil {
+		if err := a.addRecord(r); err != nil {
 			return index, err
 		}
 		seen.remember(r)
@@ -221,7 +221,7 @@ func (a *applier) prepare(b *pebble.Batch, outcomes []Outcome, e *Entry) (index 
 
 // write begins to write a batch. The pending entry tells when it is durable.
 func (a *applier) write(b *pebble.Batch, p *pending, changesState bool) (err error) {
-	write := func(b *pebble.Batch) error { return a.reusedMids.note(a.reused, b, a.db.applyAsync) }
+	write := func(b *pebble.Batch) error { return a.reusedMids.applyNew(a.newlyReused, b, a.db.applyAsync) }
 	if !changesState {
 		return a.db.guard(func() error { return write(b) })
 	}
@@ -232,29 +232,29 @@ func (a *applier) write(b *pebble.Batch, p *pending, changesState bool) (err err
 func (a *applier) startBlock() {
 	a.block.reset()
 	a.blockID++
-	a.touched = a.touched[:0]
-	a.used = a.used[:0]
+	a.blockTopics = a.blockTopics[:0]
+	a.blockDevices = a.blockDevices[:0]
 }
 
-// add puts a record that has its seq into the block under construction.
-func (a *applier) add(r *Record) error {
+// addRecord puts a record that has its seq into the block under construction.
+func (a *applier) addRecord(r *Record) error {
 	to, err := a.topic(append(a.key[:0], r.To...))
 	if err != nil {
 		return err
 	}
 	r.Prev = to.tail
 	r.PrevSender = 0
-	a.post(to, r.Seq)
+	a.addToTopic(to, r.Seq)
 	if hasOwnTopic(r) {
 		own, err := a.topic(append(append(a.key[:0], userPrefix...), r.From...))
 		if err != nil {
 			return err
 		}
 		r.PrevSender = own.tail
-		a.post(own, r.Seq)
+		a.addToTopic(own, r.Seq)
 	}
 	if isTracked(r) {
-		a.track(r)
+		a.addPacketID(r)
 	}
 	a.block.add(r)
 	return nil
@@ -275,11 +275,11 @@ func ownTopic(r *Record) string {
 	return userPrefix + r.From
 }
 
-func (a *applier) post(t *topicState, seq uint64) {
+func (a *applier) addToTopic(t *topicState, seq uint64) {
 	t.tail = seq
-	if t.block != a.blockID {
-		t.block, t.index = a.blockID, t.index[:0]
-		a.touched = append(a.touched, t)
+	if t.blockID != a.blockID {
+		t.blockID, t.index = a.blockID, t.index[:0]
+		a.blockTopics = append(a.blockTopics, t)
 	}
 	t.index = append(t.index, uint8(len(a.block.offsets))) //nolint:gosec // below blockRecords
 }
@@ -292,8 +292,8 @@ func (a *applier) topic(name []byte) (*topicState, error) {
 	}
 	t := &topicState{name: string(name)}
 	var err error
-	// What has been applied counts, durable or not: it comes before.
-	if t.tail, err = a.db.tail(t.name, a.next-1); err != nil {
+	// Messages that are applied and not yet durable count: they come earlier in the log.
+	if t.tail, err = a.db.readTail(t.name, a.next-1); err != nil {
 		return nil, err
 	}
 	a.topics.put(t)
@@ -301,39 +301,39 @@ func (a *applier) topic(name []byte) (*topicState, error) {
 }
 
 // isTracked reports whether a record's packet id is kept, so that it is
-// recognised when it comes again with DUP. With a mid that does it.
+// recognised when it comes again with DUP. A record with a mid is recognised by that.
 func isTracked(r *Record) bool { return r.QoS > 0 && r.PacketID != 0 && r.Mid == "" }
 
-func (a *applier) track(r *Record) {
+func (a *applier) addPacketID(r *Record) {
 	dev := device{r.From, r.Client}
-	d := a.devices[dev]
+	d := a.entryDevices[dev]
 	if d == nil {
 		d = &deviceState{device: dev}
-		a.devices[dev] = d
+		a.entryDevices[dev] = d
 	}
-	if d.block != a.blockID {
-		d.block, d.uses = a.blockID, d.uses[:0]
-		a.used = append(a.used, d)
+	if d.blockID != a.blockID {
+		d.blockID, d.uses = a.blockID, d.uses[:0]
+		a.blockDevices = append(a.blockDevices, d)
 	}
 	d.uses = append(d.uses, packetEntry{r.PacketID, use{r.Seq, r.Digest}})
 }
 
-// finishBlock adds the block whose newest message is last, and what points into
-// it, to the batch.
+// finishBlock adds the block whose newest message is last to the batch, together with
+// its postings and packet ids.
 func (a *applier) finishBlock(b *pebble.Batch, last uint64) error {
 	n := len(a.block.offsets)
 	a.key = blockKey(a.key, last)
 	if err := b.Set(a.key, a.block.finish(), nil); err != nil {
 		return err
 	}
-	for _, t := range a.touched {
+	for _, t := range a.blockTopics {
 		a.key = postingKey(a.key, t.name, last)
 		a.val = appendPosting(a.val[:0], n, t.index)
 		if err := b.Set(a.key, a.val, nil); err != nil {
 			return err
 		}
 	}
-	for _, d := range a.used {
+	for _, d := range a.blockDevices {
 		a.key = deviceKey(a.key, d.from, d.client, last)
 		a.val = appendUses(a.val[:0], last, d.uses)
 		if err := b.Set(a.key, a.val, nil); err != nil {
