@@ -118,7 +118,7 @@ func TestThreeBrokers(t *testing.T) {
 
 	// One gets nothing for a while: its own publishers wait, all others go on, and then it
 	// has what they have.
-	cluster.Node(2).Hold(true)
+	cluster.Node(2).Pause(true)
 	id := writers[2].Publish("group/g", 1, "held up")
 	first := ackedSeq(t, writers[0].PublishAcked("group/g", 1, "at once"))
 	if m := subs[0].ReceiveAcked(); m.Body == "at once" && m.Prev != last {
@@ -126,7 +126,7 @@ func TestThreeBrokers(t *testing.T) {
 	}
 	writers[2].ExpectNothing()
 	subs[2].ExpectNothing()
-	cluster.Node(2).Hold(false)
+	cluster.Node(2).Pause(false)
 	if ack := writers[2].Expect(packets.Puback); ack.PacketID != id {
 		t.Fatalf("acknowledged is %d, want %d", ack.PacketID, id)
 	}
@@ -187,7 +187,7 @@ func TestOutcomeUnknown(t *testing.T) {
 	addr := b.MQTTAddr().String()
 	newer := mqttest.Dial(t, addr, member(t, "newer"))
 	older := mqttest.Dial(t, addr, user(t, "older", "phone"))
-	cluster.Node(0).Hold(true)
+	cluster.Node(0).Pause(true)
 	newer.Publish("user/bob", 1, "hello")
 	older.Publish("user/bob", 1, "hello")
 	newer.ExpectNothing()

@@ -106,7 +106,7 @@ func TestSameDecisions(t *testing.T) {
 		defer m.stop()
 		rt.Repeat(map[string]func(*rapid.T){
 			"propose": m.propose,
-			"hold":    func(rt *rapid.T) { c.Node(m.any(rt)).Hold(rapid.Bool().Draw(rt, "held")) },
+			"pause":   func(rt *rapid.T) { c.Node(m.any(rt)).Pause(rapid.Bool().Draw(rt, "paused")) },
 			"restart": func(rt *rapid.T) {
 				i := m.any(rt)
 				m.close(rt, i)
@@ -126,13 +126,13 @@ func TestSameDecisions(t *testing.T) {
 			},
 			"compare": func(rt *rapid.T) {
 				for i := range 3 {
-					c.Node(i).Hold(false)
+					c.Node(i).Pause(false)
 				}
 				c.MustAgree(failing{t, rt}, true)
 			},
 		})
 		for i := range 3 {
-			c.Node(i).Hold(false)
+			c.Node(i).Pause(false)
 		}
 		c.MustAgree(failing{t, rt}, true)
 		m.wantOutcomes(rt)

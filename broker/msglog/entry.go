@@ -43,8 +43,8 @@ type Record struct {
 	// messages with a seq above the one and, unless that is 0, not above the
 	// other. They are not stored.
 	DupAfter, DupUpTo uint64
-	// Ask has the log only find out whether the message was stored before. It
-	// is not stored.
+	// Ask means that the log only reports whether the message was stored before. The
+	// message is never stored.
 	Ask bool
 }
 
@@ -67,8 +67,8 @@ type Entry struct {
 	// log writes what it has decided into those that it stores; of a Duplicate it
 	// writes the first one's Seq.
 	Records []*Record
-	// Trim has messages up to and including this seq forgotten, after the records
-	// were decided. 0 for none.
+	// Trim is the seq up to and including which messages are forgotten, once the records
+	// are decided. 0 for none.
 	Trim uint64
 	// State is changes to the state store, made after all the rest.
 	State []state.Op
@@ -86,8 +86,8 @@ const (
 	Unknown                  // it is new and Ask was set; nothing was stored
 )
 
-// Committed is an entry that is durable and in its place in the order, or one of
-// this log's own of which that is not known.
+// Committed is an entry that is durable and in its place in the order. If Err is set it
+// is an entry of this log of which that is not known.
 type Committed struct {
 	// Entry is the very one that was proposed if it is Mine. Nobody changes it any
 	// more.
@@ -101,7 +101,7 @@ type Committed struct {
 	// Chain is a hash over all that was decided up to here. Two machines at the
 	// same position have the same one.
 	Chain uint64
-	// Mine says that it was proposed here: whoever proposed it is to be told.
+	// Mine says that the entry was proposed here, so that its proposer waits for the result.
 	Mine bool
 	// Err is nil for a committed entry. Else the entry is Mine, and it is not known
 	// whether it was or will be committed; nobody may be told that it was.
@@ -132,8 +132,7 @@ func (c *Committed) newest() uint64 {
 	return 0
 }
 
-// Proposal is an entry that was proposed and of which it is not known yet what
-// became of it.
+// Proposal is an entry that was proposed, for those who wait for its result.
 type Proposal struct {
 	entry *Entry
 
@@ -161,11 +160,11 @@ func (p *Proposal) Wait() (*Committed, error) {
 	return p.committed, p.committed.Err
 }
 
-// Fail says that it is not known what becomes of the entry. It is for implementations of
-// Log; what was committed before stays so.
+// Fail ends Wait with an error: it is not known whether the entry was committed. It is for
+// implementations of Log. It has no effect on an entry that is settled.
 func (p *Proposal) Fail(err error) { p.settle(&Committed{Entry: p.entry, Mine: true, Err: err}) }
 
-// settle says what became of the entry.
+// settle sets the result of the entry and ends Wait.
 func (p *Proposal) settle(c *Committed) {
 	p.once.Do(func() {
 		p.committed = c

@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// feedBuffer is how many entries the log may be ahead of whoever follows.
+	// feedBuffer is how many entries the log may be ahead of a follower.
 	feedBuffer = 16
 	// catchUpBatch is how many messages are read at a time for a follower that starts
 	// further back. A follower that starts no further back than that misses no outcome.

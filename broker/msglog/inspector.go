@@ -20,7 +20,7 @@ type Inspector struct {
 	info Info
 }
 
-// Info is what there is to know about a log at a glance.
+// Info is a summary of a log.
 type Info struct {
 	Dir       string
 	InUseBy   int    // id of the process that has the log open, 0 for none
@@ -133,7 +133,7 @@ func (i *Inspector) fillInfo(ctx context.Context) error {
 	return nil
 }
 
-// Info returns the log at a glance.
+// Info returns a summary of the log.
 func (i *Inspector) Info() Info { return i.info }
 
 // Close removes what Inspect has made.

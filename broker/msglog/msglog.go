@@ -21,9 +21,9 @@ import "context"
 // Log is a log that this machine proposes to and follows. Its methods may be called by
 // any goroutine.
 type Log interface {
-	// Propose has an entry put into the order, behind what was proposed here
-	// before. It returns as soon as that is under way, so that the next entry can be
-	// prepared; the Proposal, and whoever follows, are told when it is committed.
+	// Propose adds an entry to the order, behind those that were proposed here before.
+	// It returns without waiting for the disk, so that the next entry can be prepared.
+	// The Proposal and the feeds report when the entry is committed.
 	// The entry and its records belong to the log from here on. ErrFull is returned
 	// when the disk has no room for new messages: nothing was proposed, and reading
 	// goes on. What was stored before needs no room: if a record could be such a

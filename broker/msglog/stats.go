@@ -1,6 +1,6 @@
 package msglog
 
-// Stats is what there is to know about a running log.
+// Stats are the figures of a running log.
 type Stats struct {
 	First, Last uint64 // as Bounds
 	Bytes       uint64 // appended since the oldest message, to about a megabyte

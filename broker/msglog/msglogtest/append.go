@@ -10,7 +10,7 @@ import (
 )
 
 func testEmpty(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	first, last := l.Bounds()
 	if first != last+1 || first == 0 || first >= 1<<53 {
 		t.Fatalf("bounds of an empty log: %d, %d", first, last)
@@ -30,7 +30,7 @@ func testEmpty(t *testing.T, open Open) {
 // Seqs count by one in the order of appending, over batches, and below 2^53 so
 // that JavaScript can read them.
 func testOrder(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	next, _ := l.Bounds()
 	var want []*msglog.Record
 	for i := range 50 {
@@ -52,7 +52,7 @@ func testOrder(t *testing.T, open Open) {
 
 // Batches of every size around where an implementation may split them.
 func testBatchSizes(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	var want []*msglog.Record
 	for _, n := range []int{1, 2, 63, 64, 65, 127, 128, 129, 1000, 3000} {
 		batch := make([]*msglog.Record, n)
@@ -97,7 +97,7 @@ func isOn(r *msglog.Record, topic string) bool {
 
 // Every field comes back as it was appended.
 func testFields(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	a := msg("alice", "user/bob", "hello")
 	a.TS, a.Type, a.Expires, a.QoS = 1_795_000_000_123, "x-my.type", 1_795_000_000_999, 2
 	a.PacketID, a.Digest = 65535, 1<<64-1
@@ -183,7 +183,7 @@ func testMid(t *testing.T, open Open) {
 // Duplicates inside one batch are found as well: a client that reconnects sends
 // again what the sequencer has not taken yet.
 func testMidInBatch(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	a := withMid(msg("alice", "user/bob", "hello"), "m1")
 	b := withMid(msg("alice", "user/bob", "hello"), "m1")
 	c := withMid(msg("alice", "user/bob", "other"), "m1")
@@ -198,7 +198,7 @@ func testMidInBatch(t *testing.T, open Open) {
 // A duplicate of a message that is still on its way to the disk is found, and is
 // durable no earlier than that message.
 func testMidPending(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	for i := range 100 {
 		a := withMid(msg("alice", "user/bob", fmt.Sprint(i)), fmt.Sprint(i))
 		b := withMid(msg("alice", "user/bob", fmt.Sprint(i)), fmt.Sprint(i))
@@ -215,7 +215,7 @@ func testMidPending(t *testing.T, open Open) {
 // What is only asked about is recognised like everything else and never stored, among
 // others in a batch and alone.
 func testAsk(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	ask := func(r *msglog.Record) *msglog.Record { r.Ask = true; return r }
 	named := withMid(msg("alice", "user/bob", "hello"), "m1")
 	numbered := withPacket(msg("alice", "user/bob", "hi"), 1, false)
@@ -301,7 +301,7 @@ func testDup(t *testing.T, open Open) {
 }
 
 func testDupInBatch(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	before := withPacket(msg("alice", "user/bob", "before"), 7, false)
 	store(t, l, before)
 	a := withPacket(msg("alice", "user/bob", "hello"), 1, false)
@@ -321,7 +321,7 @@ func testDupInBatch(t *testing.T, open Open) {
 
 // Names that look alike, or hold bytes that a key may use, do not meet.
 func testOddNames(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	names := []string{"a", "a\x00", "a\x00\x01", "a\x00\xff", "a\xff", "\x00", "a\x00b", "ab", "", strings.Repeat("é", 40)}
 	var all []*msglog.Record
 	for i, n := range names {
@@ -351,7 +351,7 @@ func testOddNames(t *testing.T, open Open) {
 // What an earlier version has stored, with a raw digest, is recognised when it comes again
 // from a client that was told nothing before the upgrade.
 func testRawDigest(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	old := withMid(msg("alice", "user/bob", "hello"), "m1")
 	old.Digest = msglog.RawDigest(old.To, old.Tail)
 	packet := withPacket(msg("alice", "user/bob", "21.5"), 7, false)

@@ -44,7 +44,7 @@ type Node struct {
 	own      map[uint64]*msglog.Proposal // by number
 	late     [][]byte                    // entries that it is going to send again
 	open     bool
-	held     bool  // it gets nothing for the moment
+	paused   bool  // it gets no entries for the moment
 	err      error // why it applies nothing any more
 	position uint64
 
@@ -142,11 +142,11 @@ func (n *Node) Compact(ctx context.Context, upto uint64) error {
 	return n.Remove(ctx)
 }
 
-// Hold keeps entries from a machine, until it is to get them again.
-func (n *Node) Hold(held bool) {
+// Pause says whether a machine gets no entries; those that it missed come afterwards.
+func (n *Node) Pause(paused bool) {
 	n.cluster.mu.Lock()
 	defer n.cluster.mu.Unlock()
-	n.held = held
+	n.paused = paused
 	n.cluster.changed.Broadcast()
 }
 
@@ -179,7 +179,7 @@ func (n *Node) next() (position uint64, b []byte, ok bool) {
 	c := n.cluster
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for n.open && (n.held || n.position >= uint64(len(c.order))) {
+	for n.open && (n.paused || n.position >= uint64(len(c.order))) {
 		c.changed.Wait()
 	}
 	if !n.open {
@@ -205,7 +205,7 @@ func (n *Node) proposal(e *msglog.Entry) *msglog.Proposal {
 func (n *Node) Close() error {
 	c := n.cluster
 	c.mu.Lock()
-	for n.open && n.err == nil && !n.held && len(n.own) > 0 {
+	for n.open && n.err == nil && !n.paused && len(n.own) > 0 {
 		c.changed.Wait()
 	}
 	if !n.open {
@@ -232,7 +232,7 @@ func (n *Node) Err() error {
 
 // MustAgree waits until all machines that are open have applied all, and fails if they have
 // decided differently. Their state stores are compared unless some have been changed beside
-// the order. None may be held, and nobody may propose.
+// the order. None may be paused, and nobody may propose.
 func (c *Cluster) MustAgree(tb testing.TB, state bool) {
 	tb.Helper()
 	c.mu.Lock()

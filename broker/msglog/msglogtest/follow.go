@@ -77,7 +77,7 @@ func mustCommit(tb testing.TB, l msglog.Log, e *msglog.Entry) *msglog.Committed 
 // What is proposed comes to whoever follows: as the entry that was proposed, once, in the
 // order of proposing, with what was decided, and not before it can be read.
 func testFollow(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	feed := mustFollow(t, l, math.MaxUint64)
 	defer feed.Close()
 	var entries []*msglog.Entry
@@ -137,7 +137,7 @@ func entriesOf(n int) []*msglog.Entry {
 // Whoever follows from further back gets what is there, and then what comes, nothing twice
 // and nothing left out; also while others propose, and across what is forgotten.
 func testFollowFrom(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	all := fill(t, l, 1500, 37)
 	done := make(chan struct{})
 	var more []*msglog.Record
@@ -269,7 +269,7 @@ func testTime(t *testing.T, open Open) {
 // An entry of an origin whose disk was full stores nothing, wherever it is applied, and
 // tells what was there before.
 func testFull(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	before := withMid(msg("alice", "user/bob", "before"), "before")
 	store(t, l, before)
 	e := Entry(withMid(msg("alice", "user/bob", "before"), "before"), withMid(msg("alice", "user/bob", "new"), "new"))

@@ -227,7 +227,7 @@ func mustClose(tb testing.TB, l msglog.Log) {
 }
 
 // open1 opens a log that is closed when the test ends.
-func open1(t *testing.T, open Open) Instance {
+func openTemp(t *testing.T, open Open) Instance {
 	t.Helper()
 	l := open(t, t.TempDir())
 	t.Cleanup(func() { mustClose(t, l) })

@@ -37,7 +37,7 @@ func testReopen(t *testing.T, open Open) {
 
 // Readers see only what is durable: never more than Bounds says.
 func testBounds(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	first, _ := l.Bounds()
 	for i := range 50 {
 		p, err := l.Propose(Entry(msg("alice", "user/bob", fmt.Sprint(i))))
@@ -59,7 +59,7 @@ func testBounds(t *testing.T, open Open) {
 }
 
 func testReadTopic(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	topics := []string{"user/alice", "user/bob", "group/1", "group/10", "group/2", "user/nobody"}
 	var all []*msglog.Record
 	for i := range 30 {
@@ -97,7 +97,7 @@ func between(recs []*msglog.Record, after, upto uint64) []*msglog.Record {
 }
 
 func testReadStops(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	batch := make([]*msglog.Record, 200)
 	for i := range batch {
 		batch[i] = msg("alice", "group/g", fmt.Sprint(i))
@@ -123,7 +123,7 @@ func testReadStops(t *testing.T, open Open) {
 }
 
 func testReadCancelled(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	batch := make([]*msglog.Record, 1000)
 	for i := range batch {
 		batch[i] = msg("alice", "group/g", fmt.Sprint(i))
@@ -146,7 +146,7 @@ func testReadCancelled(t *testing.T, open Open) {
 
 // fn may keep the records.
 func testKept(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	batch := make([]*msglog.Record, 300)
 	for i := range batch {
 		batch[i] = withMid(msg("alice", "group/g", fmt.Sprint(i)), fmt.Sprint(i))
@@ -249,7 +249,7 @@ func testClosed(t *testing.T, open Open) {
 // Readers and one appender at the same time: everyone sees an unbroken prefix of
 // the same log.
 func testReadersWhileAppend(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	first, _ := l.Bounds()
 	const batches, size = 60, 40
 	var g errgroup.Group

@@ -35,7 +35,7 @@ func fill(tb testing.TB, l msglog.Log, n, size int) []*msglog.Record {
 }
 
 // again returns the record as a client sends it again.
-func again(r *msglog.Record) *msglog.Record {
+func resent(r *msglog.Record) *msglog.Record {
 	c := *r
 	c.Seq, c.Prev, c.PrevSender, c.Dup = 0, 0, 0, true
 	return &c
@@ -96,7 +96,7 @@ func testTrimAll(t *testing.T, open Open) {
 
 // What is kept is still recognised when it comes again; what was trimmed is new.
 func testTrimKeepsMids(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	all := fill(t, l, 600, 100)
 	cut := 250
 	mustTrim(t, l, all[cut-1].Seq)
@@ -105,7 +105,7 @@ func testTrimKeepsMids(t *testing.T, open Open) {
 		if i < cut {
 			want = msglog.Stored
 		}
-		c := again(r)
+		c := resent(r)
 		wantOutcomes(t, appendAll(t, l, c), want)
 		if want == msglog.Duplicate && c.Seq != r.Seq {
 			t.Fatalf("message %d: duplicate of %d, want %d", i, c.Seq, r.Seq)
@@ -114,7 +114,7 @@ func testTrimKeepsMids(t *testing.T, open Open) {
 	// Those that were stored anew outlive the trimming of the rest.
 	mustTrim(t, l, all[len(all)-1].Seq)
 	for i, r := range all[:cut] {
-		if o := appendAll(t, l, again(r)); o[0] != msglog.Duplicate {
+		if o := appendAll(t, l, resent(r)); o[0] != msglog.Duplicate {
 			t.Fatalf("message %d, stored anew after trimming: outcome %v", i, o[0])
 		}
 	}
@@ -147,22 +147,22 @@ func testTrimKeepsTails(t *testing.T, open Open) {
 // Trimming one by one through a batch. A mid that was trimmed and used again must
 // not be forgotten by the next trim.
 func testTrimWithinBlock(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	all := fill(t, l, 100, 100)
 	for i := 0; i < len(all); i += 7 {
 		mustTrim(t, l, all[i].Seq)
 		wantRecords(t, between(readAll(t, l, 0, 1<<60), 0, all[99].Seq), all[i+1:])
-		c := again(all[i])
+		c := resent(all[i])
 		wantOutcomes(t, appendAll(t, l, c), msglog.Stored)
 		mustTrim(t, l, all[i].Seq+1)
-		wantOutcomes(t, appendAll(t, l, again(all[i])), msglog.Duplicate)
+		wantOutcomes(t, appendAll(t, l, resent(all[i])), msglog.Duplicate)
 	}
 }
 
 // Trimming while messages with the same mids keep coming: what was stored after
 // the trim stays known.
 func testTrimWhileAppend(t *testing.T, open Open) {
-	l := open1(t, open)
+	l := openTemp(t, open)
 	var g errgroup.Group
 	done := make(chan struct{})
 	g.Go(func() error {
@@ -210,7 +210,7 @@ func testTrimWhileAppend(t *testing.T, open Open) {
 	}
 	// Now nothing trims: all that is kept is known.
 	for _, r := range readAll(t, l, 0, 1<<60) {
-		c := again(r)
+		c := resent(r)
 		if o := appendAll(t, l, c); o[0] != msglog.Duplicate {
 			t.Fatalf("mid %s of message %d is not known any more", r.Mid, r.Seq)
 		}
