@@ -134,7 +134,7 @@ func (pub *publisher) mayChange(id *authhook.Identity, topic, typ string, change
 		// What another conversation has is not for the sender to know.
 		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("message %d is not in %s; publish where that message was published", change.Of, conversation))
 	case chat.ChangesSomething(of.Type):
-		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("message %d is of type %s, which only changes others; a %s is about one that people read", change.Of, of.Type, typ))
+		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("message %d is of type %s, which only changes others; of is the seq of one that people read", change.Of, of.Type))
 	case owns && chat.IsNotice(of.Type):
 		return chat.Refuse(chat.CodeNotAllowed, fmt.Sprintf("message %d is a notice, which nobody may %s", change.Of, typ))
 	case owns && of.From != id.Subject:

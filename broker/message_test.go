@@ -258,7 +258,7 @@ func TestWhoMayChange(t *testing.T) {
 		{alice, "user/carol", `"recall","of":` + direct, "not_allowed", "is not in dm/alice/carol"},
 		{alice, "group/room", `"recall","of":9007199254740991`, "not_allowed", "there is no message"},
 		{alice, "group/room", `"recall","of":1`, "not_allowed", "is too old"},
-		{alice, "group/room", `"recall","of":` + edited, "not_allowed", "is of type edit"},
+		{alice, "group/room", `"recall","of":` + edited, "not_allowed", "is of type edit, which only changes others; of is the seq of one that people read"},
 		{system, "group/room", `"recall","of":` + notice, "not_allowed", "is a notice"},
 		{bob, "group/room", `"recall"`, "bad_message", "needs of"},
 		{bob, "group/room", `"edit","of":5`, "bad_message", "needs body"},

@@ -60,6 +60,8 @@ func TestMisspelt(t *testing.T) {
 		{[]string{"token", "--sub", "alice", "--ttl", "24"}, exitFailure, `--ttl: "24" has no unit; did you mean 24s, 24m or 24h?`},
 		{[]string{"token", "--sub", "alice", "--ttl", "1.5d"}, exitFailure, "did you mean 36h?"},
 		{[]string{"token", "--sub", "alice", "--ttl", "soon"}, exitFailure, "write 24h"},
+		{[]string{"token", "--sub", "alice", "--config", mustFile(t, "ttl: 1h\nrole: user\nttl: 2h\n")}, exitFailure, "has a key twice; see line 3"},
+		{[]string{"token", "--sub", "alice", "--config", mustFile(t, "ttl: 1h\n\trole: user\n")}, exitFailure, "with the flags' names as keys; see line 2"},
 		{[]string{"serve", "--config", mustFile(t, "retain-age: 720")}, exitFailure, "--retain-age: \"720\" has no unit"},
 		{[]string{"token", "--sub", "not an id", "--jwt-secret", strings.Repeat("s", 32)}, exitFailure, "sub"},
 		{[]string{"broker", "--jwt-secret", strings.Repeat("s", 32), "--session-expiry", "0"}, exitFailure, "--session-expiry"},

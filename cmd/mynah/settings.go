@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +37,9 @@ func environment(getenv func(string) string) kong.Resolver {
 	})
 }
 
+// atLine finds where a YAML parser's error says that the fault is.
+var atLine = regexp.MustCompile(`line [0-9]+`)
+
 // configFile resolves flags from a YAML file (JSON is YAML too) whose keys are
 // the flags' names.
 func configFile(path string) (kong.Resolver, error) {
@@ -46,8 +50,16 @@ func configFile(path string) (kong.Resolver, error) {
 	defer file.Close() //nolint:errcheck // only read
 	values := map[string]yaml.Node{}
 	if err := yaml.NewDecoder(file).Decode(&values); err != nil && err != io.EOF { //nolint:errorlint // io.EOF is returned bare for an empty file
-		// The parser's error quotes lines, which may hold the secret.
-		return nil, refuse("config", "%s is not a YAML or JSON object with the flags' names as keys", path)
+		// The parser's error quotes lines, which may hold the secret; where it
+		// found the fault and whether that is a key given twice is no secret.
+		what := "is not a YAML or JSON object with the flags' names as keys"
+		if strings.Contains(err.Error(), "already defined at line") {
+			what = "has a key twice"
+		}
+		if at := atLine.FindString(err.Error()); at != "" {
+			what += "; see " + at
+		}
+		return nil, refuse("config", "%s %s", path, what)
 	}
 	resolver := &fileResolver{path: path, values: map[string]string{}}
 	for key, node := range values {
