@@ -86,11 +86,14 @@ type Config struct {
 	// MaxBytes bounds the memory that unacknowledged messages take, default
 	// 256 MiB. Above it, nothing is read from the broker.
 	MaxBytes int64
+	// Retention is how long messages stay in PostgreSQL at least. When all of a
+	// partition are older it is dropped. 0, the default, keeps them for ever.
+	Retention time.Duration
 	// KeepAlive is MQTT's, default 30 s.
 	KeepAlive time.Duration
 	// Logger gets what happens. Nil discards it.
 	Logger *slog.Logger
-	// Now returns the time, for the lag. Nil means time.Now.
+	// Now returns the time, for the lag and the retention. Nil means time.Now.
 	Now func() time.Time
 }
 
@@ -104,8 +107,8 @@ func (c *Config) validate() error {
 	if _, err := pgdial.Parse(c.DatabaseURL, application); err != nil || c.DatabaseURL == "" {
 		return errors.Join(errors.New("archiver: database address is missing or wrong"), err)
 	}
-	if c.BatchSize < 0 || c.Linger < 0 || c.MaxBytes < 0 || c.KeepAlive < 0 {
-		return errors.New("archiver: batch size, linger, memory and keep-alive cannot be negative")
+	if c.BatchSize < 0 || c.Linger < 0 || c.MaxBytes < 0 || c.KeepAlive < 0 || c.Retention < 0 {
+		return errors.New("archiver: batch size, linger, memory, keep-alive and retention cannot be negative")
 	}
 	if c.ClientID == "" {
 		c.ClientID = DefaultClientID
@@ -155,7 +158,7 @@ type run struct {
 	abandon    context.CancelFunc // cancels the work that is not committed
 	disconnect context.CancelFunc // ends the MQTT connection
 	stages     sync.WaitGroup     // batcher, committer, acknowledger
-	others     sync.WaitGroup     // connection, report
+	others     sync.WaitGroup     // connection, report, maintenance
 }
 
 // New returns an archiver that is not started, or an error that says what is
@@ -200,6 +203,7 @@ func (a *Archiver) Start(ctx context.Context) error {
 	r.stages.Go(func() { r.acknowledge(committed) })
 	r.others.Go(func() { r.keepConnected(connected) })
 	r.others.Go(func() { r.logLag(connected) })
+	r.others.Go(func() { r.maintain(connected) })
 	a.running = r
 	return nil
 }

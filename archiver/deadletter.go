@@ -26,13 +26,18 @@ type Beginner interface {
 // beside archivers and beside itself. After an error the figures say what was
 // done before it.
 func RetryDeadLetters(ctx context.Context, db Beginner) (retried, stored, failed int, err error) {
+	return retryDeadLetters(ctx, db, "")
+}
+
+// retryDeadLetters is RetryDeadLetters for those with the sqlstate, "" for all.
+func retryDeadLetters(ctx context.Context, db Beginner, code string) (retried, stored, failed int, err error) {
 	var after int64
 	for {
 		tx, err := db.Begin(ctx)
 		if err != nil {
 			return retried, stored, failed, fmt.Errorf("retry dead letters: begin: %w", err)
 		}
-		last, ok, bad, err := retryPage(ctx, tx, after)
+		last, ok, bad, err := retryPage(ctx, tx, after, code)
 		if err == nil {
 			err = tx.Commit(ctx)
 		}
@@ -48,13 +53,13 @@ func RetryDeadLetters(ctx context.Context, db Beginner) (retried, stored, failed
 	}
 }
 
-func retryPage(ctx context.Context, tx pgx.Tx, after int64) (last int64, stored, failed int, err error) {
+func retryPage(ctx context.Context, tx pgx.Tx, after int64, code string) (last int64, stored, failed int, err error) {
 	type letter struct {
 		ID      int64
 		Topic   string
 		Payload []byte
 	}
-	rows, err := tx.Query(ctx, schema.SelectDeadLetters, after, deadLettersAtOnce)
+	rows, err := tx.Query(ctx, schema.SelectDeadLetters, after, deadLettersAtOnce, code)
 	if err != nil {
 		return after, 0, 0, fmt.Errorf("read: %w", err)
 	}
@@ -100,11 +105,7 @@ func retryOne(ctx context.Context, tx pgx.Tx, payload []byte) error {
 	if err != nil {
 		return err
 	}
-	savepoint, err := tx.Begin(ctx)
-	if err != nil {
-		return err
-	}
-	err = func() error {
+	store := func(savepoint pgx.Tx) error {
 		if _, err := savepoint.Exec(ctx, makeStaging); err != nil {
 			return err
 		}
@@ -116,9 +117,13 @@ func retryOne(ctx context.Context, tx pgx.Tx, payload []byte) error {
 		}
 		_, err := savepoint.Exec(ctx, "TRUNCATE "+stagingTable)
 		return err
-	}()
-	if err != nil {
-		return errors.Join(err, savepoint.Rollback(ctx))
 	}
-	return savepoint.Commit(ctx)
+	err = inTx(ctx, tx, store)
+	if isNoRoom(err) { // it is as old as what has been dropped, or newer than everything
+		if err := makeRoom(ctx, tx, []int64{int64(e.Seq)}); err != nil { //nolint:gosec // ParseEnvelope allows 2^53-1 at most
+			return err
+		}
+		err = inTx(ctx, tx, store)
+	}
+	return err
 }

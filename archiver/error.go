@@ -15,7 +15,8 @@ const (
 	notNull          = "23502"
 	undefinedTable   = "42P01"
 	lockNotAvailable = "55P03"
-	messagesKey      = "messages_pkey"
+	checkViolation   = "23514"
+	notPermitted     = "42501"
 )
 
 // isLocked reports whether PostgreSQL gave up waiting for somebody else's lock.
@@ -28,7 +29,27 @@ func isLocked(err error) bool {
 // already.
 func isDuplicate(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && pgErr.Code == uniqueViolation && pgErr.ConstraintName == messagesKey
+	return ok && pgErr.Code == uniqueViolation && isKey(pgErr)
+}
+
+// isKey reports whether an error is about the key of a partition of table messages:
+// that of the first, which was the whole table once, or that which PostgreSQL names.
+func isKey(err *pgconn.PgError) bool {
+	return err.ConstraintName == "messages_pkey" ||
+		strings.HasPrefix(err.TableName, "messages_from_") && err.ConstraintName == err.TableName+"_pkey"
+}
+
+// isNoRoom reports whether PostgreSQL refused a row because there is no partition for
+// it, or because its partition is being ended.
+func isNoRoom(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || pgErr.Code != checkViolation {
+		return false
+	}
+	if pgErr.ConstraintName != "" {
+		return strings.HasPrefix(pgErr.ConstraintName, "messages_until_")
+	}
+	return pgErr.TableName == "messages" || strings.HasPrefix(pgErr.TableName, "messages_from_")
 }
 
 // isForeignColumn reports whether PostgreSQL refused a row because a column of the
@@ -45,7 +66,7 @@ func isForeignColumn(err error) bool {
 // somebody has taken our rights.
 func isDataRefusal(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok || isDuplicate(err) || isForeignColumn(err) {
+	if !ok || isDuplicate(err) || isForeignColumn(err) || isNoRoom(err) {
 		return false
 	}
 	for _, class := range []string{"22", "23", "54", "P0"} {
@@ -69,8 +90,12 @@ func hint(err error) string {
 	if isForeignColumn(err) {
 		return "give that column of table messages a default, or let it be NULL"
 	}
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == undefinedTable {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if ok && pgErr.Code == undefinedTable {
 		return "run mynah migrate"
+	}
+	if ok && pgErr.Code == notPermitted {
+		return "the role of --database-url has to own table messages, or to be a member of the role that does: the archiver makes its partitions"
 	}
 	if isLocked(err) {
 		return "another session has locked table messages or rows of it: see pg_locks and pg_stat_activity"

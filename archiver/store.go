@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,6 +71,7 @@ type store struct {
 	stats         *stats
 	conn          *pgx.Conn // nil while there is none
 	stagedBatches int       // batches that still go through the staging table
+	room          room
 
 	lastLogged      time.Time // when a failure was logged
 	lastLoggedError string    // and which
@@ -212,6 +214,7 @@ func (s *store) prepare(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("read the archive's position: %w", err)
 	}
 	s.stats.setCommitted(uint64(max(0, last)))
+	s.room = room{}
 	return nil
 }
 
@@ -244,6 +247,9 @@ func (s *store) storeBatch(ctx context.Context, b *batch) error {
 	if err := s.storeItems(ctx, b, b.items); err != nil {
 		return err
 	}
+	if b.last > 0 {
+		s.lookAhead(ctx, int64(b.last)) //nolint:gosec // ParseEnvelope allows 2^53-1 at most
+	}
 	for i := range b.items {
 		if it := &b.items[i]; it.refused != nil {
 			if err := s.storeDeadLetter(ctx, it, it.refused); err != nil {
@@ -264,7 +270,12 @@ func (s *store) storeItems(ctx context.Context, b *batch, items []item) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	err := s.commitRows(ctx, rows)
+	err := s.commitRows(ctx, items, rows)
+	if isNoRoom(err) {
+		if err = s.makeRoom(ctx, items, err); err == nil {
+			err = s.commitRows(ctx, items, rows)
+		}
+	}
 	if err == nil || !isDataRefusal(err) {
 		return err
 	}
@@ -278,15 +289,30 @@ func (s *store) storeItems(ctx context.Context, b *batch, items []item) error {
 	return s.storeItems(ctx, b, items[half:])
 }
 
-// commitRows commits rows. In most cases none of them is there yet and they are copied
-// straight into the table; a duplicate is known only from PostgreSQL's refusal.
-func (s *store) commitRows(ctx context.Context, rows []byte) error {
+// makeRoom makes partitions for the messages, which PostgreSQL has refused with that
+// error.
+func (s *store) makeRoom(ctx context.Context, items []item, refused error) error {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
+	if err := makeRoom(ctx, s.conn, seqsOf(items)); err != nil {
+		return fmt.Errorf("make room for messages: %w (%w)", err, refused)
+	}
+	return nil
+}
+
+// commitRows commits the rows of the messages and the archive's position. In most cases none
+// of them is there yet and they are copied straight into the table; a duplicate is known
+// only from PostgreSQL's refusal.
+func (s *store) commitRows(ctx context.Context, items []item, rows []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	seqs := seqsOf(items)
+	position := fmt.Sprintf(schema.AdvancePosition, slices.Max(seqs))
 	if s.stagedBatches == 0 {
-		tag, err := s.conn.PgConn().CopyFrom(ctx, copyReader(rows), copyDirect)
+		// Both in one message, which PostgreSQL takes for one transaction.
+		_, err := s.conn.PgConn().CopyFrom(ctx, copyReader(rows), copyDirect+"; "+position)
 		if err == nil {
-			s.stats.stored.Add(float64(tag.RowsAffected()))
+			s.stats.stored.Add(float64(len(seqs)))
 			return nil
 		}
 		if !isDuplicate(err) {
@@ -309,6 +335,9 @@ func (s *store) commitRows(ctx context.Context, rows []byte) error {
 	inserted, err := tx.Exec(ctx, fromStaging)
 	if err != nil {
 		return fmt.Errorf("insert messages: %w", err)
+	}
+	if _, err := tx.Exec(ctx, position); err != nil {
+		return fmt.Errorf("advance the archive's position: %w", err)
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("commit: %w", err)

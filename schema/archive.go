@@ -8,8 +8,15 @@ func MessageColumns() []string {
 
 // Queries of the archive. $n and what each column means are said with each.
 const (
-	// SelectLastSeq gives the greatest seq, 0 for an empty archive.
-	SelectLastSeq = `SELECT coalesce(max(seq), 0) FROM messages`
+	// SelectLastSeq gives the archive's position: the greatest seq that has been stored,
+	// 0 if none has.
+	SelectLastSeq = `SELECT coalesce(max(seq), 0) FROM archive_position`
+
+	// AdvancePosition, with a seq for %d, makes that the archive's position unless it is
+	// above that already. It goes into the transaction that stores the message.
+	AdvancePosition = `
+INSERT INTO archive_position AS p (seq) VALUES (%d)
+ON CONFLICT (one) DO UPDATE SET seq = excluded.seq WHERE p.seq < excluded.seq`
 
 	// InsertDeadLetter keeps a message that could not be stored: seq (or
 	// NULL), topic, payload, reason, sqlstate (or NULL). If it is there
@@ -42,12 +49,12 @@ SELECT format('process %s of PostgreSQL, connected since %s', pid, backend_start
 FROM stuck WHERE pg_terminate_backend(pid)`
 
 	// SelectDeadLetters reads dead letters in the order in which they came:
-	// those after id $1, at most $2. It gives id, topic, payload. The rows
-	// stay locked until the transaction ends; those that somebody else has
+	// those after id $1, at most $2, with the sqlstate $3, '' for all. It gives
+	// id, topic, payload. The rows stay locked until the transaction ends; those that somebody else has
 	// locked are left out.
 	SelectDeadLetters = `
 SELECT id, topic, payload FROM dead_letters
-WHERE id > $1 ORDER BY id LIMIT $2
+WHERE id > $1 AND ($3 = '' OR sqlstate = $3) ORDER BY id LIMIT $2
 FOR UPDATE SKIP LOCKED`
 
 	// DeleteDeadLetter forgets dead letter $1.
@@ -63,12 +70,69 @@ WHERE id = $1`
 	// with a seq below $2 (the smallest seq of the page before, or 2^53 to
 	// begin), at most $3. It gives seq and message.
 	//
-	// It is written as a comparison of rows on purpose. With conversation = $1
-	// the planner may walk the primary key backwards instead, hoping to meet
-	// enough of the conversation soon: for one that has long been silent that
-	// reads the whole table.
+	// Partitions are read newest first, until there are enough. A comparison of rows,
+	// (conversation, seq) < ($1, $2), would open all of them. conversation = $1 alone
+	// would have the planner walk the primary key backwards where it takes the
+	// conversation for a large part of a partition, and for one that has fallen silent
+	// since, that reads the whole partition. With the range, whose ends it does not
+	// know when it plans, it takes it for a small part, whatever the statistics say.
 	SelectHistory = `
 SELECT seq, message FROM messages
-WHERE (conversation, seq) < ($1, $2) AND conversation >= $1
-ORDER BY conversation DESC, seq DESC LIMIT $3`
+WHERE conversation = (SELECT $1::text) AND conversation BETWEEN (SELECT $1::text) AND (SELECT $1::text) AND seq < $2
+ORDER BY seq DESC LIMIT $3`
+)
+
+// Queries for the partitions of table messages. The name of one, as SelectPartitions gives
+// it, goes in for %s; it is quoted already.
+const (
+	// LockPartitions has those that change the partitions wait for each other, until
+	// the transaction ends ("mynah" in ASCII and 1).
+	LockPartitions = `SELECT pg_advisory_xact_lock(x'6d796e616801'::bigint)`
+
+	// SelectPartitions gives name, first seq, and the seq after the last one, ascending.
+	SelectPartitions = `SELECT name::text, from_seq, to_seq FROM archive_partitions ORDER BY from_seq`
+
+	// AddPartition makes a partition for $1 up to, and without, $2. It gives its name.
+	AddPartition = `SELECT archive_add_partition($1, $2)::text`
+
+	// IsMonthOver tells whether the newest message of a partition is of a later month
+	// than its oldest.
+	IsMonthOver = `
+SELECT coalesce(date_trunc('month', (SELECT sent_at FROM %[1]s ORDER BY seq DESC LIMIT 1), 'UTC')
+    > date_trunc('month', (SELECT sent_at FROM %[1]s ORDER BY seq LIMIT 1), 'UTC'), false)`
+
+	// LockPartition has nobody else read or write a partition, and LockMessages table
+	// messages, until the transaction ends.
+	LockPartition = `LOCK TABLE %s IN ACCESS EXCLUSIVE MODE`
+	LockMessages  = `LOCK TABLE messages IN ACCESS EXCLUSIVE MODE`
+
+	// SelectNewest gives the greatest seq of a partition.
+	SelectNewest = `SELECT coalesce(max(seq), 0) FROM %s`
+
+	// BoundPartition has a partition that begins at %[2]d refuse everything from
+	// %[3]d on. What is there already is not looked at.
+	BoundPartition = `ALTER TABLE %[1]s ADD CONSTRAINT messages_until_%[3]d CHECK (seq >= %[2]d AND seq < %[3]d) NOT VALID`
+
+	// SelectBounds gives the partitions that have such a bound, the bound, and whether
+	// all of their rows are known to be below.
+	SelectBounds = `
+SELECT p.name::text, substring(c.conname FROM '\d+$')::bigint, c.convalidated
+FROM archive_partitions p JOIN pg_constraint c ON c.conrelid = p.name AND c.conname LIKE 'messages\_until\_%'
+ORDER BY p.from_seq`
+
+	// ValidateBound looks at the rows of a partition with bound %[2]d.
+	ValidateBound = `ALTER TABLE %[1]s VALIDATE CONSTRAINT messages_until_%[2]d`
+
+	// HasBound tells whether partition $1 has such a bound.
+	HasBound = `SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = $1::text::regclass AND conname LIKE 'messages\_until\_%')`
+
+	// EndPartition has partition $1 end at its bound $2, and makes one of the rest. It
+	// tells whether it did: not if somebody else has.
+	EndPartition = `SELECT archive_end_partition($1::text::regclass, $2)`
+
+	// IsOld tells whether no message of a partition is of time $1 or later.
+	IsOld = `SELECT NOT EXISTS (SELECT FROM %s WHERE sent_at >= $1)`
+
+	// DropPartition drops a partition with its messages.
+	DropPartition = `DROP TABLE %s`
 )

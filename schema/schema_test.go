@@ -189,7 +189,7 @@ FROM generate_series(1, 20000) AS n`)
 		t.Fatal(err)
 	}
 	plan := strings.Join(lines, "\n")
-	if !strings.Contains(plan, "Index Scan Backward using messages_conversation_seq") || strings.Contains(plan, "Sort") {
+	if !strings.Contains(plan, "Index Scan Backward using messages_from_0_conversation_seq") || strings.Contains(plan, "Sort") {
 		t.Errorf("plan of the history:\n%s", plan)
 	}
 	var last int64 = 1 << 53

@@ -25,6 +25,7 @@ func (s *server) startArchiver(ctx context.Context, brokerURL string, token func
 		Linger:      s.cfg.Linger,
 		MaxBytes:    int64(s.cfg.MaxBytes),
 		KeepAlive:   s.cfg.KeepAlive,
+		Retention:   s.cfg.ArchiveRetention,
 		Logger:      s.log.With("part", "archiver"),
 	})
 	if err != nil {

@@ -73,6 +73,7 @@ type Config struct {
 	Clients
 	Identity
 	Database
+	Archive
 	Upstream
 	People
 	Rights
@@ -143,6 +144,22 @@ type Database struct {
 	DatabaseURL SecretURL `name:"database-url" placeholder:"URL" help:"PostgreSQL: postgres://user:password@host:5432/database. serve has a private one of its own by default. Both sides take a connection for dead after 12 seconds of silence; tcp_keepalives_idle, tcp_keepalives_interval, tcp_keepalives_count and tcp_user_timeout in it win."`
 }
 
+// Archive says how long messages stay in PostgreSQL.
+type Archive struct {
+	ArchiveRetention time.Duration `default:"0" placeholder:"DURATION" help:"Messages older than this leave PostgreSQL, up to a month or 16,777,216 messages at a time; 0 keeps them for ever."`
+}
+
+// leastRetention is the least --archive-retention that is not 0.
+const leastRetention = 24 * time.Hour
+
+// validate checks the retention.
+func (a *Archive) validate() error {
+	if a.ArchiveRetention != 0 && a.ArchiveRetention < leastRetention {
+		return refuse("archive-retention", "is %v, after which people could not read what they missed; give %v or more, or 0 to keep messages for ever", a.ArchiveRetention, leastRetention)
+	}
+	return nil
+}
+
 // Upstream is the broker as seen by the archiver and the API when they are
 // processes of their own.
 type Upstream struct {
@@ -166,7 +183,7 @@ func refuse(flag, format string, args ...any) error {
 // which passes.
 func (c *Config) validate() error {
 	return errors.Join(c.Storage.validate(), c.Retention.validate(), c.Web.validate(), c.validateListeners(), c.Clients.validate(), c.Identity.validate(),
-		c.Database.validate(), c.Upstream.validate(), c.People.validate(), c.Rights.validate(), c.Metrics.validate(),
+		c.Database.validate(), c.Archive.validate(), c.Upstream.validate(), c.People.validate(), c.Rights.validate(), c.Metrics.validate(),
 		c.BrokerLimits.validate(), c.TokenLimits.validate(), c.ArchiverLimits.validate())
 }
 

@@ -65,6 +65,8 @@ func TestMisspelt(t *testing.T) {
 		{[]string{"serve", "--config", mustFile(t, "retain-age: 720")}, exitFailure, "--retain-age: \"720\" has no unit"},
 		{[]string{"token", "--sub", "not an id", "--jwt-secret", strings.Repeat("s", 32)}, exitFailure, "sub"},
 		{[]string{"broker", "--jwt-secret", strings.Repeat("s", 32), "--session-expiry", "0"}, exitFailure, "--session-expiry"},
+		{[]string{"archiver", "--archive-retention", "5m"}, exitFailure, "--archive-retention"},
+		{[]string{"serve", "--archive-retention", "-24h"}, exitFailure, "--archive-retention"},
 		{[]string{"token", "--sub", "alice", "--ttl", "-1h", "--jwt-secret", strings.Repeat("s", 32)}, exitFailure, "--ttl"},
 	} {
 		if status, _, stderr := mustRun(t, nil, test.args...); status != test.status || !strings.Contains(stderr, test.says) {

@@ -21,6 +21,7 @@ type serveCmd struct {
 	Clients        `group:"clients"`
 	Identity       `group:"tokens"`
 	Database       `group:"database"`
+	Archive        `group:"database"`
 	People         `group:"people"`
 	Rights         `group:"rights"`
 	Metrics        `group:"metrics"`
@@ -39,7 +40,7 @@ func (c *serveCmd) Run(ctx context.Context, p *process) error {
 func (c *serveCmd) serve(ctx context.Context, p *process) (err error) {
 	cfg := Config{
 		Logging: c.Logging, Storage: c.Storage, Retention: c.Retention, Web: c.Web, Listeners: c.Listeners, Clients: c.Clients,
-		Identity: c.Identity, Database: c.Database, People: c.People, Rights: c.Rights, Metrics: c.Metrics,
+		Identity: c.Identity, Database: c.Database, Archive: c.Archive, People: c.People, Rights: c.Rights, Metrics: c.Metrics,
 		BrokerLimits: c.BrokerLimits, TokenLimits: c.TokenLimits, ArchiverLimits: c.ArchiverLimits,
 	}
 	if err := cfg.validate(); err != nil {
@@ -302,6 +303,7 @@ type archiverCmd struct {
 	Logging          `group:"logging"`
 	DataDir          string `group:"storage" default:"./data" placeholder:"DIR" help:"Where the secret of serve --dev is, to sign a token with if neither --token-file nor --jwt-secret is given."`
 	Database         `group:"database"`
+	Archive          `group:"database"`
 	Upstream         `group:"upstream"`
 	JWTSecret        Secret `group:"tokens" name:"jwt-secret" placeholder:"SECRET" help:"The broker's secret, to sign a token with."`
 	Issuer           string `group:"tokens" name:"jwt-issuer" placeholder:"ISS" help:"The token's iss."`
@@ -313,7 +315,7 @@ type archiverCmd struct {
 // Run is the archiver alone.
 func (c *archiverCmd) Run(ctx context.Context, p *process) (err error) {
 	cfg := Config{
-		Logging: c.Logging, Database: c.Database, Upstream: c.Upstream, Metrics: c.Metrics, Storage: Storage{DataDir: c.DataDir},
+		Logging: c.Logging, Database: c.Database, Archive: c.Archive, Upstream: c.Upstream, Metrics: c.Metrics, Storage: Storage{DataDir: c.DataDir},
 		ArchiverLimits: c.ArchiverLimits,
 		Identity:       Identity{JWTSecret: c.JWTSecret, Issuer: c.Issuer, Audience: c.Audience},
 	}

@@ -1,0 +1,429 @@
+package schema_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+
+	"mynah/internal/pgtest"
+	"mynah/internal/waitfor"
+	"mynah/schema"
+)
+
+// before is the newest migration with a table messages that is not partitioned.
+const before = 111
+
+// mustMigrateTo migrates an empty database to a version that is not the newest.
+func mustMigrateTo(t *testing.T, address string, version int64) {
+	t.Helper()
+	config, err := pgx.ParseConfig(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := stdlib.OpenDB(*config)
+	defer func() { _ = db.Close() }()
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, schema.Migrations(),
+		goose.WithTableName("mynah_migrations"), goose.WithAllowOutofOrder(true), goose.WithLogger(goose.NopLogger()), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := provider.UpTo(t.Context(), version); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustExec(t *testing.T, conn *pgx.Conn, sql string, args ...any) {
+	t.Helper()
+	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func mustQuery[T any](t *testing.T, conn *pgx.Conn, sql string, args ...any) []T {
+	t.Helper()
+	rows, err := conn.Query(t.Context(), sql, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[T])
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return all
+}
+
+// fill stores n messages from first on.
+const fill = `
+INSERT INTO messages (seq, topic, conversation, sender, sent_at, type, message)
+SELECT n, 'group/' || n % 50, 'group/' || n % 50, 'alice', '2026-01-01'::timestamptz + n % 100000 * interval '1 s', 'text', jsonb_build_object('seq', n)
+FROM generate_series($1::bigint, $1::bigint + $2::bigint - 1) AS n`
+
+// oldArchiver stores batches as the archiver of the version before does, until told to
+// stop, and returns the greatest seq. It fails where that one would have made messages
+// dead letters. It repeats some batches, as after a lost acknowledgement.
+func oldArchiver(ctx context.Context, address string, first int64, stop *atomic.Bool) (last int64, err error) {
+	conn, err := pgx.Connect(ctx, address)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	const columns = "seq, topic, conversation, sender, sent_at, type, mid, message"
+	send := func(from, to int64) error {
+		rows := func() io.Reader {
+			var b bytes.Buffer
+			for seq := from; seq < to; seq++ {
+				fmt.Fprintf(&b, "%d\tgroup/x\tgroup/x\tbob\t2026-03-01\ttext\t\\N\t{\"seq\": %d}\n", seq, seq)
+			}
+			return &b
+		}
+		_, err := conn.PgConn().CopyFrom(ctx, rows(), "COPY messages ("+columns+") FROM STDIN")
+		pgErr, ok := errors.AsType[*pgconn.PgError](err)
+		if !ok || pgErr.Code != "23505" || pgErr.ConstraintName != "messages_pkey" {
+			return err
+		}
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+		if _, err := tx.Exec(ctx, "CREATE TEMPORARY TABLE IF NOT EXISTS mynah_incoming ON COMMIT DELETE ROWS AS SELECT "+columns+" FROM messages WITH NO DATA"); err != nil {
+			return err
+		}
+		if _, err := conn.PgConn().CopyFrom(ctx, rows(), "COPY pg_temp.mynah_incoming ("+columns+") FROM STDIN"); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "INSERT INTO messages ("+columns+") SELECT "+columns+" FROM pg_temp.mynah_incoming ORDER BY seq ON CONFLICT (seq) DO NOTHING"); err != nil {
+			return err
+		}
+		return tx.Commit(ctx)
+	}
+	for next, n := first, 0; ; next, n = next+20, n+1 {
+		if n > 0 && n%7 == 0 {
+			if err := send(next-20, next+20); err != nil {
+				return 0, fmt.Errorf("repeat %d: %w", next-20, err)
+			}
+		} else if err := send(next, next+20); err != nil {
+			return 0, fmt.Errorf("store %d: %w", next, err)
+		}
+		if stop.Load() {
+			return next + 19, nil
+		}
+	}
+}
+
+// mustBeContinuous fails the test unless messages has each seq from first to last once.
+func mustBeContinuous(t *testing.T, conn *pgx.Conn, first, last int64) {
+	t.Helper()
+	for _, table := range []string{"messages", "mine.everything"} {
+		got := mustQuery[string](t, conn, `SELECT concat_ws(' ', min(seq), max(seq), count(*), count(DISTINCT seq)) FROM `+table)[0]
+		if want := fmt.Sprint(first, last, last-first+1, last-first+1); got != want {
+			t.Errorf("%s: first, last, number and different ones are %s, want %s", table, got, want)
+		}
+	}
+}
+
+// own is what somebody has added to the table of the version before.
+const own = `
+CREATE SCHEMA mine;
+CREATE TABLE mine.tags (id int PRIMARY KEY);
+INSERT INTO mine.tags VALUES (1);
+ALTER TABLE messages
+    ADD COLUMN gone int,
+    ADD COLUMN number bigserial,
+    ADD COLUMN counted bigint GENERATED BY DEFAULT AS IDENTITY,
+    ADD COLUMN letters int GENERATED ALWAYS AS (length(message->>'body')) STORED,
+    ADD COLUMN tag int NOT NULL DEFAULT 1 CONSTRAINT known_tag REFERENCES mine.tags,
+    ADD CONSTRAINT sane CHECK (tag < 1000) NOT VALID,
+    ALTER COLUMN type SET STORAGE MAIN;
+ALTER TABLE messages DROP COLUMN gone;
+ALTER TABLE messages SET (autovacuum_vacuum_insert_scale_factor = 0.05);
+CREATE INDEX by_sender ON messages (sender, sent_at) WHERE type = 'text';
+COMMENT ON INDEX by_sender IS 'hers';
+CREATE UNIQUE INDEX by_number ON messages (number);
+COMMENT ON COLUMN messages.tag IS 'mine';
+CREATE VIEW mine.everything WITH (security_barrier) AS SELECT * FROM messages;
+CREATE VIEW mine.few AS SELECT e.seq FROM mine.everything e JOIN messages m USING (seq) WHERE m.tag = 1;
+CREATE TABLE mine.log (seq bigint);
+CREATE FUNCTION mine.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO mine.log VALUES (NEW.seq); RETURN NULL; END $$;
+CREATE TRIGGER note AFTER INSERT ON messages FOR EACH ROW WHEN (NEW.type = 'noted') EXECUTE FUNCTION mine.note();
+CREATE TRIGGER silent AFTER INSERT ON messages FOR EACH ROW EXECUTE FUNCTION mine.note();
+ALTER TABLE messages DISABLE TRIGGER silent;
+GRANT SELECT, INSERT ON messages TO PUBLIC;
+GRANT UPDATE (tag) ON messages TO PUBLIC;`
+
+// Guards against an archive that stands still, loses or doubles messages, or loses what
+// its owner has added, while it becomes partitioned: with archivers of the version before
+// at work, and whatever is killed, as often as it is.
+func TestPartitioningOnline(t *testing.T) {
+	t.Parallel()
+	// As a log numbers them: from the microseconds of its beginning.
+	const first, filled = int64(1_764_000_000_000_000), 60_000
+	address := pgtest.NewEmpty(t)
+	mustMigrateTo(t, address, before)
+	conn := connect(t, address)
+	mustExec(t, conn, own)
+	mustExec(t, conn, fill, first, filled)
+
+	var stop atomic.Bool
+	type result struct {
+		last int64
+		err  error
+	}
+	stored := make(chan result, 1)
+	go func() {
+		last, err := oldArchiver(context.Background(), address, first+filled, &stop)
+		stored <- result{last, err}
+	}()
+	// Kill it in each of its steps, several times, while somebody's lock keeps it there.
+	// A step is known by how its statement begins.
+	other := connect(t, address)
+	for _, step := range []struct {
+		done       int64
+		lock, like string
+	}{
+		{before, "ACCESS SHARE", "newest bigint"},
+		{120, "SHARE UPDATE EXCLUSIVE", "VALIDATE CONSTRAINT"},
+		{121, "ACCESS SHARE", "was pg_class"},
+	} {
+		mustMigrateTo(t, address, step.done)
+		mustExec(t, other, `BEGIN`)
+		mustExec(t, other, `LOCK TABLE messages IN `+step.lock+` MODE`)
+		for range 3 {
+			migrated := make(chan error, 1)
+			go func() { migrated <- schema.Migrate(context.Background(), address) }()
+			killed := 0
+			waitfor.MustSucceed(t, "the migration is killed at "+step.like, func() error {
+				killed += len(mustQuery[bool](t, conn, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+					WHERE application_name = 'mynah migrate' AND datname = current_database() AND state = 'active' AND query LIKE $1`, "%"+step.like+"%"))
+				select {
+				case err := <-migrated:
+					if err == nil || killed == 0 {
+						t.Errorf("%s: it was killed %d times and ended with %v", step.like, killed, err)
+					}
+					return nil
+				default:
+					return errors.New("it has not ended")
+				}
+			})
+		}
+		mustExec(t, other, `COMMIT`)
+	}
+	if err := schema.Migrate(t.Context(), address); err != nil {
+		t.Fatal(err)
+	}
+	stop.Store(true)
+	r := <-stored
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	mustBeContinuous(t, conn, first, r.last)
+	if err := schema.Check(t.Context(), conn); err != nil {
+		t.Error(err)
+	}
+
+	// The next archiver stores into a partition that the migration has made.
+	next := mustQuery[int64](t, conn, `SELECT from_seq FROM archive_partitions ORDER BY 1 LIMIT 1 OFFSET 1`)[0]
+	if next <= r.last+1<<23 {
+		t.Errorf("the first partition ends at %d, too near to %d", next, r.last)
+	}
+	mustExec(t, conn, `INSERT INTO messages (seq, topic, conversation, sender, sent_at, type, message)
+		SELECT $1::bigint + n, 'group/x', 'group/x', 'eve', now(), 'noted', '{"body":"four"}' FROM generate_series(0, 1) n`, next)
+	for what, test := range map[string]struct{ sql, want string }{
+		"partitions":         {`SELECT count(*) || ' ' || bool_and(relkind = 'r') FROM archive_partitions p JOIN pg_class c ON c.oid = p.name`, "3 true"},
+		"default":            {`SELECT count(*) FROM pg_partitioned_table WHERE partrelid = 'messages'::regclass AND partdefid <> 0`, "0"},
+		"position":           {`SELECT (seq BETWEEN ` + fmt.Sprint(first+filled) + ` AND ` + fmt.Sprint(r.last) + `) FROM archive_position`, "true"},
+		"generated column":   {`SELECT DISTINCT letters FROM messages WHERE sender = 'eve'`, "4"},
+		"foreign key":        {`SELECT count(*) FROM pg_constraint WHERE conrelid = 'messages'::regclass AND conname = 'known_tag'`, "1"},
+		"serial goes on":     {`SELECT bool_and(number > ` + fmt.Sprint(filled) + `) FROM messages WHERE sender = 'eve'`, "true"},
+		"identity goes on":   {`SELECT bool_and(counted > ` + fmt.Sprint(filled) + `) FROM messages WHERE sender = 'eve'`, "true"},
+		"sequence":           {`SELECT pg_get_serial_sequence('messages', 'number') IS NOT NULL`, "true"},
+		"index":              {`SELECT count(*) FROM pg_inherits WHERE inhparent = 'by_sender'::regclass`, "3"},
+		"comment of it":      {`SELECT obj_description('by_sender'::regclass)`, "hers"},
+		"comment":            {`SELECT col_description('messages'::regclass, attnum) FROM pg_attribute WHERE attrelid = 'messages'::regclass AND attname = 'tag'`, "mine"},
+		"indexes":            {`SELECT min(n) || ' ' || max(n) || ' ' || bool_and(valid) FROM (SELECT count(*) n, bool_and(indisvalid) valid FROM pg_index JOIN archive_partitions ON name = indrelid GROUP BY indrelid) x`, "5 5 true"},
+		"indexes of parent":  {`SELECT bool_and(indisvalid) FROM pg_index WHERE indrelid = 'messages'::regclass`, "true"},
+		"settings":           {`SELECT count(*) FROM archive_partitions p JOIN pg_class c ON c.oid = p.name WHERE c.reloptions @> '{autovacuum_vacuum_insert_scale_factor=0.05}'`, "3"},
+		"view":               {`SELECT count(*) FROM mine.everything WHERE sender = 'eve'`, "2"},
+		"view of views":      {`SELECT count(*) FROM mine.few WHERE seq >= ` + fmt.Sprint(next), "2"},
+		"view's options":     {`SELECT reloptions FROM pg_class WHERE oid = 'mine.everything'::regclass`, "{security_barrier=true}"},
+		"trigger":            {`SELECT count(*) FROM mine.log`, "2"},
+		"disabled trigger":   {`SELECT tgenabled FROM pg_trigger WHERE tgrelid = 'messages'::regclass AND tgname = 'silent'`, "D"},
+		"grants":             {`SELECT relacl FROM pg_class WHERE oid = 'messages'::regclass`, mustQuery[string](t, conn, `SELECT relacl::text FROM pg_class WHERE relname = 'messages_from_0'`)[0]},
+		"grants of a column": {`SELECT count(*) FROM information_schema.column_privileges WHERE table_name = 'messages' AND column_name = 'tag' AND grantee = 'PUBLIC' AND privilege_type = 'UPDATE'`, "1"},
+		"bounds left":        {`SELECT count(*) FROM pg_constraint WHERE conname LIKE 'messages\_until%'`, "0"},
+		"helpers left":       {`SELECT count(*) FROM pg_proc WHERE proname = 'archive_obstacles'`, "0"},
+	} {
+		var got string
+		if err := conn.QueryRow(t.Context(), `SELECT (`+test.sql+`)::text`).Scan(&got); err != nil {
+			t.Errorf("%s: %v", what, err)
+		} else if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	// A repeated message is one, wherever it is.
+	for _, seq := range []int64{first, r.last, next} {
+		if _, err := conn.Exec(t.Context(), fill, seq, 1); err == nil {
+			t.Errorf("message %d was stored twice", seq)
+		}
+	}
+}
+
+// Guards against a step that is never finished because the one before was interrupted:
+// after each of them, and in the middle of the one that is no transaction.
+func TestPartitioningInterrupted(t *testing.T) {
+	t.Parallel()
+	for _, at := range []int64{before, 120, 121, -121} {
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			t.Parallel()
+			address := pgtest.NewEmpty(t)
+			mustMigrateTo(t, address, before)
+			conn := connect(t, address)
+			mustExec(t, conn, `CREATE SCHEMA mine`)
+			mustExec(t, conn, `CREATE VIEW mine.everything AS SELECT * FROM messages`)
+			mustExec(t, conn, fill, 5, 1000)
+			if at > 0 {
+				mustMigrateTo(t, address, at)
+			} else {
+				mustMigrateTo(t, address, 120)
+				other := connect(t, address)
+				mustExec(t, other, `BEGIN`)
+				mustExec(t, other, fill, 1005, 1)
+				mustExec(t, conn, `SET lock_timeout = '50ms'`)
+				if _, err := conn.Exec(t.Context(), `CREATE INDEX CONCURRENTLY messages_sent_at_range ON messages USING brin (sent_at)`); err == nil {
+					t.Fatal("the index was not interrupted")
+				}
+				mustExec(t, other, `ROLLBACK`)
+				if mustQuery[bool](t, conn, `SELECT indisvalid FROM pg_index WHERE indexrelid = 'messages_sent_at_range'::regclass`)[0] {
+					t.Fatal("the index is valid")
+				}
+			}
+			if err := schema.Migrate(t.Context(), address); err != nil {
+				t.Fatal(err)
+			}
+			mustBeContinuous(t, conn, 5, 1004)
+			if n := mustQuery[int](t, conn, `SELECT count(*) FROM pg_inherits i JOIN pg_index x ON x.indexrelid = i.inhrelid WHERE inhparent = 'messages_sent_at_range'::regclass AND indisvalid`)[0]; n != 3 {
+				t.Errorf("%d of 3 partitions have the index on time", n)
+			}
+			if seq := mustQuery[int64](t, conn, schema.SelectLastSeq)[0]; seq != 1004 {
+				t.Errorf("the position is %d, want 1004", seq)
+			}
+		})
+	}
+}
+
+// What cannot go with the table is named, and nothing has been changed then.
+func TestPartitioningRefused(t *testing.T) {
+	t.Parallel()
+	address := pgtest.NewEmpty(t)
+	mustMigrateTo(t, address, before)
+	conn := connect(t, address)
+	for _, test := range []struct{ make, drop, want string }{
+		{`CREATE MATERIALIZED VIEW counts AS SELECT count(*) FROM messages`, `DROP MATERIALIZED VIEW counts`, "materialized view counts"},
+		{`CREATE TABLE likes (seq bigint CONSTRAINT liked REFERENCES messages)`, `DROP TABLE likes`, "foreign key liked of table likes"},
+		{`CREATE RULE quiet AS ON DELETE TO messages DO INSTEAD NOTHING`, `DROP RULE quiet ON messages`, "rule quiet on table messages"},
+		{`CREATE POLICY few ON messages USING (true)`, `DROP POLICY few ON messages`, "row policy few"},
+		{`CREATE PUBLICATION outward FOR TABLE messages`, `DROP PUBLICATION outward`, "publication outward"},
+		{`CREATE TABLE child () INHERITS (messages)`, `DROP TABLE child`, "inheritance between messages and child"},
+		{`CREATE FUNCTION n() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM messages; END`, `DROP FUNCTION n`, "function n()"},
+	} {
+		mustExec(t, conn, test.make)
+		err := schema.Migrate(t.Context(), address)
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want that it names %s", test.make, err, test.want)
+		}
+		if n := mustQuery[int](t, conn, `SELECT count(*) FROM pg_constraint WHERE conname LIKE 'messages\_until%'`)[0]; n != 0 {
+			t.Errorf("%s: the table was changed", test.make)
+		}
+		mustExec(t, conn, test.drop)
+	}
+	if err := schema.Migrate(t.Context(), address); err != nil {
+		t.Error(err)
+	}
+}
+
+// Guards against a page of history that opens every partition, or walks through the
+// messages of others: also for a conversation that was most of a partition and then
+// fell silent.
+func TestHistoryOpensFewPartitions(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.New(t))
+	const size = 1 << 24
+	for i := range int64(8) { // three of them are there
+		if i >= 3 {
+			mustExec(t, conn, `SELECT archive_add_partition($1, $2)`, i*size, (i+1)*size)
+		}
+		mustExec(t, conn, fill, i*size+1, 5000)
+		mustExec(t, conn, `UPDATE messages SET conversation = 'group/loud' WHERE seq BETWEEN $1 AND $1 + 3000`, i*size)
+	}
+	mustExec(t, conn, `ANALYSE messages`)
+	for _, test := range []struct {
+		name, of string
+		before   int64
+		limit    int
+		opened   int
+	}{
+		{"newest", "group/7", 1 << 53, 30, 1},
+		{"older", "group/7", 3*size + 2000, 30, 2},
+		{"long", "group/7", 1 << 53, 70, 2},
+		{"silent", "group/loud", 1 << 53, 50, 1},
+		{"unknown", "group/nobody", 1 << 53, 50, 8},
+	} {
+		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+			mustExec(t, conn, `SET plan_cache_mode = `+mode)
+			mustExec(t, conn, `PREPARE history AS `+schema.SelectHistory)
+			plan := mustQuery[string](t, conn, fmt.Sprintf(`EXPLAIN (ANALYSE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE history('%s', %d, %d)`, test.of, test.before, test.limit))
+			mustExec(t, conn, `DEALLOCATE history`)
+			opened := 0
+			for _, line := range plan {
+				if !strings.Contains(line, "Scan") || strings.Contains(line, "never executed") {
+					continue
+				}
+				opened++
+				if !strings.Contains(line, "Index Scan Backward using messages_from_") || !strings.Contains(line, "conversation_seq") {
+					t.Errorf("%s, %s: %s", test.name, mode, line)
+				}
+			}
+			if opened != test.opened || slices.ContainsFunc(plan, func(line string) bool { return strings.Contains(line, "Sort") || strings.Contains(line, "Filter") }) {
+				t.Errorf("%s, %s: %d partitions were opened, want %d, in order and by index alone:\n%s", test.name, mode, opened, test.opened, strings.Join(plan, "\n"))
+			}
+			t.Logf("%s, %s:\n%s", test.name, mode, strings.Join(plan, "\n"))
+		}
+	}
+}
+
+// ARCHITECTURE.md says how much room messages take in PostgreSQL; by these a server is
+// bought.
+func TestBytesPerMessage(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.New(t))
+	const n = 50_000
+	// As they are in a chat: 20 letters and more, ids of 12, a mid of 22, a thousand
+	// conversations.
+	mustExec(t, conn, `
+INSERT INTO messages
+SELECT seq, topic, topic, sender, sent_at, 'text', mid, jsonb_build_object('seq', seq, 'from', sender, 'to', topic, 'ts', (extract(epoch FROM sent_at) * 1000)::bigint,
+    'type', 'text', 'mid', mid, 'body', repeat('你好 hello ', 2 + n % 5))
+FROM (SELECT n, 1000000 + n AS seq, 'group/' || lpad((n * 7919 % 1000)::text, 12, '0') AS topic, 'u' || lpad((n % 5000)::text, 11, '0') AS sender,
+    '2026-01-01'::timestamptz + n * interval '1 s' AS sent_at, left(md5(n::text), 22) AS mid FROM generate_series(1, $1) n) x`, n)
+	parts := mustQuery[string](t, conn, `
+SELECT format('%s %s', pg_relation_size(c.oid) / $1, CASE WHEN c.relkind = 'r' THEN 'rows' ELSE regexp_replace(c.relname, '^messages_(from_\d+_)?', '') END)
+FROM archive_partitions p JOIN pg_class c ON c.oid = p.name OR c.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = p.name)
+WHERE p.from_seq = 0 ORDER BY pg_relation_size(c.oid) DESC`, n)
+	total := mustQuery[int64](t, conn, `SELECT sum(pg_total_relation_size(name))::bigint / $1 FROM archive_partitions`, n)[0]
+	t.Logf("%d bytes a message: %s", total, strings.Join(parts, ", "))
+	if total < 350 || total > 650 {
+		t.Errorf("%d bytes a message: write it into ARCHITECTURE.md", total)
+	}
+}
