@@ -2,6 +2,7 @@ package archiver_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -165,7 +166,7 @@ func TestPartitionEndsWithItsMonth(t *testing.T) {
 	waitfor.MustSucceed(t, "the partition is ended", func() error { // by us or by an archiver
 		_, err := archiver.Maintain(ctx, pool, 0, january)
 		if mustQuery[bool](t, pool, `SELECT to_seq = $2 FROM archive_partitions WHERE from_seq = $1`, int64(bound), int64(partitionRows))[0] {
-			return fmt.Errorf("not yet: %v", err)
+			return errors.Join(errors.New("not yet"), err)
 		}
 		return nil
 	})
