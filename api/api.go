@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -113,24 +114,31 @@ func (a *API) Start(ctx context.Context) error {
 }
 
 // Stop ends what Start began and waits for it, at most until ctx ends. Codes that
-// are being sent are sent. To stop what is stopped does nothing.
+// are being sent are sent. To stop what is stopped does nothing; after a Stop that gave
+// up, another one waits again.
 func (a *API) Stop(ctx context.Context) error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.stop == nil {
+	if a.stop != nil {
+		a.ready.Store(false)
+		a.stop()
+		a.stop = nil
+	}
+	done := a.done
+	a.mu.Unlock() // not held while Stop waits: another Stop has a context of its own
+	if done == nil {
 		return nil
 	}
-	a.ready.Store(false)
-	a.stop()
-	a.stop = nil
-	a.barrier.Stop()
-	err := a.people.Stop(ctx)
+	// Each is told to end, also if another one does not.
+	errs := []error{a.barrier.Stop(ctx), a.people.Stop(ctx)}
 	select {
-	case <-a.done:
+	case <-done:
 	case <-ctx.Done():
-		return ctx.Err()
+		errs = append(errs, fmt.Errorf("gave up on waiting until what has expired is deleted: %w", ctx.Err()))
 	}
-	return err
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("stop the API: %w", err)
+	}
+	return nil
 }
 
 // forget removes who deletes their account from groups and contacts, in the transaction of

@@ -159,6 +159,10 @@ type run struct {
 	disconnect context.CancelFunc // ends the MQTT connection
 	stages     sync.WaitGroup     // batcher, committer, acknowledger
 	others     sync.WaitGroup     // connection, report, maintenance
+
+	stop    sync.Once
+	drained chan struct{} // closed when the stages have ended
+	ended   chan struct{} // closed when all has
 }
 
 // New returns an archiver that is not started, or an error that says what is
@@ -172,13 +176,23 @@ func New(cfg Config) (*Archiver, error) {
 
 // Start begins to archive and returns at once. Neither broker nor PostgreSQL need
 // be there: it tries to reach them until Stop. It does nothing if the archiver is
-// running. The end of ctx does not stop it.
+// running. The end of ctx does not stop it. After a Stop that gave up, Start waits for what
+// that gave up on, at most until ctx ends.
 func (a *Archiver) Start(ctx context.Context) error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.running != nil {
-		return nil
+	for r := a.running; r != nil && !isClosed(r.ended); r = a.running {
+		a.mu.Unlock() // not held while Start waits
+		if !isClosed(r.draining) {
+			return nil
+		}
+		select {
+		case <-r.ended:
+		case <-ctx.Done():
+			return fmt.Errorf("archiver: start: gave up on waiting for the end of the last run: %w", ctx.Err())
+		}
+		a.mu.Lock()
 	}
+	defer a.mu.Unlock()
 	ctx = context.WithoutCancel(ctx)
 	work, abandon := context.WithCancel(ctx)
 	connected, leave := context.WithCancel(ctx)
@@ -189,6 +203,7 @@ func (a *Archiver) Start(ctx context.Context) error {
 		freeBatches: make(chan *batch, 4), // one for each place where one can be
 		draining:    make(chan struct{}),
 		abandon:     abandon, disconnect: leave,
+		drained: make(chan struct{}), ended: make(chan struct{}),
 	}
 	batches := make(chan *batch) // without a buffer: while the committer is busy the batch grows
 	committed := make(chan *batch, 1)
@@ -211,38 +226,49 @@ func (a *Archiver) Start(ctx context.Context) error {
 // Stop accepts no more messages, commits and acknowledges the received ones, and
 // disconnects without ending the MQTT session. Messages that are not committed
 // when ctx ends are dropped; the broker delivers them again. Stop does nothing if
-// the archiver is not running.
+// the archiver is not running; after one that gave up, another one waits again.
 func (a *Archiver) Stop(ctx context.Context) error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	r := a.running
+	a.mu.Unlock() // not held while Stop waits: another Stop has a context of its own
 	if r == nil {
 		return nil
 	}
-	a.running = nil
-	close(r.draining)
-	done := make(chan struct{})
-	go func() {
-		r.stages.Wait()
-		close(done)
-	}()
-	var err error
+	r.stop.Do(func() {
+		close(r.draining)
+		go func() {
+			r.stages.Wait()
+			close(r.drained)
+			r.abandon()
+			r.disconnect()
+			r.others.Wait()
+			r.stats.forgetPending()
+			close(r.ended)
+		}()
+	})
 	select {
-	case <-done:
+	case <-r.ended:
+		return nil
 	case <-ctx.Done():
-		err = fmt.Errorf("archiver: stop: %w: what was not committed will be delivered again", ctx.Err())
+	}
+	what := "on ending the connection to the broker"
+	if !isClosed(r.drained) {
+		what = "on what is not committed or not acknowledged, which will be delivered again"
 	}
 	r.abandon()
-	if err != nil {
-		// An acknowledgement may be stuck behind a broker that does not read;
-		// only the end of the connection frees it.
-		r.disconnect()
-	}
-	<-done
+	// An acknowledgement may be stuck behind a broker that does not read; only the end of
+	// the connection frees it.
 	r.disconnect()
-	r.others.Wait()
-	a.stats.forgetPending()
-	return err
+	return fmt.Errorf("archiver: stop: gave up %s: %w", what, ctx.Err())
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // Lag returns how far the archive is behind.

@@ -157,8 +157,8 @@ const startTimeout = 3 * time.Second
 // does nothing.
 func (d *Directory) Start(ctx context.Context) error {
 	d.startMu.Lock()
-	defer d.startMu.Unlock()
 	if d.cancel != nil {
+		d.startMu.Unlock()
 		return nil
 	}
 	reader := d.restore()
@@ -171,6 +171,7 @@ func (d *Directory) Start(ctx context.Context) error {
 	d.tasks.Go(func() { d.makePendingAccounts(background) })
 	first := make(chan struct{})
 	d.tasks.Go(func() { d.follow(background, reader, first) })
+	d.startMu.Unlock() // a Stop need not wait for PostgreSQL
 	select {
 	case <-first:
 	case <-time.After(startTimeout):
@@ -184,12 +185,10 @@ func (d *Directory) Start(ctx context.Context) error {
 // still answered. To stop what is stopped does nothing.
 func (d *Directory) Stop(ctx context.Context) error {
 	d.startMu.Lock()
-	defer d.startMu.Unlock()
-	if d.cancel == nil {
-		d.pool.Close()
-		return nil
+	if d.cancel != nil {
+		d.cancel()
 	}
-	d.cancel()
+	d.startMu.Unlock() // not held while Stop waits: another Stop has a context of its own
 	done := make(chan struct{})
 	go func() {
 		d.tasks.Wait()
@@ -200,7 +199,7 @@ func (d *Directory) Stop(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("directory: stop: gave up on ending its work with PostgreSQL and on writing what is known to %q: %w", d.cfg.CacheFile, ctx.Err())
 	}
 }
 

@@ -137,21 +137,25 @@ func (r *Relay) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends publishing, at most until ctx ends. What is not published waits in the
-// outbox. To stop what is stopped does nothing.
+// Stop ends publishing and waits for that, at most until ctx ends. What is not published
+// waits in the outbox. To stop what is stopped does nothing; after a Stop that gave up,
+// another one waits again.
 func (r *Relay) Stop(ctx context.Context) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.cancel == nil {
+	if r.cancel != nil {
+		r.cancel()
+		r.cancel = nil
+	}
+	done := r.done
+	r.mu.Unlock() // not held while Stop waits: another Stop has a context of its own
+	if done == nil {
 		return nil
 	}
-	r.cancel()
-	r.cancel = nil
 	select {
-	case <-r.done:
+	case <-done:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("outreach: stop: gave up on waiting for a notice that is being published: %w", ctx.Err())
 	}
 }
 

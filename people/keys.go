@@ -131,21 +131,25 @@ func (k *Keys) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends the refreshing of keys; those in memory stay in use. To stop what is
-// stopped does nothing.
+// Stop ends the refreshing of keys and waits for that, at most until ctx ends; those in
+// memory stay in use. To stop what is stopped does nothing; after a Stop that gave up,
+// another one waits again.
 func (k *Keys) Stop(ctx context.Context) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.stop == nil {
+	if k.stop != nil {
+		k.stop()
+		k.stop = nil
+	}
+	done := k.done
+	k.mu.Unlock() // not held while Stop waits: another Stop has a context of its own
+	if done == nil {
 		return nil
 	}
-	k.stop()
-	k.stop = nil
 	select {
-	case <-k.done:
+	case <-done:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("stop keys: gave up on waiting until signing keys are read: %w", ctx.Err())
 	}
 }
 

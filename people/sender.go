@@ -3,6 +3,7 @@ package people
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -67,6 +68,7 @@ type codeQueue struct {
 	started bool
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
+	stopped chan struct{} // closed when the workers have ended after a stop; nil before the first
 }
 
 func newCodeQueue(log *slog.Logger) *codeQueue {
@@ -95,25 +97,41 @@ func (p *codeQueue) start(ctx context.Context) {
 // stop sends what is waiting, at most until ctx ends.
 func (p *codeQueue) stop(ctx context.Context) error {
 	p.mu.Lock()
-	if !p.started {
-		p.mu.Unlock()
+	if p.started {
+		p.started = false
+		close(p.queue)
+		stopped := make(chan struct{})
+		p.stopped = stopped
+		go func() { p.workers.Wait(); close(stopped) }()
+	}
+	stopped, cancel := p.stopped, p.cancel
+	p.mu.Unlock()
+	if stopped == nil {
 		return nil
 	}
-	p.started = false
-	close(p.queue)
-	p.mu.Unlock()
-	done := make(chan struct{})
-	go func() { p.workers.Wait(); close(done) }()
-	defer p.cancel()
 	select {
-	case <-done:
+	case <-stopped:
+		cancel()
+		return nil
+	default:
+	}
+	select {
+	case <-stopped:
+		cancel()
 		return nil
 	case <-ctx.Done():
 	}
-	p.cancel() // ends what is being sent, and the pauses
-	<-done
-	return ctx.Err()
+	cancel() // ends what is being sent, and the pauses
+	select {
+	case <-stopped:
+	case <-time.After(cancelGrace): // a Sender does not obey its context
+	}
+	return fmt.Errorf("gave up on sending the codes that wait: %w", ctx.Err())
 }
+
+// cancelGrace is how long stop waits at most for those that were told to give up, which
+// takes them no time.
+const cancelGrace = 100 * time.Millisecond
 
 // enqueue reports whether there was room.
 func (p *codeQueue) enqueue(l queuedCode) bool {

@@ -107,15 +107,24 @@ func (b *Barrier) Start(ctx context.Context) {
 	go b.run(ctx, b.done)
 }
 
-// Stop ends what Start began, and waits for it. To stop what is stopped does nothing.
-func (b *Barrier) Stop() {
+// Stop ends what Start began and waits for that, at most until ctx ends. To stop what is
+// stopped does nothing; after a Stop that gave up, another one waits again.
+func (b *Barrier) Stop(ctx context.Context) error {
 	b.mu.Lock()
-	cancel, done := b.cancel, b.done
-	b.cancel = nil
+	if b.cancel != nil {
+		b.cancel()
+		b.cancel = nil
+	}
+	done := b.done
 	b.mu.Unlock()
-	if cancel != nil {
-		cancel()
-		<-done
+	if done == nil {
+		return nil
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop waiting for applied changes: gave up on closing the connection to PostgreSQL: %w", ctx.Err())
 	}
 }
 

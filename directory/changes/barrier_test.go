@@ -18,7 +18,11 @@ func newBarrier(tb testing.TB, db *pgxpool.Pool) *changes.Barrier {
 	b := changes.NewBarrier(db, slog.New(slog.DiscardHandler))
 	b.Start(tb.Context())
 	b.Start(tb.Context()) // harmless
-	tb.Cleanup(b.Stop)
+	tb.Cleanup(func() {
+		if err := b.Stop(context.Background()); err != nil {
+			tb.Error(err)
+		}
+	})
 	return b
 }
 
@@ -110,8 +114,11 @@ func TestBarrierIsBounded(t *testing.T) {
 	if err := b.Wait(t.Context(), nil); err != nil {
 		t.Errorf("with a follower that is gone: %v", err)
 	}
-	b.Stop()
-	b.Stop() // harmless
+	for range 2 { // the second is harmless
+		if err := b.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
 	if err := b.Wait(t.Context(), nil); !errors.Is(err, changes.ErrNotApplied) {
 		t.Errorf("stopped: %v", err)
 	}

@@ -85,9 +85,8 @@ type Server struct {
 	dir  string // absolute
 	data string // the cluster
 
-	// startStopMu is held by Start and Stop while they run. Lock order:
-	// startStopMu, mu.
-	startStopMu sync.Mutex
+	// turn is full while Start or Stop runs. Who holds it may lock mu.
+	turn chan struct{}
 
 	// mu guards what follows.
 	mu             sync.Mutex
@@ -104,7 +103,23 @@ func New(cfg Config) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, log: log}
+	return &Server{cfg: cfg, log: log, turn: make(chan struct{}, 1)}
+}
+
+// takeTurn waits until neither Start nor Stop runs, at most until ctx ends.
+func (s *Server) takeTurn(ctx context.Context) (done func(), err error) {
+	done = func() { <-s.turn }
+	select {
+	case s.turn <- struct{}{}:
+		return done, nil
+	default:
+	}
+	select {
+	case s.turn <- struct{}{}:
+		return done, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // Start makes the cluster if there is none, starts the server and returns when
@@ -113,8 +128,11 @@ func New(cfg Config) *Server {
 //
 // Errors: ErrNotInstalled, ErrInUse, or what PostgreSQL says.
 func (s *Server) Start(ctx context.Context) error {
-	s.startStopMu.Lock()
-	defer s.startStopMu.Unlock()
+	done, err := s.takeTurn(ctx)
+	if err != nil {
+		return fmt.Errorf("private PostgreSQL: gave up on waiting for another start or stop: %w", err)
+	}
+	defer done()
 	s.mu.Lock()
 	started := s.stopRequested != nil
 	s.mu.Unlock()
@@ -184,8 +202,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	if err := s.createDatabase(ctx, socket); err != nil {
-		proc.kill(s.log)
-		return err
+		return errors.Join(err, proc.kill(s.log))
 	}
 	s.mu.Lock()
 	s.proc, s.socket, s.lock = proc, socket, lock
@@ -199,31 +216,60 @@ func (s *Server) start(ctx context.Context) (err error) {
 // Stop stops the server (PostgreSQL's fast mode: open transactions are rolled
 // back, everything committed is on disk) and releases the folder. If ctx ends
 // first the server is stopped in immediate mode, which recovers at the next
-// start. It does nothing if the server is not started.
+// start. If ctx ends while Stop waits for a Start, another Stop or a restart, the error
+// says so, and Stop is to be called again. It does nothing if the server is not started.
 func (s *Server) Stop(ctx context.Context) error {
-	s.startStopMu.Lock()
-	defer s.startStopMu.Unlock()
+	done, err := s.takeTurn(ctx)
+	if err != nil {
+		return fmt.Errorf("private PostgreSQL: stop: gave up on waiting for another start or stop; the server may be running: %w", err)
+	}
+	defer done()
 	s.mu.Lock()
 	stop, idle := s.stopRequested, s.supervisorDone
-	s.stopRequested = nil
 	s.mu.Unlock()
 	if stop == nil {
 		return nil
 	}
-	close(stop)
-	<-idle // no restart can come in between now
+	select {
+	case <-stop: // by a Stop that gave up
+	default:
+		close(stop)
+	}
+	select {
+	case <-idle: // no restart can come in between now
+	case <-ctx.Done():
+		if !s.restarting() {
+			<-idle // which comes at once
+			break
+		}
+		// It stays requested: the next Stop finds the server, and Start makes no second one.
+		return fmt.Errorf("private PostgreSQL: stop: gave up on a restart that is under way; the server may be running, stop again: %w", ctx.Err())
+	}
 	s.mu.Lock()
 	proc, lock := s.proc, s.lock
-	s.proc, s.lock = nil, nil
 	s.mu.Unlock()
-	var err error
-	if proc != nil {
-		err = proc.stop(ctx, s.log)
+	if err := proc.stop(ctx, s.log); err != nil {
+		return fmt.Errorf("private PostgreSQL: %w", err) // the folder stays locked; the next Stop finds the server
 	}
+	s.mu.Lock()
+	s.proc, s.lock, s.stopRequested = nil, nil, nil
+	s.mu.Unlock()
 	if socket := s.socketDir(); socket != filepath.Join(s.dir, "run") {
 		_ = os.Remove(socket) // the folder is outside the server's; it is harmless if it stays
 	}
-	return errors.Join(err, lock.Close())
+	return lock.Close()
+}
+
+// restarting reports whether the server has died and is being started again.
+func (s *Server) restarting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.proc.exited:
+		return !s.cfg.NoRestart
+	default:
+		return false
+	}
 }
 
 // URL returns the address of database mynah, for pgx and psql alike.

@@ -112,13 +112,11 @@ func (s *Server) spawnOnce(ctx context.Context, bins binaries, runAs owner, sock
 			limit = recoveryTimeout
 		}
 		if took := time.Since(began); took > limit {
-			proc.kill(s.log)
-			return nil, fmt.Errorf("the server does not answer after %v: %w", took.Round(time.Second), err)
+			return nil, errors.Join(fmt.Errorf("the server does not answer after %v: %w", took.Round(time.Second), err), proc.kill(s.log))
 		}
 		select {
 		case <-ctx.Done():
-			proc.kill(s.log)
-			return nil, fmt.Errorf("wait for the server: %w (%w)", ctx.Err(), err)
+			return nil, errors.Join(fmt.Errorf("wait for the server: %w (%w)", ctx.Err(), err), proc.kill(s.log))
 		case <-proc.exited:
 			<-proc.logRead
 			if err := proc.err(); strings.Contains(err.Error(), "still in use") {
@@ -237,7 +235,8 @@ func (p *process) err() error {
 	return fmt.Errorf("%s: %s", state, strings.Join(p.tail, "; "))
 }
 
-// stop ends the server in fast mode, in immediate mode when ctx ends.
+// stop ends the server in fast mode, in immediate mode when ctx ends. It returns an error
+// if the server is there in spite of that.
 func (p *process) stop(ctx context.Context, log *slog.Logger) error {
 	if err := p.signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop the server: %w", err)
@@ -246,25 +245,27 @@ func (p *process) stop(ctx context.Context, log *slog.Logger) error {
 	case <-p.exited:
 	case <-ctx.Done():
 		log.WarnContext(ctx, "private PostgreSQL does not stop in time: stopping it in immediate mode")
-		p.kill(log)
+		if err := p.kill(log); err != nil {
+			return fmt.Errorf("stop the server: %w (%w)", err, ctx.Err())
+		}
 	}
-	<-p.exited
 	return nil
 }
 
-// kill ends the server in immediate mode, then by force.
-func (p *process) kill(log *slog.Logger) {
+// kill ends the server in immediate mode, then by force. It gives up on a process that the
+// kernel does not end, as one that waits for a disk that hangs.
+func (p *process) kill(log *slog.Logger) error {
 	for _, sig := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGKILL} {
 		if err := p.signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			log.Error("private PostgreSQL cannot be signalled", "signal", sig, "error", err)
 		}
 		select {
 		case <-p.exited:
-			return
+			return nil
 		case <-time.After(10 * time.Second): // PostgreSQL itself gives its children 5 s
 		}
 	}
-	<-p.exited
+	return fmt.Errorf("gave up on process %d, which does not end although it was killed", p.pid())
 }
 
 // initdb makes the cluster dir/data. It is made under another name and renamed
@@ -299,8 +300,7 @@ func initdb(ctx context.Context, bins binaries, runAs owner, dir string, durable
 	case <-proc.exited:
 		<-proc.logRead
 	case <-ctx.Done():
-		proc.kill(slog.New(slog.DiscardHandler))
-		return fmt.Errorf("make the cluster: %w", ctx.Err())
+		return errors.Join(fmt.Errorf("make the cluster: %w", ctx.Err()), proc.kill(slog.New(slog.DiscardHandler)))
 	}
 	if !proc.cmd.ProcessState.Success() {
 		return fmt.Errorf("make the cluster: initdb: %w", proc.err())
