@@ -251,7 +251,7 @@ func (a *Archiver) Stop(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
-	what := "on ending the connection to the broker"
+	what := "on ending the connection to the broker, or the maintenance of the table"
 	if !isClosed(r.drained) {
 		what = "on what is not committed or not acknowledged, which will be delivered again"
 	}
