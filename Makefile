@@ -38,6 +38,7 @@ run: build ## Start everything for trying it out: build, install PostgreSQL if t
 .PHONY: test
 test: setup ## Run all tests; nothing has to be started by hand and nothing is skipped
 	go test -p 2 -timeout 15m $(PKGS)
+	cd sdk && npm run --silent check && npm test --silent
 
 .PHONY: torture
 torture: build ## Kill, stop and cut everything under load for TORTURE=5m and count what is lost

@@ -378,6 +378,7 @@ export class Connection extends Emitter<ConnectionEvents> {
         return
       }
       await this.publish('$mynah/token', token)
+      if (generation != this.generation) return // stopped meanwhile: a timer would outlive it
       this.token = token
       this.renewLater()
     } catch {

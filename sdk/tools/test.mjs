@@ -16,7 +16,7 @@ try {
     platform: 'node', format: 'esm', packages: 'external', sourcemap: 'inline', target: 'node20', logLevel: 'warning',
   })
   const tests = readdirSync(out).map((f) => join(out, f))
-  const { status } = spawnSync(process.execPath, ['--enable-source-maps', '--test', '--test-reporter=spec', ...tests], { stdio: 'inherit' })
+  const { status } = spawnSync(process.execPath, ['--enable-source-maps', '--test', '--test-timeout=60000', '--test-reporter=spec', ...tests], { stdio: 'inherit' })
   process.exitCode = status ?? 1
 } finally {
   rmSync(out, { recursive: true, force: true })
