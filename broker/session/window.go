@@ -12,6 +12,7 @@ import (
 // State is how far a message has got on its way to the client.
 type State uint8
 
+// The states of a message on its way to the client.
 const (
 	StateSent      State = iota // PUBLISH was sent, no acknowledgement yet
 	StateReceived               // QoS 2: PUBREC came, PUBREL is due or sent
@@ -22,6 +23,7 @@ const (
 // Kind is where a message comes from.
 type Kind uint8
 
+// The kinds of messages.
 const (
 	Logged Kind = iota // it is in the log, and read there again if need be
 	Queued             // it is outside the chat, and the session's Queue has it
