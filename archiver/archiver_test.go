@@ -439,6 +439,8 @@ func TestStop(t *testing.T) {
 		}
 	}
 	archived(t, broker, pool, all[:300])
+	// Stop has sent it; the broker may have to be given a moment to read it.
+	waitfor.MustHold(t, "DISCONNECT", func() bool { return broker.session("archiver").disconnects > 0 })
 	if s := broker.session("archiver"); s.disconnects != 1 {
 		t.Errorf("%d DISCONNECT packets, want 1", s.disconnects)
 	}
