@@ -64,6 +64,15 @@ func (a *allowance) refusal() packets.Code {
 		a.max, a.maxBytes()>>10, maxShared)}
 }
 
+// giveBack removes a filter that take has added.
+func (a *allowance) giveBack(filter string) {
+	delete(a.filters, filter)
+	a.size -= len(filter)
+	if a.shared > 0 && mqtt.IsSharedFilter(filter) {
+		a.shared--
+	}
+}
+
 // take adds a filter if the session may have it.
 func (a *allowance) take(filter string) bool {
 	if len(a.filters) >= a.max || a.size+len(filter) > a.maxBytes() || a.shared >= maxShared && mqtt.IsSharedFilter(filter) {

@@ -83,6 +83,9 @@ type Config struct {
 	// MaxSubscriptions is how many subscriptions a session may have; default
 	// DefaultMaxSubscriptions.
 	MaxSessions, MaxSubscriptions int
+	// MaxWildcards is how many different filters with wildcards outside the chat a subject
+	// may have in all its sessions; see pubsub.Config. Default pubsub.DefaultMaxWildcards.
+	MaxWildcards int
 	// Window is how many messages a session may have unacknowledged; default
 	// delivery.DefaultWindow. Outbox is how many bytes may wait on one connection;
 	// default outbox.DefaultPerConn. OutboxTotal bounds them all together; default
@@ -258,6 +261,7 @@ func (b *Broker) assemble() (err error) {
 		Queues: pubsub.QueuesConfig{
 			Messages: b.cfg.QueuedMessages, Bytes: b.cfg.QueuedBytes, Total: b.cfg.QueuedTotal, TooLarge: b.messageTooLarge,
 		},
+		MaxWildcards: b.cfg.MaxWildcards,
 	}); err != nil {
 		return fmt.Errorf("restore retained messages: %w", err)
 	}

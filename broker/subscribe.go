@@ -52,13 +52,22 @@ func (sub *subscriber) subscribe(c *conn, pk packets.Packet) error {
 	full := had.refusal()
 	isNew := make(map[string]bool, len(filters))
 	var granted []session.Subscription
+	var reserved []string // filters that others of the subject's sessions are not to have meanwhile
+	defer func() { sub.topics.Release(c.session.Subject, reserved) }()
 	for i, f := range filters {
 		code := sub.checkFilter(ctx, c, f)
 		if code == packets.CodeSuccess && !had.has(f.Filter) {
-			if had.take(f.Filter) {
-				isNew[f.Filter] = true
-			} else {
+			switch {
+			case !had.take(f.Filter):
 				code = full
+			case privileged(c.holder.Role):
+				isNew[f.Filter] = true
+			case sub.topics.Reserve(c.session.Subject, f.Filter):
+				isNew[f.Filter] = true
+				reserved = append(reserved, f.Filter)
+			default:
+				had.giveBack(f.Filter)
+				code = packets.Code{Code: packets.ErrQuotaExceeded.Code, Reason: sub.topics.WildcardsRefused()}
 			}
 		}
 		if refused[i] = code; code != packets.CodeSuccess {

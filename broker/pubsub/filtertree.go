@@ -37,8 +37,9 @@ func pathOf(filter string) (path string, shared bool) {
 	return filter, false
 }
 
-// put adds a subscription or replaces the session's with the same filter.
-func (t *filterTree) put(s *session.Session, f session.Subscription) {
+// put adds a subscription, or replaces the session's with the same filter. It reports whether
+// it is new.
+func (t *filterTree) put(s *session.Session, f session.Subscription) bool {
 	path, shared := pathOf(f.Filter)
 	n := &t.root
 	for level := range strings.SplitSeq(path, "/") {
@@ -67,18 +68,20 @@ func (t *filterTree) put(s *session.Session, f session.Subscription) {
 			n.subs = to
 		}
 	}
+	_, had := to[s]
 	to[s] = f
+	return !had
 }
 
-// remove takes out a session's subscription, if it has it.
-func (t *filterTree) remove(s *session.Session, filter string) {
+// remove takes out a session's subscription. It reports whether it had it.
+func (t *filterTree) remove(s *session.Session, filter string) (had bool) {
 	path, shared := pathOf(filter)
 	t.root.remove(path, func(n *filterNode) {
 		from := n.subs
 		if shared {
 			from = n.shares[filter]
 		}
-		if _, had := from[s]; !had {
+		if _, had = from[s]; !had {
 			return
 		}
 		delete(from, s)
@@ -92,6 +95,7 @@ func (t *filterTree) remove(s *session.Session, filter string) {
 			n.subs = nil // a map keeps the room that it once needed
 		}
 	})
+	return had
 }
 
 // remove calls fn for the node at the end of a path below n, and cuts off what is empty then.

@@ -25,6 +25,10 @@ type Config struct {
 	// RetainedBytes bounds the memory of all retained messages together; default
 	// DefaultRetainedBytes.
 	RetainedBytes int64
+	// MaxWildcards is how many different filters with wildcards a subject may have in all its
+	// sessions together. They may have 8 times as many levels, and 20 times as many
+	// subscriptions; default DefaultMaxWildcards. Privileged roles are not held to it.
+	MaxWildcards int
 	// Queues are the bounds of the sessions' queues, and whom they tell of what is too
 	// large. What else they need, they have from here.
 	Queues QueuesConfig
@@ -39,8 +43,9 @@ const DefaultRetainedBytes = 512 << 20
 type Topics struct {
 	cfg Config
 
-	mu   sync.RWMutex
-	tree filterTree
+	mu        sync.RWMutex
+	tree      filterTree
+	wildcards map[string]*wildcards // by subject; those that have any
 
 	retained retained
 	queues   *Queues
@@ -57,6 +62,8 @@ func New(cfg Config) (*Topics, error) {
 	return t, nil
 }
 
+func (t *Topics) maxWildcards() int { return cmp.Or(t.cfg.MaxWildcards, DefaultMaxWildcards) }
+
 // Queues returns the queues of the sessions.
 func (t *Topics) Queues() *Queues { return t.queues }
 
@@ -70,7 +77,9 @@ func (t *Topics) Subscribed(s *session.Session, f session.Subscription) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.tree.put(s, f)
+	if t.tree.put(s, f) {
+		t.addWildcard(s.Subject, f.Filter)
+	}
 }
 
 // Unsubscribed takes out subscriptions of a session, and what waits for it because of them.
@@ -83,7 +92,9 @@ func (t *Topics) unsubscribed(s *session.Session, filters []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, f := range filters {
-		t.tree.remove(s, f)
+		if t.tree.remove(s, f) {
+			t.removeWildcard(s.Subject, f)
+		}
 	}
 }
 
@@ -96,7 +107,21 @@ type audience struct {
 
 // audienceOf returns who is to get a message. A session with several subscriptions that
 // match gets it once, at the highest QoS and with all identifiers (MQTT 5, 3.3.4).
-func (t *Topics) audienceOf(m *Message) (a audience) {
+func (t *Topics) audienceOf(m *Message) audience {
+	a := t.collect(m)
+	for s, o := range a.sessions {
+		if len(o.IDs) > 1 {
+			slices.Sort(o.IDs)
+			o.IDs = slices.Compact(o.IDs)
+			a.sessions[s] = o
+		}
+	}
+	return a
+}
+
+// collect is audienceOf with identifiers as they are found, repeated and in no order. What
+// it does for each subscription that matches is the same however many there are: mu is held.
+func (t *Topics) collect(m *Message) (a audience) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	t.tree.match(m.Topic, func(n *filterNode) {
@@ -110,7 +135,7 @@ func (t *Topics) audienceOf(m *Message) (a audience) {
 			}
 			o := a.sessions[s]
 			o.QoS, o.Retain = max(o.QoS, f.QoS), o.Retain || f.RetainAsPublished
-			if f.Identifier != 0 && !slices.Contains(o.IDs, f.Identifier) {
+			if f.Identifier != 0 {
 				o.IDs = append(o.IDs, f.Identifier)
 			}
 			a.sessions[s] = o
@@ -131,7 +156,6 @@ func (t *Topics) audienceOf(m *Message) (a audience) {
 func (t *Topics) fanOut(m *Message) (matched bool) {
 	a := t.audienceOf(m)
 	for s, o := range a.sessions {
-		slices.Sort(o.IDs)
 		if t.cfg.MayRead(s, m.Topic) {
 			t.queues.Put(s, m, o)
 		}

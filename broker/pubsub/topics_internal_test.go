@@ -1,8 +1,11 @@
 package pubsub
 
 import (
+	"math"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"mynah/broker/session"
 )
@@ -95,5 +98,40 @@ func TestRetainedPresence(t *testing.T) {
 	}
 	if m := p.LookUpRetained("presence/nobody"); m != nil {
 		t.Errorf("nobody: %+v", m)
+	}
+}
+
+// That each of many subscriptions that match has an identifier of its own costs little beside
+// finding them. An identifier was looked for among all others, with the tree locked.
+func TestIdentifiersCostLittle(t *testing.T) {
+	t.Parallel()
+	const levels = 15 // and 2^15 filters that match
+	topic := &Message{Topic: strings.Repeat("/a", levels)}
+	s := &session.Session{Key: session.Key{Subject: "alice", ClientID: "phone"}}
+	var with, without Topics
+	for i := range 1 << levels {
+		filter := ""
+		for at := range levels {
+			filter += [2]string{"/a", "/+"}[i>>at&1]
+		}
+		with.Subscribed(s, session.Subscription{Filter: filter, Identifier: i + 1})
+		without.Subscribed(s, session.Subscription{Filter: filter})
+	}
+	cost := func(p *Topics, ids int) time.Duration {
+		began := time.Now()
+		a := p.audienceOf(topic)
+		took := time.Since(began)
+		if got := a.sessions[s].IDs; len(got) != ids || !slices.IsSorted(got) {
+			t.Fatalf("%d identifiers, want %d, sorted", len(got), ids)
+		}
+		return took
+	}
+	long, short := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
+	for range 5 {
+		long, short = min(long, cost(&with, 1<<levels)), min(short, cost(&without, 0))
+	}
+	t.Logf("with identifiers %v, without %v", long, short)
+	if long > 3*short {
+		t.Errorf("with identifiers it takes %v, without %v: more than 3 times as long", long, short)
 	}
 }

@@ -46,6 +46,7 @@ var defaults = kong.Vars{
 	"presence_settle":         shortDuration(broker.DefaultPresenceSettle),
 	"max_sessions":            fmt.Sprint(delivery.DefaultMaxSessions),
 	"max_subscriptions":       fmt.Sprint(broker.DefaultMaxSubscriptions),
+	"max_wildcards":           fmt.Sprint(pubsub.DefaultMaxWildcards),
 	"max_inflight":            fmt.Sprint(delivery.DefaultWindow),
 	"max_outbox":              Bytes(outbox.DefaultPerConn).String(),
 	"max_outbox_total":        Bytes(outbox.DefaultTotal).String(),
@@ -93,6 +94,7 @@ type BrokerLimits struct {
 
 	MaxSessions      int `name:"max-sessions-per-subject" default:"${max_sessions}" placeholder:"N" help:"Most sessions of one person or device. The one that has been offline for longest gives way."`
 	MaxSubscriptions int `name:"max-subscriptions-per-session" default:"${max_subscriptions}" placeholder:"N" help:"Most subscriptions of a session."`
+	MaxWildcards     int `name:"max-wildcards-per-subject" default:"${max_wildcards}" placeholder:"N" help:"Most different filters with + or # outside the chat that one person or device has in all sessions together; 8 times as many levels, and 20 times as many subscriptions."`
 	MaxInflight      int `default:"${max_inflight}" placeholder:"N" help:"Most messages that a session may have unacknowledged; a client that asks for fewer gets fewer."`
 
 	MaxOutbox         Bytes `default:"${max_outbox}" placeholder:"BYTES" help:"Most bytes that wait to be written to one connection. What is beyond waits in the log."`
@@ -171,6 +173,7 @@ func (l *BrokerLimits) validate() error {
 		orZero("presence-settle", l.PresenceSettle, time.Millisecond, time.Hour),
 		promised("max-sessions-per-subject", l.MaxSessions, delivery.DefaultMaxSessions, 100_000),
 		promised("max-subscriptions-per-session", l.MaxSubscriptions, broker.DefaultMaxSubscriptions, 100_000),
+		promised("max-wildcards-per-subject", l.MaxWildcards, pubsub.DefaultMaxWildcards, 1_000_000),
 		within("max-inflight", l.MaxInflight, 1, 32_768), // half of the packet ids
 		within("max-outbox", l.MaxOutbox, 16*kib, gib),
 		within("max-outbox-total", l.MaxOutboxTotal, mib, tib),
@@ -202,6 +205,7 @@ func (l *BrokerLimits) setLimits(cfg *broker.Config) {
 	cfg.FirstPacketTimeout, cfg.SystemInterval = l.ConnectTimeout, l.SysInterval
 	cfg.PingInterval, cfg.PresenceSettle = zeroIsNone(l.PingInterval), zeroIsNone(l.PresenceSettle)
 	cfg.MaxSessions, cfg.MaxSubscriptions, cfg.Window = l.MaxSessions, l.MaxSubscriptions, l.MaxInflight
+	cfg.MaxWildcards = l.MaxWildcards
 	cfg.Outbox, cfg.OutboxTotal = int(l.MaxOutbox), int64(l.MaxOutboxTotal)
 	cfg.QueuedMessages, cfg.QueuedBytes, cfg.QueuedTotal = l.MaxQueuedMessages, int(l.MaxQueuedBytes), int64(l.MaxQueuedTotal)
 	cfg.RetainedBytes = int64(l.MaxRetained)

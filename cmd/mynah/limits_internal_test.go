@@ -149,7 +149,7 @@ func TestLimitsReachTheBroker(t *testing.T) {
 	s := parsed(t)
 	s.setLimits(&usual)
 	s = parsed(t, "--connect-timeout=3s", "--websocket-ping-interval=0s", "--sys-interval=7s", "--presence-settle=0s",
-		"--max-sessions-per-subject=300", "--max-subscriptions-per-session=2000", "--max-inflight=10", "--max-outbox=1MiB",
+		"--max-sessions-per-subject=300", "--max-subscriptions-per-session=2000", "--max-wildcards-per-subject=3000", "--max-inflight=10", "--max-outbox=1MiB",
 		"--max-outbox-total=2GiB", "--max-queued-messages=5", "--max-queued-bytes=1MiB", "--max-queued-total=64MiB",
 		"--max-retained-bytes=1GiB", "--min-free-space=1GiB", "--disk-ballast=0", "--message-log-cache=1MiB", "--message-log-memtable=16MiB")
 	s.setLimits(&other)
@@ -172,8 +172,8 @@ func TestLimitsReachTheBroker(t *testing.T) {
 		}
 		return changed
 	}
-	if n := compare(usual, other) + compare(usual.Log, other.Log); n != 17 {
-		t.Errorf("%d fields are filled, want one for each of 17 flags", n)
+	if n := compare(usual, other) + compare(usual.Log, other.Log); n != 18 {
+		t.Errorf("%d fields are filled, want one for each of 18 flags", n)
 	}
 }
 
